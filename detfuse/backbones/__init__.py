@@ -1,0 +1,1 @@
+"""Feature extractors of timm and torchvision that report their FeatureSpec."""

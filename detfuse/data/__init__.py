@@ -1,0 +1,1 @@
+"""From annotation files to padded uint8 batches."""

@@ -1,0 +1,1 @@
+"""The axes of fusion: operators, resampling, blocks, and the topology as data."""

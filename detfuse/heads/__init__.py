@@ -1,0 +1,1 @@
+"""Dense heads: forward, loss, candidates, predict."""

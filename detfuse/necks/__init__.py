@@ -1,0 +1,1 @@
+"""Topologies and what executes them, and the few necks that are no graph."""

@@ -1,0 +1,1 @@
+"""Boxes, anchors, matching and post-processing: thin, over ``torchvision.ops``."""

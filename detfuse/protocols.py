@@ -1,0 +1,104 @@
+"""The contracts between the rooms.
+
+Each names ``forward`` and ``__call__``: with ``__call__`` alone a type checker would accept any module.
+
+Shapes: B images, C channels, H and W in pixels of the map, A priors (anchors or points) over all levels, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+from torch import Tensor, nn
+
+from detfuse.structures import Batch, Detections, FeatureSpec
+
+Outputs = Any
+"""A head's raw per-level maps: a NamedTuple of its own, the same in training and in evaluation."""
+
+Size = tuple[int, int]
+"""(height, width) of a map."""
+
+AttentionFactory = Callable[[int], nn.Module]
+"""channels -> module from (B, C, H, W) to (B, C, H, W); ``nn.Identity`` means none."""
+
+
+@runtime_checkable
+class Backbone(Protocol):
+    """Normalised float images (B, 3, H, W) to a list of maps, finest first, as ``out_spec`` says."""
+
+    out_spec: FeatureSpec
+
+    def forward(self, images: Tensor) -> list[Tensor]: ...
+    def __call__(self, images: Tensor) -> list[Tensor]: ...
+
+
+@runtime_checkable
+class Neck(Protocol):
+    """Fuses backbone maps. Constructor: ``Neck(in_spec, ..., *, out_channels, ...)``."""
+
+    in_spec: FeatureSpec
+    out_spec: FeatureSpec
+
+    def forward(self, features: Sequence[Tensor]) -> list[Tensor]: ...
+    def __call__(self, features: Sequence[Tensor]) -> list[Tensor]: ...
+
+
+class Operator(Protocol):
+    """Two or more maps of one size become one. Constructor: ``Operator(in_channels, out_channels, *, ...)``."""
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor: ...
+    def __call__(self, maps: Sequence[Tensor]) -> Tensor: ...
+
+
+class OperatorFactory(Protocol):
+    """Builds the operator of one node; raises ValueError if it cannot fuse these widths."""
+
+    def __call__(self, in_channels: tuple[int, ...], out_channels: int) -> nn.Module: ...
+
+
+class ResampleFactory(Protocol):
+    """Builds the resampler of one edge, which crosses ``steps`` levels (a factor of ``2**steps``).
+
+    The module's ``forward(x, size)`` returns a map of exactly ``size``; it changes the width from ``in_channels`` to
+    ``out_channels``, or raises ValueError at construction if it cannot.
+    """
+
+    def __call__(self, in_channels: int, out_channels: int, steps: int) -> nn.Module: ...
+
+
+class Combine(Protocol):
+    """How the candidates of one image become its detections: NMS, soft-NMS, weighted box fusion.
+
+    Takes boxes (k, 4) xyxy already clipped to the image, scores (k,), labels (k,), levels (k,); returns at most
+    ``max_detections``, best first, ties in the order given.
+    """
+
+    def __call__(self, boxes: Tensor, scores: Tensor, labels: Tensor, levels: Tensor) -> Detections: ...
+
+
+@runtime_checkable
+class Head(Protocol):
+    """Predicts from the neck's maps. Constructor: ``Head(in_spec, num_classes, *, ...)``."""
+
+    compilable: bool
+    """Whether ``loss`` and ``candidates`` compile with ``fullgraph=True`` and export."""
+
+    def forward(self, features: Sequence[Tensor]) -> Outputs: ...
+    def __call__(self, features: Sequence[Tensor]) -> Outputs: ...
+
+    def loss(self, outputs: Outputs, batch: Batch) -> dict[str, Tensor]:
+        """Named, weighted terms (scalars), in float32 whatever the autocast."""
+        ...
+
+    def candidates(self, outputs: Outputs, image_sizes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Boxes (B, k, 4), scores (B, k), labels (B, k), levels (B, k); k is fixed for one padded shape.
+
+        Rows that are no candidate (below the score threshold) have score 0.
+        """
+        ...
+
+    def predict(self, outputs: Outputs, image_sizes: Tensor, combine: Combine) -> list[Detections]:
+        """Combine the candidates of each image; boxes are in pixels of the resized image, clipped to it."""
+        ...

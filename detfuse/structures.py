@@ -1,0 +1,146 @@
+"""The nouns that the rooms exchange: what a feature level is, a batch, a target, a detection, a category map."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class FeatureSpec:
+    """Channels and strides of a list of feature maps, finest first.
+
+    Args:
+        channels: width of each map.
+        strides: nominal down-sampling of each map against the image, ascending powers of two.
+
+    Raises:
+        ValueError: if the lists differ in length, are empty, or the strides are no ascending powers of two.
+    """
+
+    channels: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if not self.channels or len(self.channels) != len(self.strides):
+            raise ValueError(f"a feature spec needs one width per stride, got {self.channels} and {self.strides}")
+        if any(c < 1 for c in self.channels):
+            raise ValueError(f"channel counts must be positive, got {self.channels}")
+        if any(s < 1 or s & (s - 1) for s in self.strides):
+            raise ValueError(f"strides must be powers of two, got {self.strides}")
+        if any(a >= b for a, b in zip(self.strides, self.strides[1:], strict=False)):
+            raise ValueError(f"strides must ascend (finest level first), got {self.strides}")
+
+    def __len__(self) -> int:
+        return len(self.strides)
+
+    @property
+    def levels(self) -> tuple[int, ...]:
+        """Level of each map: log2 of its stride, so that ``C3`` has stride 8."""
+        return tuple(s.bit_length() - 1 for s in self.strides)
+
+
+class Targets(NamedTuple):
+    """Ground truth of a batch, padded to N rows per image (N in buckets 8, 16, 32 ..., never 0).
+
+    Attributes:
+        boxes: (B, N, 4) float32, xyxy pixels of the resized image; padded rows are 0.
+        labels: (B, N) int64 in 0..K-1; padded rows are 0.
+        valid: (B, N) bool, rows that teach.
+        ignore: (B, N) bool, crowds; never true where ``valid`` is. Ignored rows teach nothing.
+    """
+
+    boxes: Tensor
+    labels: Tensor
+    valid: Tensor
+    ignore: Tensor
+
+
+class Batch(NamedTuple):
+    """Images with all that is needed to train on them and to map detections back.
+
+    Attributes:
+        images: (B, 3, H, W) uint8 RGB, padded at the bottom and the right.
+        image_sizes: (B, 2) int64, (height, width) after resizing, before padding.
+        original_sizes: (B, 2) int64, (height, width) of the file.
+        scales: (B, 2) float32, resized / original as (y, x).
+        image_ids: (B,) int64, the ids of the annotation file.
+        targets: what the images contain.
+    """
+
+    images: Tensor
+    image_sizes: Tensor
+    original_sizes: Tensor
+    scales: Tensor
+    image_ids: Tensor
+    targets: Targets
+
+
+class Detections(NamedTuple):
+    """Detections of one image, best first.
+
+    Attributes:
+        boxes: (M, 4) float32 xyxy pixels.
+        scores: (M,) float32 in 0..1, descending.
+        labels: (M,) int64 in 0..K-1.
+        levels: (M,) int64, index of the predicting pyramid level (0 is the finest).
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+    levels: Tensor
+
+    def to_original(self, scale: Tensor, original_size: Tensor) -> Detections:
+        """Map boxes from the resized image back to the file's pixels.
+
+        Args:
+            scale: (2,) resized / original as (y, x).
+            original_size: (2,) (height, width) of the file; boxes are clipped to it.
+        """
+        y, x = scale.unbind()
+        height, width = original_size.unbind()
+        boxes = self.boxes / torch.stack([x, y, x, y]).to(self.boxes)
+        limits = torch.stack([width, height, width, height]).to(self.boxes)
+        return self._replace(boxes=boxes.clamp(min=0).minimum(limits))
+
+
+@dataclass(frozen=True)
+class Categories:
+    """The classes of a data set: the label 0..K-1 is the position, ``ids`` are the file's (gaps allowed).
+
+    Args:
+        ids: category ids of the annotation file, ascending.
+        names: one name per id.
+
+    Raises:
+        ValueError: if the lists differ in length, are empty, or an id or a name appears twice.
+    """
+
+    ids: tuple[int, ...]
+    names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if not self.ids or len(self.ids) != len(self.names):
+            raise ValueError(f"categories need one name per id, got {len(self.ids)} ids and {len(self.names)} names")
+        given: dict[str, Counter[Any]] = {"id": Counter(self.ids), "name": Counter(self.names)}
+        for what, counts in given.items():
+            twice = [str(value) for value, count in counts.items() if count > 1]
+            if twice:
+                raise ValueError(f"category {what} given twice: {', '.join(twice)}")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def as_dict(self) -> dict[str, Any]:
+        """A plain container, as stored in checkpoints: see :meth:`from_dict`."""
+        return {"ids": list(self.ids), "names": list(self.names)}
+
+    @classmethod
+    def from_dict(cls, plain: dict[str, Any]) -> Categories:
+        """Inverse of :meth:`as_dict`."""
+        return cls(tuple(plain["ids"]), tuple(plain["names"]))

@@ -1,0 +1,1 @@
+"""The Lightning module, optimisation, callbacks and the run folder."""

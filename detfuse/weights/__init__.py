@@ -1,0 +1,1 @@
+"""Checkpoints: of this project, and of other libraries."""
