@@ -1,0 +1,98 @@
+"""What a node computes on its fused map, and the norms and activations that a neck uses throughout."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import nn
+
+NormName = Literal["none", "batch", "group"]
+ActivationName = Literal["none", "relu", "silu"]
+
+_ACTIVATIONS: dict[str, type[nn.Module]] = {"none": nn.Identity, "relu": nn.ReLU, "silu": nn.SiLU}
+
+
+@dataclass(frozen=True)
+class Style:
+    """The norm and the activation of a neck.
+
+    Args:
+        norm: after every convolution of an edge or a block.
+        norm_eps: epsilon of the norm.
+        norm_momentum: of the batch norm's running statistics.
+        activation: in every block.
+
+    Raises:
+        ValueError: for a norm or an activation that does not exist.
+    """
+
+    norm: NormName = "none"
+    norm_eps: float = 1e-5
+    norm_momentum: float = 0.1
+    activation: ActivationName = "none"
+
+    def __post_init__(self) -> None:
+        if self.norm not in ("none", "batch", "group"):
+            raise ValueError(f"norm must be none, batch or group, got {self.norm!r}")
+        if self.activation not in _ACTIVATIONS:
+            raise ValueError(f"activation must be one of {', '.join(_ACTIVATIONS)}, got {self.activation!r}")
+
+    @property
+    def bias(self) -> bool:
+        """Whether a convolution before the norm has a bias: a norm would cancel it."""
+        return self.norm == "none"
+
+    def make_norm(self, channels: int) -> nn.Module:
+        """The norm over ``channels``; group norm uses 32 groups, or the largest divisor below."""
+        if self.norm == "batch":
+            return nn.BatchNorm2d(channels, eps=self.norm_eps, momentum=self.norm_momentum)
+        if self.norm == "group":
+            groups = next(g for g in range(min(32, channels), 0, -1) if channels % g == 0)
+            return nn.GroupNorm(groups, channels, eps=self.norm_eps)
+        return nn.Identity()
+
+    def make_activation(self) -> nn.Module:
+        """A fresh activation module."""
+        return _ACTIVATIONS[self.activation]()
+
+
+def conv3(in_channels: int, out_channels: int, style: Style) -> nn.Module:
+    """3x3 convolution, norm, activation: FPN's smoothing."""
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=style.bias),
+        style.make_norm(out_channels),
+        style.make_activation(),
+    )
+
+
+def double_conv3(in_channels: int, out_channels: int, style: Style) -> nn.Module:
+    """Twice 3x3 convolution, norm, activation: U-Net's."""
+    return nn.Sequential(conv3(in_channels, out_channels, style), conv3(out_channels, out_channels, style))
+
+
+def separable(in_channels: int, out_channels: int, style: Style) -> nn.Module:
+    """Activation, *then* depthwise 3x3 and pointwise 1x1, then norm, no activation after: BiFPN's."""
+    return nn.Sequential(
+        style.make_activation(),
+        nn.Conv2d(in_channels, in_channels, 3, padding=1, groups=in_channels, bias=False),
+        nn.Conv2d(in_channels, out_channels, 1, bias=style.bias),
+        style.make_norm(out_channels),
+    )
+
+
+def relu(in_channels: int, out_channels: int, style: Style) -> nn.Module:
+    """ReLU alone, as before RetinaNet's P7."""
+    if in_channels != out_channels:
+        raise ValueError(f"the block relu cannot change the width from {in_channels} to {out_channels}")
+    return nn.ReLU()
+
+
+BLOCKS: dict[str, Callable[[int, int, Style], nn.Module]] = {
+    "conv3": conv3,
+    "double_conv3": double_conv3,
+    "separable": separable,
+    "relu": relu,
+}
+"""What a node may name as its block."""

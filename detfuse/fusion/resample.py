@@ -1,0 +1,143 @@
+"""Resampling: how a map reaches another map's grid.
+
+Each class is a :class:`~detfuse.protocols.ResampleFactory`: ``Class(in_channels, out_channels, steps)`` crosses
+``steps`` levels, and ``forward(x, size)`` returns a map of exactly ``size``, so that odd sizes need no scale factor.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from detfuse.protocols import Size
+
+
+def _fit(x: Tensor, size: Size) -> Tensor:
+    """Correct a map that is one row or column off, where a backbone rounds sizes down instead of up."""
+    return x if x.shape[-2:] == size else F.interpolate(x, size=size, mode="nearest")
+
+
+def _same_width(resample: str, in_channels: int, out_channels: int) -> None:
+    if in_channels != out_channels:
+        raise ValueError(
+            f"{resample} has no weights and cannot change the width from {in_channels} to {out_channels}: "
+            "let the edge project (project: true)"
+        )
+
+
+class Nearest(nn.Module):
+    """Nearest-neighbour up-sampling (FPN's)."""
+
+    def __init__(self, in_channels: int, out_channels: int, steps: int) -> None:
+        super().__init__()
+        _same_width("nearest", in_channels, out_channels)
+
+    def forward(self, x: Tensor, size: Size) -> Tensor:
+        return F.interpolate(x, size=size, mode="nearest")
+
+
+class Bilinear(nn.Module):
+    """Bilinear up-sampling with half-pixel centres."""
+
+    def __init__(self, in_channels: int, out_channels: int, steps: int) -> None:
+        super().__init__()
+        _same_width("bilinear", in_channels, out_channels)
+
+    def forward(self, x: Tensor, size: Size) -> Tensor:
+        return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
+
+
+class Deconv(nn.Module):
+    """Learnt up-sampling: one 4x4 transposed convolution of stride 2 per level, bilinear at the start.
+
+    Source: fully convolutional networks (Long et al. 2015, arXiv 1411.4038), section 4.3.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, steps: int) -> None:
+        super().__init__()
+        widths = [in_channels] + [out_channels] * steps
+        self.stages = nn.ModuleList(nn.ConvTranspose2d(a, b, 4, stride=2, padding=1) for a, b in pairwise(widths))
+        for stage in self.stages:
+            _init_bilinear(stage)
+
+    def forward(self, x: Tensor, size: Size) -> Tensor:
+        for stage in self.stages:
+            x = stage(x)
+        return _fit(x, size)
+
+
+def _init_bilinear(deconv: nn.Module) -> None:
+    """Start as bilinear interpolation of each channel; channels beyond the narrower side start at zero."""
+    assert isinstance(deconv, nn.ConvTranspose2d)
+    tap = torch.tensor([0.25, 0.75, 0.75, 0.25])
+    with torch.no_grad():
+        deconv.weight.zero_()
+        for channel in range(min(deconv.in_channels, deconv.out_channels)):
+            deconv.weight[channel, channel] = torch.outer(tap, tap)
+        if deconv.bias is not None:
+            deconv.bias.zero_()
+
+
+class MaxPool(nn.Module):
+    """Max pooling with a window one larger than the stride (3x3/2 for one level): BiFPN's."""
+
+    def __init__(self, in_channels: int, out_channels: int, steps: int) -> None:
+        super().__init__()
+        _same_width("max_pool", in_channels, out_channels)
+        self.stride = 2**steps
+
+    def forward(self, x: Tensor, size: Size) -> Tensor:
+        return _fit(F.max_pool2d(x, self.stride + 1, self.stride, padding=self.stride // 2), size)
+
+
+class Subsample(nn.Module):
+    """Every second pixel (per level): the ``max_pool(kernel 1, stride 2)`` of Faster R-CNN's P6."""
+
+    def __init__(self, in_channels: int, out_channels: int, steps: int) -> None:
+        super().__init__()
+        _same_width("subsample", in_channels, out_channels)
+        self.stride = 2**steps
+
+    def forward(self, x: Tensor, size: Size) -> Tensor:
+        return _fit(F.max_pool2d(x, 1, self.stride), size)
+
+
+class StridedConv(nn.Module):
+    """Learnt down-sampling: one 3x3 convolution of stride 2 per level, ReLU between them (PAFPN's, HRNet's)."""
+
+    def __init__(self, in_channels: int, out_channels: int, steps: int) -> None:
+        super().__init__()
+        widths = [in_channels] + [out_channels] * steps
+        self.stages = nn.ModuleList(nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in pairwise(widths))
+
+    def forward(self, x: Tensor, size: Size) -> Tensor:
+        for i, stage in enumerate(self.stages):
+            x = stage(x.relu() if i else x)
+        return _fit(x, size)
+
+
+class Area(nn.Module):
+    """The mean over each target pixel's area."""
+
+    def __init__(self, in_channels: int, out_channels: int, steps: int) -> None:
+        super().__init__()
+        _same_width("area", in_channels, out_channels)
+        self.stride = 2**steps
+
+    def forward(self, x: Tensor, size: Size) -> Tensor:
+        return _fit(F.avg_pool2d(x, self.stride, ceil_mode=True, count_include_pad=False), size)
+
+
+UP: dict[str, type[nn.Module]] = {"nearest": Nearest, "bilinear": Bilinear, "deconv": Deconv}
+"""What a node may pin as ``up``."""
+
+DOWN: dict[str, type[nn.Module]] = {
+    "max_pool": MaxPool,
+    "strided_conv": StridedConv,
+    "area": Area,
+    "subsample": Subsample,
+}
+"""What a node may pin as ``down``."""

@@ -1,0 +1,172 @@
+"""The executor: any topology with any operator and any resampler."""
+
+from __future__ import annotations
+
+from functools import partial
+from itertools import product
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from detfuse.fusion.graph import GraphError
+from detfuse.fusion.operators import OPERATORS, Add, Concat
+from detfuse.fusion.resample import DOWN, UP, Nearest, StridedConv
+from detfuse.necks.graph_neck import GraphNeck
+from detfuse.necks.topologies import bifpn, early, early_pyramid, fpn, pafpn, unet, unfused
+from detfuse.structures import FeatureSpec
+
+SPEC = FeatureSpec((4, 6, 10), (8, 16, 32))
+TOPOLOGIES: dict[str, Any] = {f.__name__: f for f in (unfused, early, early_pyramid, fpn, unet, pafpn)}
+TOPOLOGIES["bifpn"] = partial(bifpn, repeats=1)
+
+
+def features(size: tuple[int, int] = (17, 22), spec: FeatureSpec = SPEC, *, floor: bool = False) -> list[Tensor]:
+    torch.manual_seed(0)
+    step = spec.strides[0]
+    shapes = [[s * step // k if floor else -(-s * step // k) for s in size] for k in spec.strides]
+    return [torch.randn(2, c, *shape) for c, shape in zip(spec.channels, shapes, strict=True)]
+
+
+def neck(
+    topology: Any = fpn, operator: Any = Add, up: Any = Nearest, down: Any = StridedConv, **more: Any
+) -> GraphNeck:
+    torch.manual_seed(0)
+    return GraphNeck(SPEC, operator, up, down, topology=topology, **{"out_channels": 8, **more})
+
+
+def check(part: nn.Module, out_spec: FeatureSpec, inputs: list[Tensor]) -> list[Tensor]:
+    """The neck contract: shapes as promised, every parameter learns, inputs untouched."""
+    copies = [x.clone() for x in inputs]
+    outputs: list[Tensor] = part(inputs)
+    height, width = inputs[0].shape[-2:]
+    for x, channels, stride in zip(outputs, out_spec.channels, out_spec.strides, strict=True):
+        factor = stride // 8
+        assert x.shape == (2, channels, -(-height // factor), -(-width // factor))
+    torch.stack([x.square().mean() for x in outputs]).sum().backward()
+    without = [name for name, p in part.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
+    assert not without, f"no finite gradient: {without}"
+    assert all(torch.equal(x, y) for x, y in zip(inputs, copies, strict=True)), "inputs were mutated"
+    return outputs
+
+
+@pytest.mark.parametrize(("topology", "operator"), list(product(TOPOLOGIES, OPERATORS)))
+def test_any_topology_with_any_operator(topology: str, operator: str) -> None:
+    part = neck(TOPOLOGIES[topology], OPERATORS[operator])
+    check(part, part.out_spec, features())
+
+
+@pytest.mark.parametrize(("topology", "up", "down"), list(product(TOPOLOGIES, UP, DOWN)))
+def test_any_topology_with_any_resampler(topology: str, up: str, down: str) -> None:
+    part = neck(TOPOLOGIES[topology], up=UP[up], down=DOWN[down])
+    check(part, part.out_spec, features((9, 14)))
+
+
+@pytest.mark.parametrize("topology", TOPOLOGIES)
+def test_inner_width_changes_the_cost_but_not_what_the_head_sees(topology: str) -> None:
+    narrow, wide = neck(TOPOLOGIES[topology], width=4), neck(TOPOLOGIES[topology], width=16)
+    assert narrow.out_spec == wide.out_spec == neck(TOPOLOGIES[topology]).out_spec
+    count = [sum(p.numel() for p in n.parameters()) for n in (narrow, wide)]
+    assert count[0] < count[1]
+    check(narrow, narrow.out_spec, features())
+
+
+@pytest.mark.parametrize("norm", ["batch", "group"])
+@pytest.mark.parametrize("topology", TOPOLOGIES)
+def test_norms_and_activations(topology: str, norm: Any) -> None:
+    part = neck(TOPOLOGIES[topology], norm=norm, activation="silu")
+    check(part, part.out_spec, features((32, 32)))
+
+
+def test_backbones_that_round_sizes_down() -> None:
+    for topology, (up, down) in product(TOPOLOGIES.values(), (("deconv", "max_pool"), ("nearest", "strided_conv"))):
+        outputs = neck(topology, up=UP[up], down=DOWN[down])(features((13, 11), floor=True))
+        assert outputs[0].shape[-2:] == (13, 11)
+
+
+def test_unfused_without_projection_hands_the_maps_on() -> None:
+    part = neck(partial(unfused, project=False, extra_levels=1))
+    inputs = features()
+    outputs = part(inputs)
+    assert part.out_spec == FeatureSpec((4, 6, 10, 8), (8, 16, 32, 64))
+    assert all(torch.equal(x, y) for x, y in zip(inputs, outputs[:3], strict=True))
+
+
+def test_unfused_is_fpn_without_its_top_down_edges() -> None:
+    late, pyramid = neck(unfused), neck(fpn)
+    names = {f"edges.c{i}->p{i}.": f"edges.c{i}->t{i}." for i in (3, 4, 5)}
+    state = {
+        next((key.replace(b, a) for a, b in names.items() if b in key), key): value
+        for key, value in pyramid.state_dict().items()
+    }
+    late.load_state_dict(state)  # the same parameters, not one more
+    inputs = features()
+    with pyramid.switched_off("t5", "t4"), pyramid.switched_off("t4", "t3"):
+        expected = pyramid(inputs)
+    for a, b in zip(late(inputs), expected, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_a_graph_of_nodes_with_pins() -> None:
+    nodes = [
+        {"name": "f4", "level": 4, "inputs": ["c3", "c4", "c5"], "operator": "max", "up": "bilinear", "down": "area"},
+        {"name": "p3", "level": 3, "inputs": ["f4"], "block": "conv3"},
+        {"name": "p6", "level": 6, "inputs": ["f4"]},
+    ]
+    part = neck(None, Concat, nodes=nodes, outputs=["p3", "p6"])
+    assert type(part.operators["f4"]).__name__ == "Max"
+    assert part.graph.kind == "early"
+    check(part, part.out_spec, features())
+
+
+def test_concat_without_projection_takes_the_maps_as_they_are() -> None:
+    nodes = [{"name": "p4", "level": 4, "inputs": ["c3", "c4", "c5"], "project": False, "down": "max_pool"}]
+    part = neck(None, Concat, nodes=nodes, outputs=["p4"])
+    assert part.operators["p4"].mix.in_channels == sum(SPEC.channels)
+    assert part(features())[0].shape == (2, 8, 9, 11)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"nodes": [{"name": "p3", "level": 3, "inputs": ["c3", "c4", "c5"], "block": "conv9"}]}, "no block 'conv9'"),
+        ({"nodes": [{"name": "p3", "level": 3, "inputs": ["c3", "c4", "c5"], "operator": "sub"}]}, "no operator 'sub'"),
+        (
+            {"nodes": [{"name": "p3", "level": 3, "inputs": ["c3", "c4", "c5"], "project": False}]},
+            r"node 'p3' \(inputs c3, c4, c5\): add needs maps of one width, got \[4, 6, 10\]",
+        ),
+    ],
+)
+def test_parts_that_do_not_fit_name_their_node(more: Any, message: str) -> None:
+    with pytest.raises(GraphError, match=message):
+        neck(None, outputs=["p3"], **more)
+
+
+def test_topology_and_nodes_exclude_each_other() -> None:
+    with pytest.raises(GraphError, match="not both"):
+        neck(fpn, nodes=[], outputs=[])
+    with pytest.raises(GraphError, match="needs a topology, or nodes"):
+        neck(None)
+
+
+def test_a_switched_off_edge_carries_nothing() -> None:
+    part, inputs = neck(), features()
+    before = part(inputs)
+    with part.switched_off("t5", "t4"):
+        off = part(inputs)
+    assert torch.equal(before[2], off[2])  # P5 does not depend on it
+    assert not torch.equal(before[1], off[1])
+    assert torch.equal(part(inputs)[1], before[1])
+    with pytest.raises(KeyError, match="no edge c3->t5"), part.switched_off("c3", "t5"):
+        pass
+
+
+@pytest.mark.parametrize("topology", TOPOLOGIES)
+def test_compiles_without_a_break_at_any_size(topology: str) -> None:
+    part = neck(TOPOLOGIES[topology], Concat, up=UP["bilinear"])
+    torch._dynamo.reset()
+    compiled = torch.compile(part, fullgraph=True, dynamic=True, backend="eager")
+    for size in ((16, 24), (17, 22)):
+        for a, b in zip(compiled(features(size)), part(features(size)), strict=True):
+            torch.testing.assert_close(a, b)
