@@ -1,0 +1,145 @@
+"""Drawings of a fusion graph: SVG for pages and run folders, Mermaid for Markdown.
+
+Levels are rows, coarse above fine; the order of computation goes from left to right.
+"""
+
+from __future__ import annotations
+
+from html import escape
+
+from detfuse.fusion.graph import FusionGraph
+
+_COLUMN, _ROW, _WIDTH, _HEIGHT, _MARGIN = 112, 84, 68, 34, 28
+_UP, _DOWN, _SAME = "#b4540a", "#1f6f8b", "#6b7280"  # an edge to a finer level, to a coarser one, within a level
+
+
+def mermaid(graph: FusionGraph) -> str:
+    """The graph as a Mermaid flow chart, one subgraph per level."""
+    lines = ["flowchart LR"]
+    for level in sorted(set(graph.level_of.values()), reverse=True):
+        lines.append(f'  subgraph level{level}["stride {2**level}"]')
+        for name, at in graph.level_of.items():
+            if at == level:
+                lines.append(f"    {name}{_mermaid_shape(graph, name)}")
+        lines.append("  end")
+    lines += [f"  {source} --> {node}" for source, node in graph.edges]
+    return "\n".join(lines) + "\n"
+
+
+def _mermaid_shape(graph: FusionGraph, name: str) -> str:
+    if name in graph.outputs:
+        return f"([{name}])"
+    return f"[/{name}/]" if name in _backbone(graph) else f"[{name}]"
+
+
+def svg(graph: FusionGraph, title: str = "") -> str:
+    """The graph as a self-contained SVG document.
+
+    Args:
+        graph: what to draw.
+        title: written above; the kind of fusion is added.
+    """
+    columns = _columns(graph)
+    rows = {level: i for i, level in enumerate(sorted(set(graph.level_of.values()), reverse=True))}
+    places = {
+        name: (_MARGIN + 70 + columns[name] * _COLUMN, _MARGIN + 34 + rows[level] * _ROW)
+        for name, level in graph.level_of.items()
+    }
+    width = max(x for x, _ in places.values()) + _WIDTH + _MARGIN
+    height = max(y for _, y in places.values()) + _HEIGHT + _MARGIN + 22
+    heading = " · ".join(part for part in (title, f"{graph.kind} fusion") if part)
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
+        'font-family="Helvetica, Arial, sans-serif" font-size="13">',
+        f"<title>{escape(heading)}</title>",
+        _MARKERS,
+        '<rect width="100%" height="100%" fill="white"/>',
+        f'<text x="{_MARGIN}" y="{_MARGIN}" font-size="15" font-weight="bold">{escape(heading)}</text>',
+    ]
+    for level, row in rows.items():
+        y = _MARGIN + 34 + row * _ROW + _HEIGHT / 2
+        parts.append(f'<line x1="{_MARGIN + 58}" x2="{width - 8}" y1="{y}" y2="{y}" stroke="#eceff3"/>')
+        parts.append(f'<text x="{_MARGIN - 16}" y="{y + 4}" fill="#6b7280" font-size="11">stride {2**level}</text>')
+    parts += [_edge(graph, places, columns, source, node) for source, node in graph.edges]
+    parts += [_box(graph, name, *place) for name, place in places.items()]
+    parts += [_legend(height), "</svg>"]
+    return "\n".join(parts) + "\n"
+
+
+_MARKERS = (
+    "<defs>"
+    + "".join(
+        f'<marker id="a{colour[1:]}" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" '
+        f'orient="auto"><path d="M0 0 8 4 0 8z" fill="{colour}"/></marker>'
+        for colour in (_UP, _DOWN, _SAME)
+    )
+    + "</defs>"
+)
+
+
+def _backbone(graph: FusionGraph) -> set[str]:
+    return {f"c{level}" for level in graph.in_levels}
+
+
+def _columns(graph: FusionGraph) -> dict[str, int]:
+    """Column of every map: behind all its inputs, the first that is free in its row."""
+    columns = dict.fromkeys(_backbone(graph), 0)
+    taken = {(level, 0) for level in graph.in_levels}
+    for node in graph.nodes:
+        column = 1 + max(columns[name] for name in node.inputs)
+        while (node.level, column) in taken:
+            column += 1
+        columns[node.name] = column
+        taken.add((node.level, column))
+    return columns
+
+
+def _edge(
+    graph: FusionGraph, places: dict[str, tuple[int, int]], columns: dict[str, int], source: str, node: str
+) -> str:
+    (x1, y1), (x2, y2) = places[source], places[node]
+    start, end = (x1 + _WIDTH, y1 + _HEIGHT / 2), (x2, y2 + _HEIGHT / 2)
+    climb = graph.level_of[node] - graph.level_of[source]
+    colour = _SAME if climb == 0 else _DOWN if climb > 0 else _UP
+    if climb == 0 and columns[node] - columns[source] > 1:  # over the boxes between
+        lift = _HEIGHT * 0.95
+        path = f"M{start[0]} {start[1] - 6} C{start[0] + 34} {start[1] - lift} {end[0] - 34} {end[1] - lift} "
+        path += f"{end[0]} {end[1] - 8}"
+    else:
+        bend = max(26.0, (end[0] - start[0]) / 2)
+        path = f"M{start[0]} {start[1]} C{start[0] + bend} {start[1]} {end[0] - bend} {end[1]} {end[0]} {end[1]}"
+    return (
+        f'<path d="{path}" fill="none" stroke="{colour}" stroke-width="1.6" marker-end="url(#a{colour[1:]})">'
+        f"<title>{source} to {node}</title></path>"
+    )
+
+
+def _box(graph: FusionGraph, name: str, x: int, y: int) -> str:
+    made = {node.name: node for node in graph.nodes}
+    node = made.get(name)
+    fill, stroke = ("#eef2f7", "#94a3b8") if node is None else ("#fff", "#334155")
+    if name in graph.outputs:
+        fill, stroke = "#e7f5ec", "#15803d"
+    notes = [] if node is None else [part for part in (node.operator, node.block) if part]
+    if node is not None and len(node.inputs) > 1 and node.operator is None:
+        notes.insert(0, "fuse")
+    middle = x + _WIDTH / 2
+    label = f'<text x="{middle}" y="{y + (15 if notes else 22)}" text-anchor="middle">{name}</text>'
+    note = (
+        f'<text x="{middle}" y="{y + 28}" text-anchor="middle" font-size="9" fill="#475569">{" · ".join(notes)}</text>'
+    )
+    return (
+        f'<rect x="{x}" y="{y}" width="{_WIDTH}" height="{_HEIGHT}" rx="6" fill="{fill}" stroke="{stroke}"/>'
+        + label
+        + (note if notes else "")
+    )
+
+
+def _legend(height: int) -> str:
+    entries = ((_SAME, "same level"), (_UP, "up-sampled"), (_DOWN, "down-sampled"))
+    return "".join(
+        f'<line x1="{_MARGIN + i * 130}" x2="{_MARGIN + 22 + i * 130}" y1="{height - 16}" y2="{height - 16}" '
+        f'stroke="{colour}" stroke-width="2"/><text x="{_MARGIN + 28 + i * 130}" y="{height - 12}" '
+        f'font-size="11" fill="#475569">{text}</text>'
+        for i, (colour, text) in enumerate(entries)
+    )
