@@ -1,1 +1,5 @@
-"""Checkpoints: of this project, and of other libraries."""
+"""Checkpoints of this program, and weights of others."""
+
+from detfuse.weights.checkpoint import Checkpoint, CheckpointError, load_weights, read_checkpoint
+
+__all__ = ["Checkpoint", "CheckpointError", "load_weights", "read_checkpoint"]

@@ -1,0 +1,155 @@
+"""torchvision's classifiers as backbones, cut by torch.fx. torchvision: https://github.com/pytorch/vision."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import torch
+import torchvision
+from torch import Tensor, nn
+from torchvision import models
+from torchvision.models.feature_extraction import create_feature_extractor
+
+from detfuse.backbones.extractor import Extractor, accepts_size, dummy_size, last_per_stride, stage_parameters
+from detfuse.backbones.pretrained import is_file, load_file, no_network, require_reachable
+from detfuse.structures import FeatureSpec
+
+
+class _Tap(NamedTuple):
+    """The output of one module, as seen on the dummy image."""
+
+    module: str
+    stride: int
+    channels: int
+    nhwc: bool
+    output: Tensor
+
+
+class TorchvisionBackbone(Extractor):
+    """A torchvision classification model, cut after the coarsest requested level.
+
+    Level l is the last module output (of the model's children and grandchildren) with stride ``2**l``: ``layer2`` of a
+    ResNet, the block before the next down-sampling of a MobileNet, the last activation before the pooling of a VGG.
+
+    Args:
+        name: a name of ``torchvision.models.list_models(module=torchvision.models)``.
+        levels: log2 of the strides to return, ascending.
+        pretrained: False: random weights; True: torchvision's default weights; a weights name such as
+            ``IMAGENET1K_V2``; or a file (``.pth``, ``.pt``, ``.safetensors``) in torchvision's naming, with or without
+            its head.
+        frozen_stages: number of stages that do not learn and stay in evaluation mode: 1 is the stem (all before C2),
+            n > 1 everything up to Cn.
+        norm: ``train``, ``frozen`` (all BatchNorms) or ``sync`` (statistics over all GPUs).
+
+    Raises:
+        ValueError: if the model, the level, the weights' name or the file does not exist or does not fit.
+        ConnectionError: if weights must be fetched and there is no network (within seconds).
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        levels: Sequence[int] = (3, 4, 5),
+        pretrained: bool | str = False,
+        frozen_stages: int = 0,
+        norm: Literal["train", "frozen", "sync"] = "train",
+    ) -> None:
+        super().__init__()
+        _require_model(name)
+        classifier = _create(name, None)
+        with torch.device("meta"):
+            dummy = copy.deepcopy(classifier).to("meta").eval()  # RegNet cannot be built there
+            taps = _taps(dummy, name)
+            indices = last_per_stride([tap.stride for tap in taps], levels, name)
+            last = {tap.stride: tap for tap in taps}
+            stages = {tap.module: (tap.stride, tap.output) for tap in sorted(last.values(), key=lambda t: t.stride)}
+            frozen = stage_parameters(dummy, stages, frozen_stages, name)
+        chosen = [taps[index] for index in indices]
+        self.out_spec = FeatureSpec(tuple(tap.channels for tap in chosen), tuple(tap.stride for tap in chosen))
+        self._nhwc = tuple(tap.nhwc for tap in chosen)
+
+        if pretrained and not is_file(pretrained):
+            classifier = _create(name, _weights(name, pretrained))
+        known = list(classifier.state_dict())
+        # The train and the eval graph differ in dropout only, which torchvision would announce in a warning.
+        self.model = create_feature_extractor(
+            classifier, {tap.module: str(tap.stride) for tap in chosen}, suppress_diff_warning=True
+        )
+        if is_file(pretrained):
+            load_file(self.model, str(pretrained), name, known)
+        self._finish(name, frozen, norm)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Normalised float images (B, 3, H, W) to one map (B, C_l, H / 2**l, W / 2**l) per level, finest first."""
+        features = self.model(images)
+        maps = [features[str(stride)] for stride in self.out_spec.strides]
+        return [x.permute(0, 3, 1, 2) if nhwc else x for x, nhwc in zip(maps, self._nhwc, strict=True)]
+
+
+def _require_model(name: str) -> None:
+    names = models.list_models(module=models)
+    if name not in names:
+        near = difflib.get_close_matches(name, names, n=4)
+        hint = f"; did you mean {', '.join(near)}?" if near else f"; it has {', '.join(names)}"
+        raise ValueError(f"backbone: torchvision {torchvision.__version__} has no model {name!r}{hint}")
+
+
+def _create(name: str, weights: models.WeightsEnum | None) -> nn.Module:
+    with warnings.catch_warnings():
+        # GoogLeNet and Inception announce a change of their default initialisation.
+        warnings.simplefilter("ignore", FutureWarning)
+        model: nn.Module = models.get_model(name, weights=weights)
+    return model
+
+
+def _weights(name: str, pretrained: bool | str) -> models.WeightsEnum:
+    """The weights by name, with the certainty that they are in the cache or can be fetched."""
+    choices = models.get_model_weights(name)
+    known = {weights.name: weights for weights in choices}
+    wanted = "DEFAULT" if pretrained is True else str(pretrained)
+    if wanted != "DEFAULT" and wanted not in known:
+        raise ValueError(
+            f"backbone {name}: torchvision has no pretrained weights {wanted!r} for it and no such file exists; "
+            f"it has {', '.join(known)}"
+        )
+    weights = choices[wanted]
+    if not (Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name).is_file():
+        require_reachable(weights.url, name)
+        try:
+            weights.get_state_dict(progress=True, check_hash=True)
+        except OSError as error:
+            raise no_network(name, weights.url, error) from error
+    return weights
+
+
+def _taps(model: nn.Module, name: str) -> list[_Tap]:
+    """Outputs of the model's children and grandchildren that are feature maps, in the order in which they are ready."""
+    height, width = size = dummy_size(128)  # large, so that pooled 1 x 1 and 7 x 7 maps are no stride
+    taps: list[_Tap] = []
+
+    def record(path: str, output: object) -> None:
+        if not isinstance(output, Tensor) or output.ndim != 4:
+            return
+        for nhwc, (h, w, channels) in ((False, (2, 3, 1)), (True, (1, 2, 3))):
+            stride = height // output.shape[h]
+            exact = output.shape[h] * stride == height and output.shape[w] * stride == width
+            if exact and stride & (stride - 1) == 0:
+                taps.append(_Tap(path, stride, output.shape[channels], nhwc, output))
+                return
+
+    handles = [
+        module.register_forward_hook(lambda _module, _inputs, output, path=path: record(path, output))
+        for path, module in model.named_modules()
+        if path and path.count(".") < 2
+    ]
+    with torch.enable_grad(), accepts_size(name, size, 32):
+        model(torch.zeros(1, 3, height, width))
+    for handle in handles:
+        handle.remove()
+    return taps

@@ -1,0 +1,74 @@
+"""What a run was made with, for its folder."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+import detfuse
+
+_PACKAGES = (
+    "detfuse",
+    "torch",
+    "torchvision",
+    "pytorch-lightning",
+    "timm",
+    "hydra-core",
+    "hotcoco",
+    "pycocotools",
+    "numpy",
+)
+
+
+def environment() -> dict[str, str]:
+    """Versions, platform and devices as text, in a fixed order; no paths and no host or user names."""
+    found = {"python": platform.python_version()}
+    found.update({package: _version(package) for package in _PACKAGES})
+    found["torch"] = torch.__version__  # names the CUDA build too
+    found["git_commit"] = _git_commit(Path(detfuse.__file__).resolve().parent.parent)
+    found["platform"] = f"{platform.system()} {platform.release()} {platform.machine()}"
+    found["device"] = _device()
+    found["cpu_count"] = str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
+    found["threads"] = str(torch.get_num_threads())
+    return found
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _device() -> str:
+    if torch.cuda.is_available():
+        names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+        return f"{', '.join(names)} (CUDA {torch.version.cuda})"
+    if torch.backends.mps.is_available():
+        return "Apple GPU (mps)"
+    return platform.processor() or platform.machine() or "cpu"
+
+
+def _git_commit(root: Path) -> str:
+    """The commit of the checkout at ``root``, with ``-dirty`` where tracked files differ; "none" outside a checkout."""
+    if not (root / ".git").exists():
+        return "none"  # an installed wheel; the folder above may be another project's checkout
+    try:
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, timeout=10)
+        changed = subprocess.run(
+            ["git", "status", "--porcelain", "--untracked-files=no"],
+            cwd=root,
+            capture_output=True,
+            text=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return "unknown"
+    if commit.returncode:
+        return "unknown"
+    return commit.stdout.strip() + ("-dirty" if changed.stdout.strip() else "")

@@ -1,0 +1,201 @@
+"""Reading a checkpoint of this program: safely, completely, and with an error that helps."""
+
+from __future__ import annotations
+
+import difflib
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version as installed_version
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from detfuse.backbones.archive import ArchiveError, read_archive
+from detfuse.structures import Categories
+
+_PREFIX = "detector."
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used; the message names the file, the fault and the remedy."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What evaluation and prediction need of a training run.
+
+    Attributes:
+        path: the file.
+        config: the resolved configuration, plain containers only. It is data: nothing in it has been instantiated.
+        categories: the classes the detector predicts.
+        detector_state: state dict of the detector; the averaged weights (EMA) where the run kept them.
+        epoch: index of the epoch in which it was written, from 0.
+        version: version of this program that wrote it.
+        is_ema: whether ``detector_state`` holds averaged weights.
+    """
+
+    path: Path
+    config: dict[str, Any]
+    categories: Categories
+    detector_state: dict[str, Tensor]
+    epoch: int
+    version: str
+    is_ema: bool
+
+
+def read_checkpoint(path: str | Path) -> Checkpoint:
+    """Read a checkpoint; only plain data is loaded, and the file's checksums are compared.
+
+    Warns:
+        UserWarning: if a newer version of this program wrote it.
+
+    Raises:
+        CheckpointError: if there is no such file, it is damaged, holds code, or was not written by this program.
+    """
+    path = Path(path).expanduser()
+    _require_file(path)
+    try:
+        content = read_archive(path, legacy=False)
+    except ArchiveError as error:
+        raise CheckpointError(str(error)) from error
+    own = _own_part(content, path)
+    version = _field(own, "version", str, path)
+    _warn_if_newer(version, path)
+    config = _field(own, "config", dict, path)
+    _require_plain(config, "config", path)
+    averaged = own.get("ema")
+    if averaged is None:
+        weights = _field(content, "state_dict", dict, path, inside="")
+        state = {str(key).removeprefix(_PREFIX): value for key, value in weights.items() if _is_own(key)}
+    else:
+        state = _field(own, "ema", dict, path)
+    if not state or not all(isinstance(value, Tensor) for value in state.values()):
+        raise CheckpointError(
+            f"{path}: holds no detector weights (keys beginning with {_PREFIX!r} in 'state_dict'); train again"
+        )
+    return Checkpoint(
+        path=path,
+        config=config,
+        categories=_categories(own, path),
+        detector_state=state,
+        epoch=_field(content, "epoch", int, path, inside=""),
+        version=version,
+        is_ema=averaged is not None,
+    )
+
+
+def load_weights(detector: nn.Module, checkpoint: Checkpoint) -> None:
+    """Put the checkpoint's weights into a detector, every one of them.
+
+    Raises:
+        CheckpointError: naming the weights that are missing, left over, or of another shape.
+    """
+    own, state = detector.state_dict(), checkpoint.detector_state
+    faults = [f"{key} is not in the file" for key in own if key not in state]
+    faults += [f"{key} is not in the detector" for key in state if key not in own]
+    faults += [
+        f"{key} is {tuple(state[key].shape)} in the file, {tuple(value.shape)} in the detector"
+        for key, value in own.items()
+        if key in state and state[key].shape != value.shape
+    ]
+    if faults:
+        rest = f"; and {len(faults) - 6} more" if len(faults) > 6 else ""
+        raise CheckpointError(
+            f"{checkpoint.path}: {len(faults)} of its weights do not fit this detector: {'; '.join(faults[:6])}{rest}. "
+            "Build the detector from the checkpoint's own configuration and categories"
+        )
+    detector.load_state_dict(state)
+
+
+def _require_file(path: Path) -> None:
+    if path.is_dir():
+        inside = sorted(str(p.relative_to(path)) for p in path.rglob("*.ckpt") if p.is_file())
+        found = f"it holds {_listed(inside)}; name one of them" if inside else "there is no .ckpt file in it"
+        raise CheckpointError(f"{path}: this is a folder, not a checkpoint file; {found}")
+    if path.is_file():
+        return
+    folder = path.parent
+    while not folder.is_dir() and folder != folder.parent:
+        folder = folder.parent
+    files = sorted(str(p.relative_to(folder)) for p in folder.rglob("*.ckpt")) if folder == path.parent else []
+    near = difflib.get_close_matches(path.name, files, n=3, cutoff=0.4) or files
+    if files:
+        hint = f"{folder} holds {_listed(near)}"
+    elif folder == path.parent:
+        hint = f"there is no .ckpt file in {folder}"
+    else:
+        hint = f"the folder {path.parent} does not exist either; {folder} does"
+        beside = difflib.get_close_matches(path.relative_to(folder).parts[0], [p.name for p in folder.iterdir()], n=3)
+        hint += f" and holds {_listed(beside)}" if beside else ""
+    raise CheckpointError(f"{path}: no such file; {hint}")
+
+
+def _own_part(content: Any, path: Path) -> dict[str, Any]:
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: holds a {type(content).__name__}, not a checkpoint")
+    own = content.get("detfuse")
+    if not isinstance(own, dict):
+        raise CheckpointError(
+            f"{path}: not a checkpoint of detfuse (which has the key 'detfuse' with version, config and categories); "
+            f"this file has {_listed([str(key) for key in content])}. Weights of another program can start a backbone: "
+            "backbone.pretrained=<file>"
+        )
+    return own
+
+
+def _field(part: Mapping[str, Any], key: str, kind: type, path: Path, inside: str = "detfuse.") -> Any:
+    if key not in part:
+        raise CheckpointError(f"{path}: the key {inside + key!r} is missing; the file is incomplete, train again")
+    value = part[key]
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise CheckpointError(f"{path}: {inside + key!r} should be a {kind.__name__}, but is a {type(value).__name__}")
+    return value
+
+
+def _is_own(key: object) -> bool:
+    return isinstance(key, str) and key.startswith(_PREFIX)
+
+
+def _require_plain(value: object, where: str, path: Path) -> None:
+    """Refuse anything but dicts with text keys, lists, text, numbers, truth values and None."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if not isinstance(key, str):
+                raise CheckpointError(f"{path}: {where} has the key {key!r}, which is no text")
+            _require_plain(inner, f"{where}.{key}", path)
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            _require_plain(inner, f"{where}[{index}]", path)
+    elif value is not None and not isinstance(value, str | int | float | bool):
+        raise CheckpointError(f"{path}: {where} is a {type(value).__name__}; a configuration is plain text and numbers")
+
+
+def _categories(own: Mapping[str, Any], path: Path) -> Categories:
+    plain = _field(own, "categories", dict, path)
+    ids, names = plain.get("ids"), plain.get("names")
+    if not isinstance(ids, list) or not all(isinstance(i, int) and not isinstance(i, bool) for i in ids):
+        raise CheckpointError(f"{path}: 'detfuse.categories.ids' should be a list of whole numbers, but is {ids!r}")
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise CheckpointError(f"{path}: 'detfuse.categories.names' should be a list of names, but is {names!r}")
+    try:
+        return Categories.from_dict(plain)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: 'detfuse.categories' is malformed: {error}") from error
+
+
+def _warn_if_newer(written: str, path: Path) -> None:
+    installed = installed_version("detfuse")
+    if _numbers(written) > _numbers(installed):
+        warnings.warn(
+            f"{path}: written by detfuse {written}, newer than this one ({installed}); results may differ", stacklevel=3
+        )
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split("+")[0].split(".") if part.isdigit())
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:8]) + (f" ... ({len(names)} in all)" if len(names) > 8 else "") if names else "nothing"

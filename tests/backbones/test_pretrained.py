@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+import os
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import pytest
+import safetensors.torch
+import timm
+import torch
+from torch import Tensor
+
+from detfuse.backbones.timm_backbone import TimmBackbone
+from detfuse.backbones.torchvision_backbone import TorchvisionBackbone
+
+NAME = "convnext_atto"  # timm renames its weights in a feature extractor: stages.0 becomes stages_0
+
+
+@pytest.fixture(scope="module")
+def weights() -> dict[str, Tensor]:
+    torch.manual_seed(5)
+    state: dict[str, Tensor] = timm.create_model(NAME).state_dict()
+    return state
+
+
+def first_weight(backbone: TimmBackbone) -> Tensor:
+    return backbone.state_dict()["model.stages_0.blocks.0.conv_dw.weight"]
+
+
+@pytest.mark.parametrize("form", ["bare", "state_dict", "module", "backbone", "checkpoint", "safetensors", "cut"])
+def test_a_local_file_in_any_usual_wrapping(tmp_path: Path, weights: dict[str, Tensor], form: str) -> None:
+    file = tmp_path / ("w.safetensors" if form == "safetensors" else "w.pth")
+    if form == "safetensors":
+        safetensors.torch.save_file(weights, file)
+    else:
+        torch.save(
+            {
+                "bare": weights,
+                "state_dict": {"epoch": 3, "state_dict": weights},
+                "module": {"model": {f"module.{key}": value for key, value in weights.items()}},
+                "backbone": {f"backbone.{k}": v for k, v in weights.items()} | {"neck.w": torch.ones(1)},
+                "checkpoint": {
+                    "state_dict": {
+                        f"detector.backbone.{k}": v
+                        for k, v in TimmBackbone(name=NAME, pretrained=False).state_dict().items()
+                    }
+                },
+                "cut": {key: value for key, value in weights.items() if not key.startswith("head")},
+            }[form],
+            file,
+        )
+    backbone = TimmBackbone(name=NAME, pretrained=str(file))  # warnings are errors: nothing missing or left over
+    if form == "checkpoint":
+        stored = torch.load(file, weights_only=True)["state_dict"]
+        assert all(torch.equal(stored[f"detector.backbone.{k}"], v) for k, v in backbone.state_dict().items())
+    else:
+        assert torch.equal(first_weight(backbone), weights["stages.0.blocks.0.conv_dw.weight"])
+
+
+def test_missing_and_left_over_weights_are_reported(tmp_path: Path, weights: dict[str, Tensor]) -> None:
+    partial = {key: value for key, value in weights.items() if "conv_dw" not in key} | {"strange.weight": torch.ones(1)}
+    torch.save(partial, tmp_path / "w.pth")
+    with pytest.warns(UserWarning, match=r"stay random \(stages_0.*conv_dw.*1 of the file .*strange.weight"):
+        TimmBackbone(name=NAME, pretrained=str(tmp_path / "w.pth"))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"a.weight": torch.ones(1)}, "none of its 1 weights belongs to this model.*a.weight.*stem_0.weight"),
+        (
+            {"stem.0.weight": torch.ones(3, 3)},
+            r"1 weights of another shape: stem.0.weight is \(3, 3\).*40, 3",
+        ),
+        ({"epoch": 3}, "holds no weights, only the keys epoch"),
+        ([1, 2], "holds a list, not a dict"),
+        ({"path": Path("x")}, "refused, it holds pathlib"),
+    ],
+)
+def test_a_file_that_does_not_fit(tmp_path: Path, content: Any, message: str) -> None:
+    torch.save(content, tmp_path / "w.pth")
+    with pytest.raises(ValueError, match=message) as caught:
+        TimmBackbone(name=NAME, pretrained=str(tmp_path / "w.pth"))
+    assert "w.pth" in str(caught.value)
+
+
+def test_a_file_that_is_not_there_or_not_readable(tmp_path: Path) -> None:
+    (tmp_path / "resnet.pth").write_bytes(b"")
+    (tmp_path / "w.safetensors").write_bytes(b"x" * 40)
+    with pytest.raises(ValueError, match=r"no such file; beside it are resnet\.pth"):
+        TimmBackbone(name=NAME, pretrained=str(tmp_path / "resnot.pth"))
+    with pytest.raises(ValueError, match="empty"):
+        TimmBackbone(name=NAME, pretrained=str(tmp_path / "resnet.pth"))
+    with pytest.raises(ValueError, match="not readable as safetensors"):
+        TimmBackbone(name=NAME, pretrained=str(tmp_path / "w.safetensors"))
+
+
+def test_unknown_tag_names_the_known_ones() -> None:
+    with pytest.raises(ValueError, match=r"no pretrained weights 'a9_in1k'.*a1_in1k"):
+        TimmBackbone(name="resnet18", pretrained="a9_in1k")
+    with pytest.raises(ValueError, match=r"no pretrained weights 'a9_in1k'.*a1_in1k"):
+        TimmBackbone(name="resnet18.a9_in1k")
+
+
+@pytest.fixture
+def empty_caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+
+
+def no_network(*_: Any, **__: Any) -> None:
+    raise urllib.error.URLError("Name or service not known")
+
+
+@pytest.mark.usefixtures("empty_caches")
+@pytest.mark.parametrize("build", [TimmBackbone, TorchvisionBackbone])
+@pytest.mark.parametrize("pretrained", [True, "named"])
+def test_without_a_network_the_answer_is_clear_and_quick(
+    monkeypatch: pytest.MonkeyPatch, build: Any, pretrained: bool | str
+) -> None:
+    monkeypatch.setattr(urllib.request, "urlopen", no_network)
+    named = "a1_in1k" if build is TimmBackbone else "IMAGENET1K_V1"
+    start, variables = time.monotonic(), dict(os.environ)
+    with pytest.raises(ConnectionError, match=r"resnet18.*not in the cache.*Name or service.*pretrained=<file.pth"):
+        build(name="resnet18", pretrained=named if pretrained == "named" else True)
+    assert time.monotonic() - start < 8  # timm alone retries for most of a minute
+    assert dict(os.environ) == variables
+
+
+@pytest.mark.usefixtures("empty_caches")
+def test_a_download_that_breaks_off_is_told_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise ConnectionResetError("connection reset by peer")
+
+    monkeypatch.setattr("detfuse.backbones.timm_backbone.require_reachable", lambda *_: None)
+    monkeypatch.setattr("timm.models._hub.hf_hub_download", fail)
+    with pytest.raises(ConnectionError, match=r"resnet18: .*connection reset by peer"):
+        TimmBackbone(name="resnet18", pretrained=True)
+
+
+@pytest.mark.usefixtures("empty_caches")
+def test_cached_weights_need_no_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights: dict[str, Tensor]
+) -> None:
+    monkeypatch.setattr(urllib.request, "urlopen", no_network)
+    safetensors.torch.save_file(weights, tmp_path / "model.safetensors")
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: str(tmp_path / "model.safetensors"))
+    assert torch.equal(
+        first_weight(TimmBackbone(name=NAME, pretrained=True)), weights["stages.0.blocks.0.conv_dw.weight"]
+    )

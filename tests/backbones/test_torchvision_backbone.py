@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from torchvision.models import resnet18
+
+from detfuse.backbones.torchvision_backbone import TorchvisionBackbone
+
+
+def test_maps_are_those_of_the_model_itself(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = resnet18().eval()
+    torch.save(model.state_dict(), tmp_path / "r.pth")
+    backbone = TorchvisionBackbone(name="resnet18", levels=[2, 3], pretrained=str(tmp_path / "r.pth")).eval()
+    images = torch.randn(1, 3, 64, 96)
+    c2 = model.layer1(model.maxpool(model.relu(model.bn1(model.conv1(images)))))
+    torch.testing.assert_close(backbone(images), [c2, model.layer2(c2)])
+
+
+@pytest.mark.parametrize(
+    ("name", "channels"),
+    [
+        ("mobilenet_v3_small", (24, 48, 576)),  # outputs of blocks, not of their inner expansions
+        ("shufflenet_v2_x0_5", (48, 96, 1024)),
+        ("regnet_y_400mf", (104, 208, 440)),
+    ],
+)
+def test_last_block_of_each_stride(name: str, channels: tuple[int, ...]) -> None:
+    assert TorchvisionBackbone(name=name).out_spec.channels == channels
+
+
+def test_nhwc_maps_become_nchw() -> None:
+    with torch.device("meta"):
+        backbone = TorchvisionBackbone(name="swin_t", levels=[2, 3])
+    features = backbone(torch.zeros(1, 3, 64, 96, device="meta"))
+    assert [tuple(x.shape) for x in features] == [(1, 96, 16, 24), (1, 192, 8, 12)]
+
+
+def test_mistakes_are_answered() -> None:
+    with pytest.raises(ValueError, match=r"no model 'resnet-18'.*resnet18"):
+        TorchvisionBackbone(name="resnet-18")
+    with pytest.raises(ValueError, match=r"strides: 2 .*32 "):
+        TorchvisionBackbone(name="resnet18", levels=[6])
+    with pytest.raises(ValueError, match=r"alexnet: .*strides: none"):
+        TorchvisionBackbone(name="alexnet")
+    with pytest.raises(ValueError, match=r"no pretrained weights 'IMAGENET1K_V9'.*IMAGENET1K_V1"):
+        TorchvisionBackbone(name="resnet18", pretrained="IMAGENET1K_V9")
+
+
+def test_unused_stages_do_not_exist_and_the_rest_learns() -> None:
+    backbone = TorchvisionBackbone(name="resnet18", levels=[2, 3], frozen_stages=1).train()
+    assert not [key for key in backbone.state_dict() if key.startswith(("model.layer3", "model.layer4", "model.fc"))]
+    sum(feature.mean() for feature in backbone(torch.randn(2, 3, 64, 64))).backward()
+    frozen = {key.split(".")[1] for key, p in backbone.named_parameters() if p.grad is None}
+    assert frozen == {"conv1", "bn1"}
+    assert backbone.model.bn1.num_batches_tracked == 0
+    assert backbone.model.get_submodule("layer1.0").bn1.num_batches_tracked == 1
+
+
+def test_a_copy_freezes_its_own_stages() -> None:
+    backbone = TorchvisionBackbone(name="resnet18", levels=[3], frozen_stages=2, norm="frozen")
+    twin = copy.deepcopy(backbone).train()
+    images = torch.randn(1, 3, 64, 64)
+    torch.testing.assert_close(twin(images), backbone(images))
+    assert not any(p.requires_grad for p in twin.model.layer1.parameters())
+    assert not twin.model.layer1.training
+    assert twin.model.layer2.training
+
+
+@pytest.mark.parametrize("mode", [True, False], ids=["train", "eval"])
+def test_exports_and_compiles_whole(mode: bool) -> None:
+    backbone = TorchvisionBackbone(name="resnet18", levels=[2], norm="frozen").train(mode)
+    images = torch.randn(1, 3, 64, 96)
+    expected = backbone(images)
+    torch.testing.assert_close(list(torch.export.export(backbone, (images,), strict=True).module()(images)), expected)
+    torch.testing.assert_close(torch.compile(backbone, fullgraph=True, backend="eager")(images), expected)
