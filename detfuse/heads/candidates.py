@@ -1,0 +1,92 @@
+"""From scores of all priors to a fixed number of candidates, and from candidates to detections."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from detfuse.ops.anchors import grid_points
+from detfuse.ops.boxes import clip_to_images
+from detfuse.protocols import Combine, Size
+from detfuse.structures import Detections
+
+
+class Best(NamedTuple):
+    """The best (prior, class) pairs of one level.
+
+    Attributes:
+        scores: (B, k), as given; -inf for those that are no candidate.
+        priors: (B, k) int64, which prior of the level.
+        labels: (B, k) int64.
+    """
+
+    scores: Tensor
+    priors: Tensor
+    labels: Tensor
+
+
+def best_of_level(scores: Tensor, inside: Tensor, threshold: float, limit: int) -> Best:
+    """The best pairs over the threshold, k = min(limit, P * K) of them.
+
+    The threshold is applied before the choice, so that k can be fixed without letting poor pairs in. NaN is none.
+
+    Args:
+        scores: (B, P, K), any monotonic measure.
+        inside: (B, P) bool, priors that may be chosen.
+        threshold: in the measure of ``scores``.
+        limit: most pairs per level.
+    """
+    num_classes = scores.shape[2]
+    wanted = (scores > threshold) & inside[..., None]
+    flat = scores.masked_fill(~wanted, -torch.inf).flatten(1)
+    values, place = flat.topk(min(limit, flat.shape[1]), dim=1)
+    return Best(values, place // num_classes, place % num_classes)
+
+
+def cells_inside(size: Size, stride: int, image_sizes: Tensor, priors_per_cell: int) -> Tensor:
+    """Which priors may detect: those whose cell begins inside the image.
+
+    Otherwise the padding, which depends on the other images of the batch, would compete for the candidates.
+
+    Args:
+        size: (H, W) of the map.
+        stride: its stride.
+        image_sizes: (B, 2) as (height, width).
+        priors_per_cell: n.
+
+    Returns:
+        (B, H * W * n) bool.
+    """
+    corners = grid_points(size, stride, 0.0, image_sizes.device)
+    inside = (corners < image_sizes.flip(-1)[:, None]).all(-1)
+    return inside[..., None].expand(-1, -1, priors_per_cell).flatten(1)
+
+
+def finish(
+    boxes: list[Tensor], scores: list[Tensor], labels: list[Tensor], image_sizes: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Join the levels, clip to the images, and give score 0 to what is no box.
+
+    Args:
+        boxes: per level (B, k_l, 4) xyxy.
+        scores: per level (B, k_l), 0..1.
+        labels: per level (B, k_l).
+        image_sizes: (B, 2) as (height, width).
+
+    Returns:
+        Boxes (B, k, 4), scores (B, k), labels (B, k), levels (B, k): k is the sum over levels. Boxes that are empty
+        after clipping (they lay in the padding) or not finite have score 0.
+    """
+    levels = torch.cat([torch.full_like(of_level, level) for level, of_level in enumerate(labels)], dim=1)
+    joined = torch.cat(boxes, dim=1)
+    finite = joined.isfinite().all(-1)
+    clipped = clip_to_images(torch.where(finite[..., None], joined, 0.0), image_sizes)
+    is_box = finite & (clipped[..., 2:] > clipped[..., :2]).all(-1)
+    return clipped, torch.where(is_box, torch.cat(scores, dim=1), 0.0), torch.cat(labels, dim=1), levels
+
+
+def combine_images(candidates: tuple[Tensor, Tensor, Tensor, Tensor], combine: Combine) -> list[Detections]:
+    """The detections of each image from the candidates of the batch."""
+    return [combine(*image) for image in zip(*candidates, strict=True)]

@@ -1,0 +1,234 @@
+"""FCOS's head: class logits, distances to the four sides and centerness for one point per cell.
+
+Paper: FCOS: A Simple and Strong Anchor-free Object Detector, 2020, https://arxiv.org/abs/2006.09214
+(first: https://arxiv.org/abs/1904.01355, 2019)
+Variant: the improved one (2020): center sampling, GIoU, centerness from the box tower, distances in strides after a
+ReLU, group norm. torchvision's weights fit with ``level_scales=False, center_offset=0``. All three sums are divided by
+the positives of the batch (at least 1; of this process, as in torchvision).
+Deviations: the size ranges are half open and join also where the neck skips a level; a detection is never made from a
+cell that lies wholly in the padding. A single level takes objects of all sizes.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from detfuse.heads.candidates import best_of_level, cells_inside, combine_images, finish
+from detfuse.heads.tower import (
+    ConvTower,
+    by_cell,
+    by_prior,
+    check_arguments,
+    check_features,
+    predictor,
+    shared_width,
+)
+from detfuse.losses import focal_loss, giou_loss
+from detfuse.ops.anchors import grid_points
+from detfuse.ops.boxes import decode_distances
+from detfuse.ops.matching import Match, match_points
+from detfuse.protocols import Combine
+from detfuse.structures import Batch, Detections, FeatureSpec
+
+
+class FCOSOutputs(NamedTuple):
+    """Raw maps per level, finest first.
+
+    Attributes:
+        logits: (B, K, H, W) each.
+        distances: (B, 4, H, W) each: left, top, right, bottom in strides, before the ReLU.
+        centerness: (B, 1, H, W) each, logits.
+    """
+
+    logits: tuple[Tensor, ...]
+    distances: tuple[Tensor, ...]
+    centerness: tuple[Tensor, ...]
+
+
+class FCOSHead(nn.Module):
+    """See the module's header.
+
+    Args:
+        in_spec: the neck's levels, all of one width.
+        num_classes: K, without background.
+        num_convs: convolutions of each of the two towers.
+        tower_channels: their width; None is the neck's.
+        norm: after each of them; "batch" mixes the statistics of the levels.
+        level_scales: one learnt factor per level on the distances (paper); False is torchvision.
+        size_range: a level learns objects whose farthest side is nearer than this many strides, and not nearer than the
+            level below allows; the first level begins at 0, the last has no end.
+        center_sampling_radius: a point learns an object only within this many strides of its middle; None: anywhere
+            inside the box.
+        center_offset: place of the point within the cell, in strides: .5 the middle (paper), 0 as torchvision.
+        focal_alpha: weight of the positives, 1 - alpha of the background.
+        focal_gamma: exponent that damps easy ones.
+        box_weight: factor of the box loss (GIoU).
+        centerness_weight: factor of the centerness loss.
+        prior_probability: of each class at the start.
+        score_threshold: candidates have a higher sqrt(class * centerness). .05 is the paper's; torchvision's .2 drops
+            detections of low confidence, which cost little precision but much of AP's recall.
+        candidates_per_level: at most.
+
+    Attributes:
+        size_ranges: per level (least, bound) of the distance to the farthest side, in pixels.
+
+    Raises:
+        ValueError: if levels differ in width, or an argument is out of range.
+    """
+
+    compilable: bool = True
+
+    def __init__(
+        self,
+        in_spec: FeatureSpec,
+        num_classes: int,
+        *,
+        num_convs: int = 4,
+        tower_channels: int | None = None,
+        norm: Literal["none", "group", "batch"] = "group",
+        level_scales: bool = True,
+        size_range: float = 8.0,
+        center_sampling_radius: float | None = 1.5,
+        center_offset: float = 0.5,
+        focal_alpha: float = 0.25,
+        focal_gamma: float = 2.0,
+        box_weight: float = 1.0,
+        centerness_weight: float = 1.0,
+        prior_probability: float = 0.01,
+        score_threshold: float = 0.05,
+        candidates_per_level: int = 1000,
+    ) -> None:
+        super().__init__()
+        width = shared_width(in_spec, "FCOSHead")
+        channels = check_arguments("FCOSHead", num_classes, (num_convs, tower_channels, width), score_threshold)
+        self.in_spec, self.num_classes = in_spec, num_classes
+        self.center_offset, self.center_sampling_radius = center_offset, center_sampling_radius
+        self.focal_alpha, self.focal_gamma = focal_alpha, focal_gamma
+        self.box_weight, self.centerness_weight = box_weight, centerness_weight
+        self.score_threshold, self.candidates_per_level = score_threshold, candidates_per_level
+        bounds = [0.0, *(size_range * stride for stride in in_spec.strides[:-1]), math.inf]
+        self.size_ranges = list(itertools.pairwise(bounds))
+
+        self.cls_tower = ConvTower(width, channels, num_convs, norm)
+        self.box_tower = ConvTower(width, channels, num_convs, norm)
+        self.cls_logits = predictor(channels, num_classes, prior_probability)
+        self.box_distances = predictor(channels, 4)
+        self.box_centerness = predictor(channels, 1)
+        self.scales = nn.Parameter(torch.ones(len(in_spec))) if level_scales else None
+
+    def describe(self) -> str:
+        """One line: levels and the object sizes that each learns."""
+        ranges = ", ".join(
+            f"stride {stride}: {low:.0f} to {high:.0f}"
+            for stride, (low, high) in zip(self.in_spec.strides, self.size_ranges, strict=True)
+        )
+        count = len(self.in_spec)
+        return f"FCOS: {count} level{'s' if count > 1 else ''}, distance to the farthest side in px: {ranges}"
+
+    def forward(self, features: Sequence[Tensor]) -> FCOSOutputs:
+        """Maps (B, C, H, W) per level to raw maps; equal in training and evaluation."""
+        check_features(features, self.in_spec, "FCOSHead")
+        from_boxes = [self.box_tower(x) for x in features]
+        distances = [self.box_distances(x) for x in from_boxes]
+        if self.scales is not None:
+            distances = [x * scale for x, scale in zip(distances, self.scales.unbind(), strict=True)]
+        return FCOSOutputs(
+            tuple(self.cls_logits(self.cls_tower(x)) for x in features),
+            tuple(distances),
+            tuple(self.box_centerness(x) for x in from_boxes),
+        )
+
+    def points(self, outputs: FCOSOutputs) -> list[Tensor]:
+        """The points of each level, (H * W, 2) as (x, y)."""
+        return [
+            grid_points((x.shape[2], x.shape[3]), stride, self.center_offset, x.device)
+            for x, stride in zip(outputs.logits, self.in_spec.strides, strict=True)
+        ]
+
+    def match(self, points: Sequence[Tensor], boxes: Tensor, valid: Tensor) -> Match:
+        """Which point of which level learns which of the boxes (B, N, 4)."""
+        radius = math.inf if self.center_sampling_radius is None else self.center_sampling_radius
+        # the distance of a point inside a box to its middle is finite, so an infinite radius admits it
+        columns = [
+            (low, high, radius * stride)
+            for stride, (low, high) in zip(self.in_spec.strides, self.size_ranges, strict=True)
+        ]
+        lower, upper, reach = (
+            torch.cat([p.new_full((len(p),), value) for p, value in zip(points, column, strict=True)])
+            for column in zip(*columns, strict=True)
+        )
+        return match_points(torch.cat(list(points)), lower, upper, reach, boxes, valid)
+
+    def loss(self, outputs: FCOSOutputs, batch: Batch) -> dict[str, Tensor]:
+        """``loss_cls`` (focal), ``loss_box`` (GIoU), ``loss_ctr``; crowds and padded rows are no targets.
+
+        An image without boxes teaches background only: its box and centerness losses are exactly 0.
+        """
+        targets = batch.targets
+        with torch.autocast(targets.boxes.device.type, enabled=False):
+            per_level = self.points(outputs)
+            points = torch.cat(per_level)
+            positive = (match := self.match(per_level, targets.boxes.float(), targets.valid)).positive
+            share = 1.0 / positive.sum().clamp(min=1)
+            weight = share.expand(positive.shape)
+            labels = targets.labels.gather(1, match.row)
+            logits = [by_cell(raw, self.num_classes).float() for raw in outputs.logits]
+            cls = focal_loss(logits, labels, positive, weight, alpha=self.focal_alpha, gamma=self.focal_gamma)
+            boxes = decode_distances(torch.cat(self._distances(outputs), dim=1), points)
+            objects = targets.boxes.float().gather(1, match.row[..., None].expand(-1, -1, 4))
+            # where there is nothing to learn a unit box is its own target: finite, and without weight
+            unit = decode_distances(torch.full_like(objects, 0.5), points)
+            box = giou_loss(
+                torch.where(positive[..., None], boxes, unit), torch.where(positive[..., None], objects, unit)
+            )
+            centerness = torch.cat([by_prior(raw, 1) for raw in outputs.centerness], dim=1).float().squeeze(-1)
+            wanted = centerness_of(points, torch.where(positive[..., None], objects, unit))
+            ctr = functional.binary_cross_entropy_with_logits(centerness, wanted, reduction="none")
+            return {
+                "loss_cls": cls,
+                "loss_box": self.box_weight * share * torch.where(positive, box, 0.0).sum(),
+                "loss_ctr": self.centerness_weight * share * torch.where(positive, ctr, 0.0).sum(),
+            }
+
+    def _distances(self, outputs: FCOSOutputs) -> list[Tensor]:
+        """Per level (B, H * W, 4) in pixels."""
+        return [
+            by_prior(raw, 4).float().relu() * stride
+            for raw, stride in zip(outputs.distances, self.in_spec.strides, strict=True)
+        ]
+
+    def candidates(self, outputs: FCOSOutputs, image_sizes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The best boxes of each level, see :class:`detfuse.protocols.Head`; the score is sqrt(class * centerness)."""
+        boxes, scores, labels = [], [], []
+        with torch.autocast(image_sizes.device.type, enabled=False):
+            levels = zip(*outputs, self._distances(outputs), self.points(outputs), self.in_spec.strides, strict=True)
+            for logits, _, centerness, distances, points, stride in levels:
+                inside = cells_inside((logits.shape[2], logits.shape[3]), stride, image_sizes, 1)
+                product = (
+                    by_prior(logits, self.num_classes).float().sigmoid() * by_prior(centerness, 1).float().sigmoid()
+                )
+                # the product orders as its root does; the root is taken of the chosen only
+                best = best_of_level(product, inside, self.score_threshold**2, self.candidates_per_level)
+                chosen = distances.gather(1, best.priors[..., None].expand(-1, -1, 4))
+                boxes.append(decode_distances(chosen, points[best.priors]))
+                scores.append(best.scores.clamp(min=0).sqrt())
+                labels.append(best.labels)
+            return finish(boxes, scores, labels, image_sizes)
+
+    def predict(self, outputs: FCOSOutputs, image_sizes: Tensor, combine: Combine) -> list[Detections]:
+        """The detections of each image, in pixels of the resized image."""
+        return combine_images(self.candidates(outputs, image_sizes), combine)
+
+
+def centerness_of(points: Tensor, boxes: Tensor) -> Tensor:
+    """sqrt(min(l, r) / max(l, r) * min(t, b) / max(t, b)) of points (P, 2) strictly inside boxes (..., P, 4)."""
+    low, high = points - boxes[..., :2], boxes[..., 2:] - points
+    ratio = torch.minimum(low, high) / torch.maximum(low, high)
+    return (ratio[..., 0] * ratio[..., 1]).sqrt()

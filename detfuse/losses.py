@@ -1,0 +1,142 @@
+"""Losses of dense heads, over padded batches: sums with a weight per prior instead of selections by mask.
+
+Nothing here waits for the device, and every value and gradient is finite where the weight is 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+
+CPU_CHUNK = 1 << 16  # logits per pass: the temporaries then stay in the cache of one core
+
+
+def focal_loss(
+    logits: Sequence[Tensor],
+    labels: Tensor,
+    positive: Tensor,
+    weight: Tensor,
+    *,
+    alpha: float = 0.25,
+    gamma: float = 2.0,
+) -> Tensor:
+    """Weighted sum of the sigmoid focal loss (Lin et al., 2017, https://arxiv.org/abs/1708.02002).
+
+    The target is one class or background, so no one-hot table is built: every logit is taken as background, and the
+    one logit of each positive is corrected. In eager mode the gradient is computed in the same pass.
+
+    Args:
+        logits: per level (B, P_l, n, K) float32, P_l cells with n priors each, of any strides: a permuted view of the
+            raw map is read and differentiated without a copy. A is the sum of the P_l * n.
+        labels: (B, A) int64 in 0..K-1, whatever it is where not ``positive``.
+        positive: (B, A) bool; the others are background.
+        weight: (B, A) float32; 0 teaches nothing.
+        alpha: weight of the positives; 1 - alpha is the background's.
+        gamma: exponent that damps the easy ones.
+
+    Returns:
+        A scalar. Second derivatives are not provided.
+    """
+    counts = [level.shape[1] * level.shape[2] for level in logits]
+    targets = zip(*(torch.split(t, counts, dim=1) for t in (labels, positive, weight)), strict=True)
+    one_level = _focal_plain if torch.compiler.is_compiling() else _FocalLoss.apply
+    terms = []
+    for level, of_level in zip(logits, targets, strict=True):
+        label, is_positive, share = (t.reshape(level.shape[:-1])[..., None] for t in of_level)
+        terms.append(one_level(level, label, is_positive, share, alpha, gamma))
+    return torch.stack(terms).sum()
+
+
+def _focal_plain(
+    logits: Tensor, labels: Tensor, positive: Tensor, weight: Tensor, alpha: float, gamma: float
+) -> Tensor:
+    """For compilers, which fuse by themselves, and whose shapes chunks would fix: (B, P, n, K) and (B, P, n, 1)."""
+    background = (1 - alpha) * torch.sigmoid(logits) ** gamma * functional.softplus(logits) * weight
+    correction, _ = _correct_positives(logits, labels, positive, weight, alpha, gamma)
+    return background.sum() + correction
+
+
+def _correct_positives(
+    logits: Tensor, labels: Tensor, positive: Tensor, weight: Tensor, alpha: float, gamma: float
+) -> tuple[Tensor, Tensor]:
+    """What it adds to the sum that the positives are foreground, and the gradient of their logits as such."""
+    x = logits.gather(-1, labels)
+    p, q = torch.sigmoid(x), torch.sigmoid(-x)
+    as_background = (1 - alpha) * p**gamma * functional.softplus(x)
+    miss = functional.softplus(-x)
+    as_foreground = alpha * q**gamma * miss
+    gradient = -alpha * q**gamma * (gamma * p * miss + q) * weight
+    return (torch.where(positive, as_foreground - as_background, 0.0) * weight).sum(), gradient
+
+
+class _FocalLoss(torch.autograd.Function):
+    """Loss and gradient in one pass over chunks of cells."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        logits: Tensor,
+        labels: Tensor,
+        positive: Tensor,
+        weight: Tensor,
+        alpha: float,
+        gamma: float,
+    ) -> Tensor:
+        needs_gradient = ctx.needs_input_grad[0]
+        gradient = torch.empty_like(logits) if needs_gradient else logits
+        batch, cells, priors, classes = logits.shape
+        step = max(1, CPU_CHUNK // (batch * priors * classes)) if logits.device.type == "cpu" else max(1, cells)
+        total = logits.new_zeros(())
+        for start in range(0, cells, step):
+            part = slice(start, start + step)
+            x = logits[:, part]
+            p, softplus = torch.sigmoid(x), functional.softplus(x)
+            focus = p.square() if gamma == 2 else p**gamma
+            focus *= weight[:, part] * (1 - alpha)
+            total += (focus * softplus).sum()
+            if needs_gradient:  # d/dx p^g softplus(x) = p^g (g (1 - p) softplus(x) + p)
+                softplus *= (1 - p).mul_(gamma)
+                torch.mul(focus, softplus.add_(p), out=gradient[:, part])
+        correction, foreground = _correct_positives(logits, labels, positive, weight, alpha, gamma)
+        if needs_gradient:
+            gradient.scatter_(-1, labels, torch.where(positive, foreground, gradient.gather(-1, labels)))
+            ctx.save_for_backward(gradient)
+        return total + correction
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = ctx.saved_tensors
+        return gradient * grad, None, None, None, None, None
+
+
+def giou_loss(predicted: Tensor, target: Tensor, eps: float = 1e-7) -> Tensor:
+    """1 - generalised IoU (Rezatofighi et al., 2019, https://arxiv.org/abs/1902.09630), elementwise.
+
+    torchvision's selects the overlapping pairs by a mask, which waits for the GPU; the values are the same.
+
+    Args:
+        predicted: (..., 4) xyxy, of non-negative width and height.
+        target: (..., 4) xyxy.
+        eps: keeps the quotients of empty boxes finite.
+
+    Returns:
+        (...) in 0..2.
+    """
+    shared = _area(
+        torch.maximum(predicted[..., :2], target[..., :2]), torch.minimum(predicted[..., 2:], target[..., 2:])
+    )
+    hull = _area(torch.minimum(predicted[..., :2], target[..., :2]), torch.maximum(predicted[..., 2:], target[..., 2:]))
+    own = _area(predicted[..., :2], predicted[..., 2:]) + _area(target[..., :2], target[..., 2:])
+    union = own - shared
+    return 1 - shared / (union + eps) + (hull - union) / (hull + eps)
+
+
+def _area(low: Tensor, high: Tensor) -> Tensor:
+    width, height = (high - low).clamp(min=0).unbind(-1)  # the backward of prod() would wait for the GPU
+    return width * height

@@ -1,0 +1,55 @@
+"""Where the priors lie: grids of points, and anchors around them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from detfuse.protocols import Size
+
+
+def grid_points(size: Size, stride: int, offset: float, device: torch.device) -> Tensor:
+    """One point per cell of a map, row by row.
+
+    Args:
+        size: (H, W) of the map.
+        stride: nominal stride of the map in pixels; the map's true ratio to the image may differ at odd sizes.
+        offset: place within the cell in strides: 0 is its upper left corner, .5 its middle.
+        device: where to put them.
+
+    Returns:
+        (H * W, 2) float32, (x, y) in pixels.
+    """
+    height, width = size
+    y = (torch.arange(height, device=device, dtype=torch.float32) + offset) * stride
+    x = (torch.arange(width, device=device, dtype=torch.float32) + offset) * stride
+    return torch.stack([x[None].expand(height, width), y[:, None].expand(height, width)], dim=-1).reshape(-1, 2)
+
+
+def octave_sizes(base: float, scales_per_octave: int) -> list[float]:
+    """Sizes ``base * 2**(i / scales_per_octave)`` from ``base`` up to, without, its double."""
+    return [base * 2 ** (i / scales_per_octave) for i in range(scales_per_octave)]
+
+
+def anchors_at_origin(sizes: Sequence[float], aspect_ratios: Sequence[float]) -> Tensor:
+    """Anchors of one cell, centred at 0.
+
+    Args:
+        sizes: square roots of the areas, in pixels.
+        aspect_ratios: heights / widths.
+
+    Returns:
+        (R * S, 4) float32 xyxy, ratio by ratio and sizes within (torchvision's order, so that its weights fit). They
+        are not rounded to whole pixels, as torchvision's are.
+    """
+    ratios = torch.tensor(aspect_ratios, dtype=torch.float64).sqrt()[:, None]
+    edge = torch.tensor(sizes, dtype=torch.float64)
+    width, height = (edge / ratios).flatten(), (edge * ratios).flatten()
+    return (torch.stack([-width, -height, width, height], dim=1) / 2).float()
+
+
+def grid_anchors(at_origin: Tensor, points: Tensor) -> Tensor:
+    """The anchors of each point: (P, 2) points and (n, 4) anchors to (P * n, 4), point by point."""
+    return (points.repeat(1, 2)[:, None] + at_origin).reshape(-1, 4)
