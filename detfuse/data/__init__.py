@@ -1,1 +1,25 @@
-"""From annotation files to padded uint8 batches."""
+"""Data sets as batches: annotations, images, transforms, loaders."""
+
+from detfuse.data.coco import read_coco
+from detfuse.data.collate import collate
+from detfuse.data.datamodule import CocoDataModule, DetectionDataModule, SyntheticDataModule
+from detfuse.data.images import load_image
+from detfuse.data.index import AnnotationIndex, DataError, DataWarning
+from detfuse.data.loader import Loader
+from detfuse.data.transforms import Objects, Sample, Transforms
+
+__all__ = [
+    "AnnotationIndex",
+    "CocoDataModule",
+    "DataError",
+    "DataWarning",
+    "DetectionDataModule",
+    "Loader",
+    "Objects",
+    "Sample",
+    "SyntheticDataModule",
+    "Transforms",
+    "collate",
+    "load_image",
+    "read_coco",
+]

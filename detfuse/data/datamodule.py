@@ -1,0 +1,265 @@
+"""The data modules: from files to batches, and to the ground truth that predictions are scored against."""
+
+from __future__ import annotations
+
+import warnings
+from abc import abstractmethod
+from pathlib import Path
+from typing import Any, Literal
+
+import pytorch_lightning as pl
+from torch.utils.data import DataLoader
+
+from detfuse.data.coco import read_coco
+from detfuse.data.dataset import DetectionDataset
+from detfuse.data.images import CheckImages
+from detfuse.data.index import AnnotationIndex, DataError, DataWarning
+from detfuse.data.layout import Split, find_split
+from detfuse.data.loader import Loader
+from detfuse.data.synthetic import SyntheticParameters, generate
+from detfuse.data.transforms import Transforms
+from detfuse.structures import Batch, Categories
+
+_SPLITS_OF: dict[str | None, tuple[Split, ...]] = {"fit": ("train", "val"), None: ("train", "val")}
+
+
+class DetectionDataModule(pl.LightningDataModule):
+    """What all data sets share: a subclass says how a split is read.
+
+    The trainer must run with ``use_distributed_sampler=False``: the batches know their rank.
+
+    Args:
+        size_divisor: images are padded to a multiple of it.
+        seed: of the order and the augmentation.
+        transform: what is done to the images.
+        loader: how they are batched.
+    """
+
+    def __init__(self, size_divisor: int, seed: int, *, transform: Transforms, loader: Loader) -> None:
+        super().__init__()
+        self.size_divisor = size_divisor
+        self.seed = seed
+        self.transform = transform
+        self.loader = loader
+        self.indexes: dict[Split, AnnotationIndex] = {}
+
+    @abstractmethod
+    def read(self, split: Split) -> AnnotationIndex:
+        """Read a split's annotations."""
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read what the stage needs: both splits to fit, the validation split to evaluate; each is read once.
+
+        Raises:
+            DataError: if a file cannot be used, or the categories of the splits differ.
+        """
+        for split in _SPLITS_OF.get(stage, ("val",)):
+            if split not in self.indexes:
+                self.indexes[split] = self.read(split)
+        if len(self.indexes) == 2:
+            train, val = self.indexes["train"], self.indexes["val"]
+            check_categories(train, val)
+            _warn_of_shared_images(train, val)
+
+    @property
+    def categories(self) -> Categories:
+        """The classes: labels 0..K-1, the file's ids, names."""
+        return self._any().categories
+
+    @property
+    def description(self) -> str:
+        """What was recognised, line by line: files, images, boxes, crowds, categories."""
+        lines = []
+        for split, index in self.indexes.items():
+            lines.append(f"{split + ':':6} {index.summary()}")
+            lines.append(f"       {index.source}, images in {index.root}")
+            if index.text_ids:
+                lines.append("       image ids are texts: counted from 1 in the order of the file")
+        names = self.categories.names
+        shown = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
+        lines.append(f"{len(names)} categories: {shown}")
+        return "\n".join(lines)
+
+    def ground_truth(self, split: Split) -> dict[str, Any]:
+        """The split in COCO's json form, with the file's ids and areas, crowds included.
+
+        Raises:
+            DataError: if the split was not set up.
+        """
+        return self._index(split).to_coco()
+
+    def dataset(self, split: Split) -> DetectionDataset:
+        """The split's images, augmented for training."""
+        return DetectionDataset(self._index(split), self.transform, train=split == "train", seed=self.seed)
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        return self.loader.train(self.dataset("train"), size_divisor=self.size_divisor)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        return self.loader.evaluate(self.dataset("val"), size_divisor=self.size_divisor)
+
+    def train_batches_per_epoch(self, world_size: int) -> int:
+        """Optimisation steps per epoch without accumulation: what a schedule's length is computed from."""
+        return self.loader.train_batches(self.dataset("train")).num_batches(world_size)
+
+    def _index(self, split: Split) -> AnnotationIndex:
+        if split not in self.indexes:
+            raise DataError(f"the {split} split was not read; call setup() first")
+        return self.indexes[split]
+
+    def _any(self) -> AnnotationIndex:
+        if not self.indexes:
+            raise DataError("no split was read; call setup() first")
+        return next(iter(self.indexes.values()))
+
+
+class CocoDataModule(DetectionDataModule):
+    """A data set in COCO's json form.
+
+    Args:
+        size_divisor: see :class:`DetectionDataModule`.
+        seed: see :class:`DetectionDataModule`.
+        root: the data set's folder; the usual layouts are recognised (see :mod:`detfuse.data.layout`).
+        train_annotations: annotation file, relative to ``root``, where it is not recognised.
+        train_images: image folder, likewise.
+        val_annotations: likewise.
+        val_images: likewise.
+        limit_images: take only the first images by id, of both splits.
+        follow_symlinks: allow links that lead out of ``root`` or of the image folder.
+        check_images: look only whether the files exist, or read each header (about 0.1 ms per image).
+        transform: what is done to the images.
+        loader: how they are batched.
+    """
+
+    def __init__(
+        self,
+        size_divisor: int,
+        seed: int,
+        *,
+        root: str,
+        train_annotations: str | None = None,
+        train_images: str | None = None,
+        val_annotations: str | None = None,
+        val_images: str | None = None,
+        limit_images: int | None = None,
+        follow_symlinks: bool = False,
+        check_images: Literal["exists", "header"] = "header",
+        transform: Transforms,
+        loader: Loader,
+    ) -> None:
+        super().__init__(size_divisor, seed, transform=transform, loader=loader)
+        self.root = Path(root).expanduser()
+        self.given = {"train": (train_annotations, train_images), "val": (val_annotations, val_images)}
+        self.limit_images = limit_images
+        self.follow_symlinks = follow_symlinks
+        self.check_images: CheckImages = check_images
+
+    def read(self, split: Split) -> AnnotationIndex:
+        annotations, images = self.given[split]
+        files = find_split(
+            self.root, split, annotations=annotations, images=images, follow_symlinks=self.follow_symlinks
+        )
+        return read_coco(
+            files.annotations,
+            files.images,
+            follow_symlinks=self.follow_symlinks,
+            check=self.check_images,
+            limit_images=self.limit_images,
+        )
+
+
+class SyntheticDataModule(DetectionDataModule):
+    """Generated shapes, written once below ``root`` in COCO's form and read like any other data set.
+
+    Args:
+        size_divisor: see :class:`DetectionDataModule`.
+        seed: see :class:`DetectionDataModule`; the data do not depend on it.
+        root: folder; each set of the parameters below gets its own folder in it.
+        num_train: see :class:`detfuse.data.synthetic.SyntheticParameters`, as for the following.
+        num_val: validation images.
+        image_size: height and width in pixels.
+        min_size: smallest object side in pixels.
+        max_size: largest object side in pixels.
+        max_objects: most objects per image.
+        data_seed: of the drawing.
+        transform: what is done to the images.
+        loader: how they are batched.
+    """
+
+    def __init__(
+        self,
+        size_divisor: int,
+        seed: int,
+        *,
+        root: str = "datasets/synthetic",
+        num_train: int = 800,
+        num_val: int = 200,
+        image_size: int = 128,
+        min_size: float = 8.0,
+        max_size: float = 80.0,
+        max_objects: int = 6,
+        data_seed: int = 0,
+        transform: Transforms,
+        loader: Loader,
+    ) -> None:
+        super().__init__(size_divisor, seed, transform=transform, loader=loader)
+        self.root = Path(root).expanduser()
+        self.parameters = SyntheticParameters(
+            num_train=num_train,
+            num_val=num_val,
+            image_size=image_size,
+            min_size=min_size,
+            max_size=max_size,
+            max_objects=max_objects,
+            data_seed=data_seed,
+        )
+
+    def prepare_data(self) -> None:
+        """Generate, unless it is there."""
+        generate(self.root, self.parameters)
+
+    def read(self, split: Split) -> AnnotationIndex:
+        files = find_split(generate(self.root, self.parameters), split)
+        return read_coco(files.annotations, files.images)
+
+
+def check_categories(train: AnnotationIndex, val: AnnotationIndex) -> None:
+    """Labels must mean the same in both splits.
+
+    Raises:
+        DataError: naming every category that differs.
+    """
+    ours = dict(zip(train.categories.ids, train.categories.names, strict=True))
+    theirs = dict(zip(val.categories.ids, val.categories.names, strict=True))
+    if ours == theirs:
+        return
+    problems = []
+    for only, here, there in (("train", ours, theirs), ("val", theirs, ours)):
+        missing = [f"{name!r} (id {i})" for i, name in here.items() if name not in there.values()]
+        if missing:
+            problems.append(f"only in {only}: {', '.join(missing)}")
+    renamed = [
+        f"id {i} is {ours[i]!r} in train and {theirs[i]!r} in val" for i in ours if ours[i] != theirs.get(i, ours[i])
+    ]
+    id_of = {name: i for i, name in theirs.items()}
+    moved = [
+        f"{name!r} has id {i} in train and {id_of[name]} in val" for i, name in ours.items() if id_of.get(name, i) != i
+    ]
+    raise DataError(
+        f"the categories of {train.source} and {val.source} differ:\n  "
+        + "\n  ".join(problems + renamed + moved)
+        + "\nGive both files the same list of categories; one that never occurs in a split may stay in its list"
+    )
+
+
+def _warn_of_shared_images(train: AnnotationIndex, val: AnnotationIndex) -> None:
+    if train.root.resolve() != val.root.resolve():
+        return
+    shared = sorted(set(train.file_names) & set(val.file_names))
+    if shared:
+        warnings.warn(
+            f"{len(shared)} images are in train and in val ({', '.join(shared[:5])}): "
+            "the validation numbers are flattered",
+            DataWarning,
+            stacklevel=3,
+        )

@@ -1,0 +1,185 @@
+"""Image files: where they may lie, whether they are there, and how they become pixels.
+
+Convention: boxes and sizes refer to the *stored* pixel grid, as COCO's do; an EXIF orientation is never applied.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import warnings
+from collections.abc import Iterable
+from pathlib import Path, PureWindowsPath
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor
+
+from detfuse.data.index import AnnotationIndex, DataError, DataWarning
+
+CheckImages = Literal["exists", "header"]
+
+_EXIF_ORIENTATION = 0x112
+_BROKEN = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises on a damaged file
+
+
+def load_image(path: str | Path, size: tuple[int, int] | None = None) -> Tensor:
+    """Decode an image file by its content; grey, palette, CMYK and 16-bit images become RGB, transparency is dropped.
+
+    Pillow decodes, not torchvision: torchvision's decoders are deprecated since 0.29, and Pillow also reads BMP and
+    TIFF. The pixels are equal; the result lies in memory as (H, W, 3), which resizing and collating copy fastest.
+
+    Args:
+        path: the file.
+        size: (height, width) that the annotation file states, checked before the pixels are decoded.
+
+    Returns:
+        (3, H, W) uint8 RGB.
+
+    Raises:
+        DataError: if the file is missing, no image, truncated, or of another size.
+    """
+    try:
+        with Image.open(path) as image:
+            if size is not None:
+                _check_size(Path(path), image, size)
+            pixels = _rgb(Path(path), image)
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such image file") from error
+    except DataError:
+        raise
+    except _BROKEN as error:
+        raise DataError(f"{path}: cannot be decoded ({error}); replace the file or remove its record") from error
+    return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def _rgb(path: Path, image: Image.Image) -> npt.NDArray[np.uint8]:
+    if image.mode.startswith("I;16"):  # Pillow would clip to 255 instead of scaling
+        grey = (np.asarray(image) >> 8).astype(np.uint8)
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    if image.mode in ("I", "F"):
+        raise DataError(f"{path}: pixels of mode {image.mode!r} have no fixed range; save the image with 8 or 16 bits")
+    return np.array(image.convert("RGB"))
+
+
+def _check_size(path: Path, image: Image.Image, size: tuple[int, int]) -> int:
+    """Compare with the annotation file; returns the EXIF orientation (1 is upright)."""
+    orientation = int(image.getexif().get(_EXIF_ORIENTATION, 1))
+    found = (image.height, image.width)
+    if found != tuple(size):
+        turned = found == (size[1], size[0]) and orientation >= 5
+        why = (
+            f"; its EXIF orientation {orientation} turns it: the annotations were made on the upright image, but "
+            "detfuse reads the stored pixels, as COCO does. Save the image upright without EXIF orientation"
+            if turned
+            else "; correct the record or the file: boxes would be misplaced"
+        )
+        raise DataError(
+            f"{path}: the file has height x width {found[0]} x {found[1]}, the annotation file says "
+            f"{size[0]} x {size[1]}{why}"
+        )
+    return orientation
+
+
+def relative_path_problem(file_name: object) -> str | None:
+    """Why a record's ``file_name`` cannot name a file inside the image folder; None if it can."""
+    if not isinstance(file_name, str) or not file_name.strip():
+        return "is empty or no text"
+    parts = PureWindowsPath(file_name).parts  # splits at / and \ alike
+    if "\0" in file_name:
+        return "holds a NUL byte"
+    if "://" in file_name:
+        return "is a URL; download the images first"
+    if file_name.startswith(("/", "\\")) or PureWindowsPath(file_name).drive:
+        return "is an absolute path"
+    if ".." in parts:
+        return "leads out of the image folder"
+    if any(len(part.encode()) > 255 for part in parts) or len(file_name.encode()) > 4000:
+        return "is too long for a path"
+    if not parts:
+        return "names a folder"
+    return None
+
+
+def check_images(index: AnnotationIndex, *, depth: CheckImages, follow_symlinks: bool) -> None:
+    """Find missing, empty, escaping and (with ``depth="header"``) unreadable or differently sized files at the start.
+
+    Args:
+        index: what to check.
+        depth: ``exists`` asks the file system only; ``header`` also reads each file's first bytes (about 0.1 ms).
+        follow_symlinks: allow links that lead out of the image folder.
+
+    Raises:
+        DataError: naming the first five files with a problem and the total.
+    """
+    root = index.root.resolve()
+    parents: dict[str, bool] = {}
+    problems: list[str] = []
+    turned: list[str] = []
+    for position, name in enumerate(index.file_names):
+        parent = os.path.dirname(name)  # noqa: PTH120  pathlib is ten times slower here, and this runs per image
+        if parent not in parents:
+            parents[parent] = follow_symlinks or (root / parent).resolve().is_relative_to(root)
+        problem = _file_problem(root, name, inside=parents[parent], follow_symlinks=follow_symlinks)
+        if problem is None and depth == "header":
+            problem, orientation = _header(index, position)
+            if orientation > 1:
+                turned.append(name)
+        if problem is not None:
+            problems.append(f"image {_image_id(index, position)}: {problem}")
+    if problems:
+        raise DataError(
+            f"{index.source}: {len(problems)} of {len(index)} images cannot be used:\n  "
+            + "\n  ".join(_first(problems))
+        )
+    if turned:
+        warnings.warn(
+            f"{index.source}: {len(turned)} images have an EXIF orientation ({', '.join(_first(turned))}), which is "
+            "ignored: the stored pixels are used, as in COCO. Check that the boxes fit, or save the images upright",
+            DataWarning,
+            stacklevel=2,
+        )
+
+
+def _file_problem(root: Path, name: str, *, inside: bool, follow_symlinks: bool) -> str | None:
+    path = f"{root}/{name}"
+    hint = "leads out of the image folder by a symbolic link; set follow_symlinks=true if that is meant"
+    if not inside:
+        return f"{name} {hint}"
+    try:
+        info = os.lstat(path)
+        if stat.S_ISLNK(info.st_mode):
+            if not follow_symlinks and not Path(path).resolve().is_relative_to(root):
+                return f"{name} {hint}"
+            info = os.stat(path)  # noqa: PTH116
+    except OSError as error:
+        return f"{path} cannot be opened ({error.strerror}); add the file or remove the record"
+    if not stat.S_ISREG(info.st_mode):
+        return f"{path} is no file"
+    if info.st_size == 0:
+        return f"{path} is empty (0 bytes); replace the file or remove the record"
+    return None
+
+
+def _header(index: AnnotationIndex, position: int) -> tuple[str | None, int]:
+    path = index.path(position)
+    height, width = index.sizes[position].tolist()
+    try:
+        with Image.open(path) as image:
+            return None, _check_size(path, image, (height, width))
+    except DataError as error:
+        return str(error), 1
+    except _BROKEN as error:
+        return f"{path} cannot be read as an image ({error}); replace the file or remove the record", 1
+
+
+def _image_id(index: AnnotationIndex, position: int) -> str:
+    return index.text_ids[position] if index.text_ids else str(index.image_ids[position])
+
+
+def _first(lines: Iterable[str], number: int = 5) -> list[str]:
+    lines = list(lines)
+    return lines[:number] + (["..."] if len(lines) > number else [])

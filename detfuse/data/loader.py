@@ -1,0 +1,205 @@
+"""Which images form which batch, on which rank, and the DataLoaders that fetch them.
+
+Everything is a function of the data set, the seed, the epoch and the number of ranks: no generator is shared, the
+global random state is not touched, and workers hold no state.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Iterator
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import distributed
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from detfuse.data.collate import collate, padded_size, target_bucket
+from detfuse.data.dataset import DetectionDataset, Key
+from detfuse.structures import Batch
+
+
+def rank_and_world_size() -> tuple[int, int]:
+    """Of this process in torch.distributed; (0, 1) where that is not initialised."""
+    if distributed.is_available() and distributed.is_initialized():
+        return distributed.get_rank(), distributed.get_world_size()
+    return 0, 1
+
+
+class TrainBatches(Sampler[list[Key]]):
+    """This rank's share of the global batches of an epoch, which are a function of (seed, epoch) alone.
+
+    A global batch has ``batch_size * world_size`` images; an incomplete last one is dropped unless it is the only one.
+    With fewer images than ranks, images are repeated so that every rank has one: ranks step together.
+
+    Args:
+        aspects: (I,) height / width of each image.
+        batch_size: images per rank.
+        seed: of the order.
+        group_by_aspect: put wide images with wide ones and tall with tall ones, which saves padding.
+    """
+
+    def __init__(
+        self, aspects: npt.NDArray[np.float64], batch_size: int, *, seed: int, group_by_aspect: bool = True
+    ) -> None:
+        self.tall = aspects > 1 if group_by_aspect else np.zeros(len(aspects), np.bool_)
+        self.batch_size = batch_size
+        self.seed = seed
+        self.epoch = 0
+
+    @property
+    def sampler(self) -> TrainBatches:
+        """Itself: Lightning calls ``set_epoch`` on a batch sampler's ``sampler`` before each epoch."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """The epoch of the next iteration."""
+        self.epoch = epoch
+
+    def num_batches(self, world_size: int) -> int:
+        """Batches per epoch, the same for every rank."""
+        return max(1, len(self.tall) // (self.batch_size * world_size))
+
+    def __len__(self) -> int:
+        return self.num_batches(rank_and_world_size()[1])
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        rank, world_size = rank_and_world_size()
+        epoch = self.epoch
+        for batch in self.global_batches(epoch, world_size):
+            yield [Key(epoch, index) for index in batch[rank::world_size]]
+
+    def global_batches(self, epoch: int, world_size: int) -> list[list[int]]:
+        """The positions of each global batch of an epoch."""
+        generator = np.random.Generator(np.random.Philox(np.random.SeedSequence([self.seed, epoch])))
+        size = self.batch_size * world_size
+        order = generator.permutation(len(self.tall))[: self.num_batches(world_size) * size].tolist()
+        batches: list[list[int]] = []
+        open_batches: tuple[list[int], list[int]] = ([], [])
+        for index in order:
+            group = open_batches[int(self.tall[index])]
+            group.append(index)
+            if len(group) == size:
+                batches.append(group.copy())
+                group.clear()
+        rest = open_batches[0] + open_batches[1]  # a whole batch, nothing, or all there is
+        if rest:
+            batches.append((rest * world_size)[: max(len(rest), world_size)])
+        return [batches[i] for i in generator.permutation(len(batches)).tolist()]
+
+
+class EvaluationBatches(Sampler[list[Key]]):
+    """Batches formed once from the data set, each of one padded shape, dealt whole to the ranks.
+
+    So an image's detections never depend on the number of processes. Ranks may get different numbers of batches, also
+    none; no image appears twice.
+
+    Args:
+        shapes: padded (height, width) of each image.
+        batch_size: images per batch.
+    """
+
+    def __init__(self, shapes: list[tuple[int, int]], batch_size: int) -> None:
+        groups: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
+        for index, shape in enumerate(shapes):
+            groups[shape].append(index)
+        self.batches = [
+            members[start : start + batch_size]
+            for _, members in sorted(groups.items(), reverse=True)  # largest first: memory runs out at once or never
+            for start in range(0, len(members), batch_size)
+        ]
+
+    def __len__(self) -> int:
+        rank, world_size = rank_and_world_size()
+        return len(self.batches[rank::world_size])
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        rank, world_size = rank_and_world_size()
+        for batch in self.batches[rank::world_size]:
+            yield [Key(0, index) for index in batch]
+
+
+class Loader:
+    """Builds the DataLoaders.
+
+    Args:
+        batch_size: training images per process.
+        eval_batch_size: images per evaluation batch; None takes ``batch_size``.
+        num_workers: processes that decode; ``auto`` counts cores and takes none where the CPU trains on few cores.
+        group_by_aspect: see :class:`TrainBatches`.
+        targets_bucket: pad targets to the fullest image of the data set (one shape, which suits compilation) or of
+            the batch (less work per step where few images hold very many objects).
+
+    Raises:
+        ValueError: naming the argument that is out of range.
+    """
+
+    def __init__(
+        self,
+        *,
+        batch_size: int = 8,
+        eval_batch_size: int | None = None,
+        num_workers: int | Literal["auto"] = "auto",
+        group_by_aspect: bool = True,
+        targets_bucket: Literal["dataset", "batch"] = "dataset",
+    ) -> None:
+        if batch_size < 1 or (eval_batch_size is not None and eval_batch_size < 1):
+            raise ValueError(f"batch_size and eval_batch_size must be at least 1, got {batch_size}, {eval_batch_size}")
+        if num_workers != "auto" and (not isinstance(num_workers, int) or num_workers < 0):
+            raise ValueError(f"num_workers must be 'auto' or at least 0, got {num_workers!r}")
+        if targets_bucket not in ("dataset", "batch"):
+            raise ValueError(f"targets_bucket must be 'dataset' or 'batch', got {targets_bucket!r}")
+        self.batch_size = batch_size
+        self.eval_batch_size = batch_size if eval_batch_size is None else eval_batch_size
+        self.num_workers = num_workers
+        self.group_by_aspect = group_by_aspect
+        self.targets_bucket = targets_bucket
+
+    def train_batches(self, dataset: DetectionDataset) -> TrainBatches:
+        """The order of training."""
+        sizes = dataset.index.sizes
+        return TrainBatches(
+            sizes[:, 0] / sizes[:, 1], self.batch_size, seed=dataset.seed, group_by_aspect=self.group_by_aspect
+        )
+
+    def train(self, dataset: DetectionDataset, *, size_divisor: int) -> DataLoader[Batch]:
+        """The training loader; its order follows ``set_epoch``, which Lightning calls."""
+        return self._build(dataset, self.train_batches(dataset), size_divisor)
+
+    def evaluate(self, dataset: DetectionDataset, *, size_divisor: int) -> DataLoader[Batch]:
+        """The evaluation loader."""
+        shapes = [
+            padded_size(*dataset.transform.resized(height, width), size_divisor)
+            for height, width in dataset.index.sizes.tolist()
+        ]
+        return self._build(dataset, EvaluationBatches(shapes, self.eval_batch_size), size_divisor)
+
+    def _build(self, dataset: DetectionDataset, batches: Sampler[list[Key]], size_divisor: int) -> DataLoader[Batch]:
+        samples: Dataset[Any] = dataset  # the stubs know no collate_fn that changes the type
+        fullest = int(dataset.index.counts.max())
+        num_targets = target_bucket(fullest) if self.targets_bucket == "dataset" else None
+        num_workers = auto_workers() if self.num_workers == "auto" else self.num_workers
+        return DataLoader(
+            samples,
+            batch_sampler=batches,
+            num_workers=num_workers,
+            collate_fn=partial(collate, size_divisor=size_divisor, num_targets=num_targets),
+            pin_memory=torch.cuda.is_available(),
+            persistent_workers=num_workers > 0,
+            generator=torch.Generator().manual_seed(dataset.seed),  # else each iteration draws from the global one
+        )
+
+
+def auto_workers() -> int:
+    """Workers per process: with a GPU all but one of its share of the cores, at most 8; else a quarter, at most 4.
+
+    Decoding and resizing cost a few ms per image: on a CPU that also trains, workers on few cores only get in its way.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", rank_and_world_size()[1]))
+    cores = max(1, cores // max(1, local))
+    return min(8, max(1, cores - 1)) if torch.cuda.is_available() else min(4, cores // 4)

@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from detfuse.data import Objects, Transforms, collate
+from detfuse.data.collate import target_bucket
+from detfuse.data.transforms import generator_for
+
+
+def scene(height: int = 60, width: int = 90) -> tuple[Tensor, Objects]:
+    """A dark image with a bright rectangle, and that rectangle as the object beside a crowd."""
+    image = torch.full((3, height, width), 10, dtype=torch.uint8)
+    image[:, 20:40, 20:50] = 240
+    boxes = torch.tensor([[20.0, 20, 50, 40], [0, 0, width, height]])
+    return image, Objects(boxes, torch.tensor([1, 0]), torch.tensor([False, True]))
+
+
+def bright_box(image: Tensor) -> list[int]:
+    y, x = torch.where(image[0] > 120)
+    return [int(x.min()), int(y.min()), int(x.max()) + 1, int(y.max()) + 1]
+
+
+@pytest.mark.parametrize(
+    ("size", "short_side", "long_side", "expected"),
+    [
+        ((480, 640), 240, None, (240, 320)),
+        ((480, 640), 800, 1333, (800, 1067)),
+        ((400, 1000), 800, 1333, (533, 1333)),
+        ((1, 1), 30, None, (30, 30)),
+        ((1, 1000), 10, 100, (1, 100)),
+    ],
+)
+def test_resized_keeps_the_aspect(
+    size: tuple[int, int], short_side: int, long_side: int | None, expected: tuple[int, int]
+) -> None:
+    transform = Transforms(short_side=short_side, long_side=long_side)
+    assert transform.resized(*size) == expected
+    sample = transform.evaluate(torch.zeros(3, *size, dtype=torch.uint8))
+    assert sample.image.shape == (3, *expected)
+    assert sample.scale == (expected[0] / size[0], expected[1] / size[1])
+    assert sample.original_size == size
+
+
+def test_evaluation_scales_boxes_with_the_pixels() -> None:
+    image, objects = scene()
+    sample = Transforms(short_side=180, long_side=None).evaluate(image, objects, image_id=4)
+    assert sample.objects.boxes.tolist() == [[60, 60, 150, 120], [0, 0, 270, 180]]
+    assert sample.objects.boxes[0].tolist() == bright_box(sample.image)
+    assert (sample.image.dtype, sample.image_id) == (torch.uint8, 4)
+
+
+@pytest.mark.parametrize("crop_keep", ["centre", "visible"])
+def test_boxes_stay_on_their_objects_through_every_augmentation(crop_keep: str) -> None:
+    transform = Transforms(
+        short_side=120,
+        long_side=None,
+        scale_jitter=(0.5, 2.0),
+        crop=0.7,
+        crop_area=(0.2, 1.0),
+        crop_keep=crop_keep,  # type: ignore[arg-type]  # parametrised
+        brightness=0.2,
+        contrast=0.2,
+        saturation=0.2,
+    )
+    kept = 0
+    for index in range(60):
+        image, objects = scene()
+        sample = transform.train(image, objects, generator_for(0, 0, index))
+        height, width = sample.image.shape[1:]
+        boxes = sample.objects.boxes
+        assert boxes.dtype == torch.float32
+        assert (boxes >= 0).all()
+        assert (boxes <= torch.tensor([width, height, width, height])).all()
+        assert sample.objects.crowd.sum() == 1
+        seen = boxes[~sample.objects.crowd]
+        kept += len(seen)
+        if len(seen):
+            assert seen[0].tolist() == pytest.approx(bright_box(sample.image), abs=1.6)
+    assert 20 < kept < 60
+
+
+def test_inputs_are_left_alone() -> None:
+    image, objects = scene()
+    before = image.clone(), [tensor.clone() for tensor in objects]
+    transform = Transforms(short_side=60, crop=1.0, flip=1.0, brightness=0.5, contrast=0.5, saturation=0.5)
+    for index in range(5):
+        transform.train(image, objects, generator_for(0, 0, index))
+    transform.evaluate(image, objects)
+    assert torch.equal(image, before[0])
+    assert all(torch.equal(a, b) for a, b in zip(objects, before[1], strict=True))
+
+
+def test_flip_probability_and_the_global_random_state() -> None:
+    image, objects = scene()
+    state = torch.random.get_rng_state(), np.random.get_state()[1].tolist()  # noqa: NPY002  the one to be left alone
+    flipped = 0
+    for index in range(200):
+        sample = Transforms(short_side=60, flip=0.25).train(image, objects, generator_for(3, 1, index))
+        flipped += int(torch.equal(sample.image, image.flip(-1)))
+    assert 30 < flipped < 70
+    assert torch.equal(state[0], torch.random.get_rng_state())
+    assert state[1] == np.random.get_state()[1].tolist()  # noqa: NPY002
+
+
+def test_an_option_does_not_change_what_the_others_draw() -> None:
+    image, objects = scene()
+    plain = Transforms(short_side=60)
+    coloured = Transforms(short_side=60, brightness=0.3)
+    for index in range(10):
+        a = plain.train(image, objects, generator_for(0, 0, index))
+        b = coloured.train(image, objects, generator_for(0, 0, index))
+        assert torch.equal(a.objects.boxes, b.objects.boxes)
+
+
+def test_an_image_without_objects_passes_everywhere() -> None:
+    transform = Transforms(short_side=40, crop=1.0, flip=1.0, scale_jitter=(0.5, 1.5))
+    image = torch.zeros(3, 50, 70, dtype=torch.uint8)
+    sample = transform.train(image, Objects.none(), generator_for(0, 0, 0))
+    assert sample.objects.boxes.shape == (0, 4)
+    batch = collate([sample, transform.evaluate(image)], size_divisor=32)
+    assert batch.targets.boxes.shape == (2, 8, 4)
+    assert not batch.targets.valid.any()
+
+
+def test_a_crop_that_sees_no_object_keeps_none() -> None:
+    objects = Objects(torch.tensor([[0.0, 0, 2, 2]]), torch.tensor([0]), torch.tensor([False]))
+    transform = Transforms(short_side=50, crop=1.0, crop_area=(0.05, 0.06))
+    counts = [
+        len(transform.train(torch.zeros(3, 99, 99, dtype=torch.uint8), objects, generator_for(0, 0, i)).objects.boxes)
+        for i in range(20)
+    ]
+    assert 0 in counts
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"short_side": 0}, "short_side"),
+        ({"short_side": 900, "long_side": 800}, "at most long_side"),
+        ({"flip": 1.5}, "flip must lie in 0..1"),
+        ({"scale_jitter": (2.0, 1.0)}, "scale_jitter must be"),
+        ({"crop_area": (0.0, 1.0)}, "crop_area must be"),
+        ({"crop_keep": "all"}, "crop_keep must be"),
+    ],
+)
+def test_arguments_out_of_range_are_named(arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Transforms(**arguments)  # type: ignore[arg-type]  # wrong on purpose
+
+
+def test_buckets() -> None:
+    assert [target_bucket(n) for n in (0, 1, 8, 9, 16, 17, 93)] == [8, 8, 8, 16, 16, 32, 128]
+
+
+def test_collate_pads_at_the_bottom_and_the_right() -> None:
+    transform = Transforms(short_side=60, long_side=None)
+    image, objects = scene()
+    wide = transform.evaluate(image, objects, image_id=7)._replace(scale=(0.25, 0.75))
+    tall = transform.evaluate(torch.full((3, 150, 120), 5, dtype=torch.uint8), image_id=9)
+    batch = collate([wide, tall], size_divisor=32)
+    assert (batch.images.shape, batch.images.dtype) == ((2, 3, 96, 96), torch.uint8)
+    assert torch.equal(batch.images[0, :, :60, :90], image)
+    assert batch.images[0, :, 60:].sum() == 0
+    assert batch.images[0, :, :, 90:].sum() == 0
+    assert batch.image_sizes.tolist() == [[60, 90], [75, 60]]
+    assert batch.original_sizes.tolist() == [[60, 90], [150, 120]]
+    assert batch.scales.tolist() == [[0.25, 0.75], [0.5, 0.5]]
+    assert batch.image_ids.tolist() == [7, 9]
+    assert batch.targets.boxes[0, :2].tolist() == objects.boxes.tolist()
+    assert batch.targets.boxes[0, 2:].sum() == 0
+    assert batch.targets.labels[0].tolist() == [1, 0, 0, 0, 0, 0, 0, 0]
+    assert batch.targets.valid.nonzero().tolist() == [[0, 0]]
+    assert batch.targets.ignore.nonzero().tolist() == [[0, 1]]
+    assert batch.targets.labels.dtype == torch.int64
+
+
+def test_collate_refuses_what_does_not_fit() -> None:
+    image, objects = scene()
+    sample = Transforms(short_side=60).evaluate(image, objects)
+    assert collate([sample], size_divisor=8, num_targets=2).targets.boxes.shape == (1, 2, 4)
+    with pytest.raises(ValueError, match="holds 2 objects, but the batch has room for 1"):
+        collate([sample], size_divisor=8, num_targets=1)
+    with pytest.raises(ValueError, match="at least one sample"):
+        collate([], size_divisor=8)
