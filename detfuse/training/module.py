@@ -1,0 +1,302 @@
+"""The detector as Lightning trains and validates it: where losses, predictions, metrics and checkpoints meet."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import torch.distributed as dist
+from pytorch_lightning.utilities import rank_zero_only
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+import detfuse
+from detfuse.detector import Detector
+from detfuse.evaluation.coco import METRICS, CocoEvaluator, CocoMetrics, coco_results
+from detfuse.protocols import Combine
+from detfuse.structures import Batch, Categories, Detections
+from detfuse.training.optim import describe_rates
+
+OptimizerFactory = Callable[[torch.nn.Module, int], Optimizer]
+"""(module, images per optimizer step) -> optimizer."""
+
+SchedulerFactory = Callable[[Optimizer, int], LRScheduler]
+"""(optimizer, optimizer steps of the run) -> schedule, stepped once per optimizer step."""
+
+
+class NonFiniteLossError(RuntimeError):
+    """A loss term or the gradient is NaN or infinite: going on would only train and store NaN weights."""
+
+
+class DetectionModule(pl.LightningModule):
+    """Trains a detector on ``Batch`` es and scores it with COCO mAP.
+
+    Logs ``train/loss``, every term as ``train/<term>``, ``train/lr``, ``train/grad_norm`` (if clipped) and the
+    validation metrics as ``val/mAP``, ``val/AP50`` ... (-1: undefined). Predictions are gathered by image id and
+    scored once for the whole data set, so that the number of processes changes no bit of the result.
+
+    Args:
+        detector: what is trained; its loss and its predictions.
+        combine: how candidates become detections.
+        evaluator: scores predictions in COCO form; None: validation only collects predictions.
+        categories: the data set's category map.
+        config: the resolved configuration as plain containers; travels in the checkpoint.
+        optimizer: factory, see :mod:`detfuse.training.optim`.
+        scheduler: factory, see :mod:`detfuse.training.optim`.
+        channels_last: keep weights and images in the memory format that convolutions prefer.
+        compile: compile the loss and the forward pass with ``torch.compile``, as one graph where the head allows it.
+
+    Attributes:
+        predictions: COCO result rows of the last validation, sorted by image id; on every process.
+        metrics: metrics of the last validation; None before the first one. On every process.
+    """
+
+    def __init__(
+        self,
+        detector: Detector,
+        combine: Combine,
+        evaluator: CocoEvaluator | None,
+        categories: Categories,
+        config: dict[str, Any],
+        optimizer: OptimizerFactory,
+        scheduler: SchedulerFactory,
+        *,
+        channels_last: bool = True,
+        compile: bool = False,  # noqa: A002  the word that users know from torch
+    ) -> None:
+        super().__init__()
+        self.allow_zero_length_dataloader_with_multiple_devices = True  # see detfuse.training.loops
+        self.channels_last = channels_last
+        self.compiled = compile
+        self.detector = detector.to(memory_format=self.memory_format)
+        self.combine = combine
+        self.evaluator = evaluator
+        self.categories = categories
+        self.config = config
+        self._optimizer = optimizer
+        self._scheduler = scheduler
+        self._loss: Callable[[Batch], dict[str, Tensor]] = detector.loss
+        self._rows: dict[int, list[dict[str, Any]]] = {}
+        self.predictions: list[dict[str, Any]] = []
+        self.metrics: CocoMetrics | None = None
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """Memory format of weights and images."""
+        return torch.channels_last if self.channels_last else torch.contiguous_format
+
+    def setup(self, stage: str) -> None:
+        """Compile, in the process that will run the graphs."""
+        if self.compiled and self._loss == self.detector.loss:
+            # The number of shapes is bounded only by the data set: from the second one on, sizes are symbols.
+            fullgraph = self.detector.head.compilable
+            self._loss = torch.compile(self.detector.loss, fullgraph=fullgraph)
+            self.detector.compile(fullgraph=fullgraph)
+
+    def _formatted(self, batch: Batch) -> Batch:
+        return batch._replace(images=batch.images.contiguous(memory_format=self.memory_format))
+
+    # ---- training
+
+    def on_fit_start(self) -> None:
+        """Keep DDP from broadcasting buffers before every forward pass.
+
+        Lightning validates through the DDP wrapper, so processes with different numbers of validation batches would
+        wait for each other for ever. :meth:`on_validation_start` broadcasts instead; in training the first process's
+        statistics, which are the ones stored, are the same either way.
+        """
+        wrapper = self.trainer.strategy.model
+        if isinstance(wrapper, DistributedDataParallel):
+            wrapper.broadcast_buffers = False
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Sum of the detector's weighted loss terms.
+
+        Raises:
+            NonFiniteLossError: before the weights are touched, if a term is NaN or infinite.
+        """
+        terms = self._loss(self._formatted(batch))
+        total = torch.stack(list(terms.values())).sum()
+        if not math.isfinite(total.item()):
+            raise self._non_finite_loss(terms, batch.image_ids)
+        rate = max(group["lr"] for group in self.trainer.optimizers[0].param_groups)
+        logged = {f"train/{name}": term.detach() for name, term in terms.items()}
+        self.log_dict({"train/loss": total.detach(), **logged, "train/lr": rate})
+        return total
+
+    def _non_finite_loss(self, terms: dict[str, Tensor], image_ids: Tensor) -> NonFiniteLossError:
+        values = {name: term.item() for name, term in terms.items()}
+        bad = ", ".join(f"{name} = {value}" for name, value in values.items() if not math.isfinite(value))
+        good = ", ".join(f"{name} = {value:.6g}" for name, value in values.items() if math.isfinite(value))
+        return NonFiniteLossError(
+            f"{bad or f'the sum of {good} overflows'} at step {self.global_step} (epoch {self.current_epoch + 1}), "
+            f"images {', '.join(str(i) for i in image_ids.tolist())}"
+            + (f"; finite: {good}" if bad and good else "")
+            + ". The weights of this step were not stored; the last good ones are in checkpoints/last.ckpt once an "
+            "epoch is complete. Usual remedies: a lower optimizer.lr, a longer scheduler.warmup_steps, "
+            "trainer.gradient_clip_val=10, trainer.precision=32-true; else look at these images' annotations."
+        )
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip the norm of the whole gradient, log it, and refuse one that is not finite."""
+        if not gradient_clip_val:
+            return
+        # Lightning refuses a fused optimizer under bf16-mixed too, which has no loss scale and clips as 32-true does.
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+        if self.trainer.precision != "16-mixed" and not math.isfinite(norm.item()):
+            raise NonFiniteLossError(
+                f"the norm of the gradient is {norm.item()} at step {self.global_step} (epoch "
+                f"{self.current_epoch + 1}), though the loss is finite; the weights were not changed. Usual remedies: "
+                "a lower optimizer.lr, a longer scheduler.warmup_steps, trainer.precision=32-true"
+            )
+        self.log("train/grad_norm", norm)
+
+    # ---- validation
+
+    def on_validation_start(self) -> None:
+        """Give every process the norm statistics of the first one, which are those in the checkpoint.
+
+        Training leaves each process with statistics of its own share of the images.
+        """
+        if _distributed():
+            weights = {name for name, _ in self.detector.named_parameters()}
+            for name, value in self.detector.state_dict().items():
+                if name not in weights:
+                    dist.broadcast(value, src=0)
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the last validation's predictions."""
+        self._rows = {}
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, list[Detections]]:
+        """``detections`` in pixels of the resized images; keeps them as COCO rows in pixels of the files."""
+        batch = self._formatted(batch)
+        detections = self.detector.predict(batch.images, batch.image_sizes, self.combine)
+        for i, image_id in enumerate(batch.image_ids.tolist()):
+            in_file = detections[i].to_original(batch.scales[i], batch.original_sizes[i])
+            self._rows[image_id] = coco_results(in_file, image_id, self.categories)
+        return {"detections": detections}
+
+    def on_validation_epoch_end(self) -> None:
+        """Gather predictions by image id and score them, once for all processes."""
+        self.predictions = _gathered(self._rows)
+        self._rows = {}
+        if self.evaluator is None:
+            return
+        # One process scores and tells the others: they must agree to the last bit on which checkpoint is best.
+        metrics = self.evaluator.evaluate(self.predictions) if self.trainer.is_global_zero else None
+        self.metrics = self.trainer.strategy.broadcast(metrics)
+        self._log_metrics()
+
+    def _log_metrics(self) -> None:
+        assert self.metrics is not None
+        values = {f"val/{name}": float(self.metrics.stats[name]) for name in METRICS}
+        # Equal on every process, so the maximum changes nothing; the mean would round.
+        self.log_dict(values, logger=False, sync_dist=_distributed(), reduce_fx="max")
+        if self.trainer.state.fn == "fit":  # a later `trainer.validate` is not a point of the training curve
+            for logger in self.trainer.loggers:  # directly: `self.log` would round to float32
+                logger.log_metrics({**values, "epoch": self.current_epoch}, step=self.global_step)
+                logger.save()
+
+    # ---- optimizer
+
+    def configure_optimizers(self) -> Any:
+        """Build optimizer and schedule for the real batch and the real number of steps, and say what they are.
+
+        Raises:
+            ValueError: for settings that cannot work together.
+        """
+        total_batch, total_steps = self._total_batch(), self._total_steps()
+        optimizer = self._optimizer(self.detector, total_batch)
+        if self.trainer.precision == "16-mixed" and self.trainer.gradient_clip_val and optimizer.defaults.get("fused"):
+            raise ValueError(
+                "trainer.precision=16-mixed cannot clip gradients before a fused optimizer step: "
+                "add optimizer.fused=false, or use trainer.precision=bf16-mixed"
+            )
+        self._announce(
+            f"{type(optimizer).__name__}: {total_steps} steps of {total_batch} images, "
+            f"learning rate {describe_rates(optimizer)}"
+        )
+        schedule = self._scheduler(optimizer, total_steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    @rank_zero_only
+    def _announce(self, text: str) -> None:
+        print(text, flush=True)
+
+    def _total_batch(self) -> int:
+        batch_size: int = self._datamodule.loader.batch_size
+        return batch_size * self.trainer.world_size * self.trainer.accumulate_grad_batches
+
+    def _total_steps(self) -> int:
+        """Optimizer steps of the whole run.
+
+        Not ``trainer.estimated_stepping_batches``: it builds the loader early and so drops its state on resume
+        (Lightning issue 20550).
+        """
+        trainer = self.trainer
+        batches = self._datamodule.train_batches_per_epoch(trainer.world_size)
+        limit = trainer.limit_train_batches
+        batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+        per_epoch = math.ceil(batches / trainer.accumulate_grad_batches)
+        epochs = trainer.max_epochs if trainer.max_epochs is not None and trainer.max_epochs >= 0 else math.inf
+        steps = min(per_epoch * epochs if per_epoch else 0, trainer.max_steps if trainer.max_steps >= 0 else math.inf)
+        if steps == math.inf:
+            raise ValueError("a run needs an end: set trainer.max_epochs or trainer.max_steps")
+        return int(steps)
+
+    @property
+    def _datamodule(self) -> Any:
+        datamodule = getattr(self.trainer, "datamodule", None)
+        if datamodule is None:
+            raise ValueError(
+                "training needs a data module that knows its batches: call trainer.fit(module, datamodule=...)"
+            )
+        return datamodule
+
+    # ---- checkpoint
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what evaluation needs besides the weights, in plain containers."""
+        stored = checkpoint.setdefault("detfuse", {"ema": None})  # the EMA callback comes first
+        stored.update(version=detfuse.__version__, config=self.config, categories=self.categories.as_dict())
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint of other categories.
+
+        Raises:
+            ValueError: if the checkpoint was trained on other categories, or on the same in another order.
+        """
+        stored = Categories.from_dict(checkpoint["detfuse"]["categories"])
+        if stored != self.categories:
+            raise ValueError(
+                f"the checkpoint was trained on the categories {', '.join(stored.names)} (ids {list(stored.ids)}), "
+                f"the data set has {', '.join(self.categories.names)} (ids {list(self.categories.ids)})"
+            )
+
+
+def _distributed() -> bool:
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def _gathered(rows: dict[int, list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Rows of all processes, each image once, sorted by image id (within an image: as predicted)."""
+    shares = [rows]
+    if _distributed():
+        shares = [{} for _ in range(dist.get_world_size())]
+        dist.all_gather_object(shares, rows)
+    by_image: dict[int, list[dict[str, Any]]] = {}
+    for share in shares:
+        for image_id, of_image in share.items():
+            by_image.setdefault(image_id, of_image)
+    return [row for image_id in sorted(by_image) for row in by_image[image_id]]

@@ -1,0 +1,229 @@
+"""Optimizers with parameter groups, and learning-rate schedules that are stepped once per optimizer step.
+
+The learning rate of an optimizer is the one at a *reference batch*; it grows linearly with the number of images per
+optimizer step (Goyal et al., "Accurate, Large Minibatch SGD", 2017, https://arxiv.org/abs/1706.02677), and the
+schedules warm it up as that paper does. The scaled value is ``optimizer.defaults["lr"]``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+_FUSED_DEVICES = {"cpu", "cuda", "mps", "xpu"}
+
+
+def scaled_lr(lr: float, total_batch: int, reference_batch: int | None) -> float:
+    """Learning rate for ``total_batch`` images per optimizer step.
+
+    Args:
+        lr: learning rate at ``reference_batch`` images.
+        total_batch: images per optimizer step, over all processes and accumulated batches.
+        reference_batch: the batch that ``lr`` was chosen for; None keeps ``lr`` as it is.
+    """
+    if reference_batch is None:
+        return lr
+    if reference_batch < 1:
+        raise ValueError(
+            f"optimizer.reference_batch must be a positive number of images or null, got {reference_batch}"
+        )
+    return lr * total_batch / reference_batch
+
+
+def parameter_groups(
+    module: nn.Module, *, lr: float, weight_decay: float, backbone_multiplier: float
+) -> list[dict[str, Any]]:
+    """Group the trainable parameters of a detector by learning rate and weight decay.
+
+    Parameters with at most one dimension (biases, norms, fusion weights) do not decay. Those below ``module.backbone``
+    learn at ``lr * backbone_multiplier``; a multiplier of 0 leaves them as they are.
+
+    Returns:
+        Up to four groups with the keys ``name params lr weight_decay``; empty ones are left out.
+
+    Raises:
+        ValueError: if nothing in the module is trainable.
+    """
+    groups: dict[str, dict[str, Any]] = {}
+    for name, parameter in module.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        backbone, decays = name.startswith("backbone."), parameter.ndim > 1
+        key = ("backbone" if backbone else "rest") + ("" if decays else ", no decay")
+        rate = lr * backbone_multiplier if backbone else lr
+        decay = weight_decay if decays else 0.0
+        group = groups.setdefault(key, {"name": key, "params": [], "lr": rate, "weight_decay": decay})
+        group["params"].append(parameter)
+    if not groups:
+        raise ValueError("nothing to train: every parameter of the detector is frozen")
+    return list(groups.values())
+
+
+def describe_rates(optimizer: Optimizer) -> str:
+    """The peak learning rate in use, scaled, and the backbone's where it differs: ``0.01, backbone 0.001``."""
+    rate = optimizer.defaults["lr"]
+    backbone = [group["lr"] for group in optimizer.param_groups if group["name"].startswith("backbone")]
+    return f"{rate:.6g}" + (f", backbone {backbone[0]:.6g}" if backbone and backbone[0] != rate else "")
+
+
+def _can_fuse(module: nn.Module) -> bool:
+    trainable = [p for p in module.parameters() if p.requires_grad]
+    return all(p.is_floating_point() and p.device.type in _FUSED_DEVICES for p in trainable)
+
+
+def _check_rate(lr: float, backbone_multiplier: float) -> None:
+    if not (lr > 0 and math.isfinite(lr)):
+        raise ValueError(f"optimizer.lr must be a positive number, got {lr}")
+    if backbone_multiplier < 0:
+        raise ValueError(f"optimizer.backbone_multiplier must not be negative, got {backbone_multiplier}")
+
+
+def sgd(
+    module: nn.Module,
+    total_batch: int,
+    *,
+    lr: float = 0.01,
+    momentum: float = 0.9,
+    weight_decay: float = 1e-4,
+    nesterov: bool = False,
+    backbone_multiplier: float = 1.0,
+    reference_batch: int | None = None,
+    fused: bool = True,
+) -> Optimizer:
+    """Stochastic gradient descent with momentum.
+
+    Args:
+        module: the detector; its groups are those of :func:`parameter_groups`.
+        total_batch: images per optimizer step.
+        lr: learning rate at ``reference_batch`` images.
+        momentum: momentum of the gradients.
+        weight_decay: decay of the parameters with two or more dimensions.
+        nesterov: Nesterov's form of the momentum.
+        backbone_multiplier: learning rate of the backbone relative to the rest.
+        reference_batch: the batch that ``lr`` is meant for; None: ``lr`` is not scaled.
+        fused: one kernel for all parameters, where device and dtype allow it.
+    """
+    _check_rate(lr, backbone_multiplier)
+    rate = scaled_lr(lr, total_batch, reference_batch)
+    groups = parameter_groups(module, lr=rate, weight_decay=weight_decay, backbone_multiplier=backbone_multiplier)
+    fuse = True if fused and _can_fuse(module) else None
+    return torch.optim.SGD(groups, lr=rate, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov, fused=fuse)
+
+
+def adamw(
+    module: nn.Module,
+    total_batch: int,
+    *,
+    lr: float = 1e-3,
+    betas: Sequence[float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    weight_decay: float = 0.05,
+    backbone_multiplier: float = 1.0,
+    reference_batch: int | None = None,
+    fused: bool = True,
+) -> Optimizer:
+    """AdamW: Loshchilov and Hutter, "Decoupled Weight Decay Regularization", 2019, https://arxiv.org/abs/1711.05101.
+
+    Args:
+        module: the detector; its groups are those of :func:`parameter_groups`.
+        total_batch: images per optimizer step.
+        lr: learning rate at ``reference_batch`` images.
+        betas: decay of the running means of the gradient and of its square.
+        eps: added to the denominator.
+        weight_decay: decoupled decay of the parameters with two or more dimensions.
+        backbone_multiplier: learning rate of the backbone relative to the rest.
+        reference_batch: the batch that ``lr`` is meant for; None: ``lr`` is not scaled.
+        fused: one kernel for all parameters, where device and dtype allow it.
+    """
+    _check_rate(lr, backbone_multiplier)
+    if len(betas) != 2:
+        raise ValueError(f"optimizer.betas must be two numbers, got {list(betas)}")
+    rate = scaled_lr(lr, total_batch, reference_batch)
+    groups = parameter_groups(module, lr=rate, weight_decay=weight_decay, backbone_multiplier=backbone_multiplier)
+    fuse = True if fused and _can_fuse(module) else None
+    return torch.optim.AdamW(
+        groups, lr=rate, betas=(betas[0], betas[1]), eps=eps, weight_decay=weight_decay, fused=fuse
+    )
+
+
+def _schedule(optimizer: Optimizer, decay: Callable[[int], float], warmup_steps: int, warmup_factor: float) -> LambdaLR:
+    """Linear warm-up from ``warmup_factor`` at step 0 to 1 at ``warmup_steps``, times ``decay(step)``."""
+    if warmup_steps < 0:
+        raise ValueError(f"scheduler.warmup_steps must not be negative, got {warmup_steps}")
+    if not 0 <= warmup_factor <= 1:
+        raise ValueError(f"scheduler.warmup_factor must lie in 0..1, got {warmup_factor}")
+
+    def factor(step: int) -> float:
+        if step >= warmup_steps:
+            return decay(step)
+        return (warmup_factor + (1 - warmup_factor) * step / warmup_steps) * decay(step)
+
+    return LambdaLR(optimizer, factor)
+
+
+def cosine(
+    optimizer: Optimizer,
+    total_steps: int,
+    *,
+    warmup_steps: int = 100,
+    warmup_factor: float = 0.001,
+    final_factor: float = 0.0,
+) -> LambdaLR:
+    """Linear warm-up, then half a cosine: Loshchilov and Hutter, SGDR, 2017, https://arxiv.org/abs/1608.03983.
+
+    With ``t = (step - warmup_steps) / (total_steps - warmup_steps)``, clamped to 0..1, the rate is multiplied by
+    ``final_factor + (1 - final_factor) * (1 + cos(pi t)) / 2``: 1 where the warm-up ends, ``final_factor`` after the
+    last step. A warm-up as long as the run never decays.
+
+    Args:
+        optimizer: whose groups are scheduled.
+        total_steps: optimizer steps of the run.
+        warmup_steps: optimizer steps of warm-up.
+        warmup_factor: factor of the very first step.
+        final_factor: factor after the last step.
+    """
+    if not 0 <= final_factor <= 1:
+        raise ValueError(f"scheduler.final_factor must lie in 0..1, got {final_factor}")
+
+    def decay(step: int) -> float:
+        t = min(max((step - warmup_steps) / max(total_steps - warmup_steps, 1), 0.0), 1.0)
+        return final_factor + (1 - final_factor) * (1 + math.cos(math.pi * t)) / 2
+
+    return _schedule(optimizer, decay, warmup_steps, warmup_factor)
+
+
+def steps(
+    optimizer: Optimizer,
+    total_steps: int,
+    *,
+    milestones: Sequence[float] = (2 / 3, 8 / 9),
+    gamma: float = 0.1,
+    warmup_steps: int = 100,
+    warmup_factor: float = 0.001,
+) -> LambdaLR:
+    """Linear warm-up, then the rate is multiplied by ``gamma`` at each milestone.
+
+    Args:
+        optimizer: whose groups are scheduled.
+        total_steps: optimizer steps of the run.
+        milestones: fractions of ``total_steps``, ascending, in 0..1.
+        gamma: factor at each milestone.
+        warmup_steps: optimizer steps of warm-up.
+        warmup_factor: factor of the very first step.
+    """
+    if any(not 0 < m < 1 for m in milestones) or list(milestones) != sorted(milestones):
+        raise ValueError(
+            "scheduler.milestones must be ascending fractions of the run between 0 and 1 (.67 is two thirds), "
+            f"got {list(milestones)}"
+        )
+
+    def decay(step: int) -> float:
+        return float(gamma ** sum(step >= m * total_steps for m in milestones))
+
+    return _schedule(optimizer, decay, warmup_steps, warmup_factor)

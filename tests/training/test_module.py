@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import math
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import SIZE, Fit, Quadrants, make_module  # type: ignore[import-not-found]  # pytest's path
+from torch import Tensor
+
+from detfuse.evaluation.coco import METRICS, CocoEvaluator
+from detfuse.structures import Batch
+from detfuse.training.module import NonFiniteLossError
+from detfuse.training.optim import cosine, sgd
+from detfuse.training.trainer import make_trainer
+
+
+def test_training_logs_every_term_and_validation_all_metrics(fit: Fit) -> None:
+    module, trainer = fit(Quadrants(num_images=4), max_epochs=30)
+    logged = trainer.callback_metrics
+    assert logged["train/loss"] == pytest.approx(float(logged["train/loss_cls"] + logged["train/loss_box"]))
+    assert {"train/lr", "train/grad_norm"} <= logged.keys()
+    assert module.metrics is not None
+    assert {f"val/{name}" for name in METRICS} <= logged.keys()
+    assert float(logged["val/mAP"]) == pytest.approx(module.metrics.stats["mAP"])
+    assert module.metrics.stats["AP50"] > 0.3  # it learns
+
+
+def test_predictions_are_in_the_files_pixels_and_sorted_by_image_id() -> None:
+    class Shuffled(Quadrants):
+        def batch(self, indices: list[int]) -> Batch:
+            plain = super().batch(indices)
+            return plain._replace(scales=torch.full((len(indices), 2), 0.5), original_sizes=plain.image_sizes * 2)
+
+        def train_dataloader(self) -> Any:
+            return self.loader_of([[3, 1], [2, 0]])
+
+    data = Shuffled(num_images=4)
+    module = make_module(data)
+    trainer = make_trainer(".", [], [], accelerator="cpu")
+    trainer.validate(module, datamodule=data, verbose=False)
+    assert [row["image_id"] for row in module.predictions] == [0] * 4 + [10] * 4 + [20] * 4 + [30] * 4
+    assert {row["category_id"] for row in module.predictions} <= {3, 7}
+    boxes = sorted(row["bbox"] for row in module.predictions[:4])
+    assert boxes == [[0, 0, SIZE, SIZE], [0, SIZE, SIZE, SIZE], [SIZE, 0, SIZE, SIZE], [SIZE, SIZE, SIZE, SIZE]]
+
+
+def poison(module: Any, value: float, *, step: int) -> None:
+    plain, calls = module._loss, iter(range(1000))
+
+    def loss(batch: Batch) -> dict[str, Tensor]:
+        terms: dict[str, Tensor] = plain(batch)
+        return {**terms, "loss_box": terms["loss_box"] * (value if next(calls) == step else 1.0)}
+
+    module._loss = loss
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_non_finite_loss_stops_the_run_and_the_last_checkpoint_stays(fit: Fit, tmp_path: Path, value: float) -> None:
+    module = make_module(Quadrants())
+    poison(module, value, step=6)
+    with pytest.raises(NonFiniteLossError, match=r"loss_box = (nan|inf) at step 6 \(epoch 2\), images 40, 50; finite"):
+        fit(module=module, max_epochs=3)
+    assert all(torch.isfinite(p).all() for p in module.parameters())
+    stored = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+    assert stored["global_step"] == 4
+
+
+def test_a_non_finite_gradient_stops_the_run_before_the_weights_change(fit: Fit) -> None:
+    module = make_module(Quadrants())
+    module.detector.neck.fuse.weight.register_hook(lambda gradient: gradient * math.inf)
+    before = module.detector.neck.fuse.weight.detach().clone()
+    with pytest.raises(NonFiniteLossError, match=r"norm of the gradient is (nan|inf) at step 0"):
+        fit(module=module)
+    assert torch.equal(module.detector.neck.fuse.weight, before)
+
+
+def test_clipping_bounds_the_norm_of_the_whole_gradient(fit: Fit) -> None:
+    module = make_module(Quadrants())
+    module._optimizer = partial(sgd, lr=0.5, momentum=0.0, weight_decay=0.0)
+    module._scheduler = partial(cosine, warmup_steps=0)
+    before = {name: p.detach().clone() for name, p in module.named_parameters()}
+    fit(module=module, callbacks=[], gradient_clip_val=0.01, max_steps=1)
+    moved = torch.cat([(p.detach() - before[name]).flatten() for name, p in module.named_parameters()])
+    assert float(moved.norm()) == pytest.approx(0.5 * 0.01, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "steps"),
+    [
+        ({"max_epochs": 3}, 12),
+        ({"max_epochs": 3, "max_steps": 5}, 5),
+        ({"max_epochs": 3, "limit_train_batches": 3, "accumulate_grad_batches": 2}, 6),
+        ({"max_epochs": 2, "limit_train_batches": 0.5}, 4),
+        ({"max_epochs": -1, "max_steps": 7}, 7),
+    ],
+)
+def test_the_schedule_spans_exactly_the_run(
+    fit: Fit, options: dict[str, Any], steps: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module, trainer = fit(callbacks=[], limit_val_batches=0, **options)
+    assert module._total_steps() == trainer.global_step == steps
+    images = 2 * options.get("accumulate_grad_batches", 1)
+    assert f"SGD: {steps} steps of {images} images, learning rate 0.1\n" in capsys.readouterr().out
+    assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.0, abs=1e-9)
+
+
+def test_a_run_without_an_end_is_refused(fit: Fit) -> None:
+    with pytest.raises(ValueError, match=r"trainer\.max_epochs or trainer\.max_steps"):
+        fit(max_epochs=-1)
+
+
+def test_an_evaluation_repeats_the_validation_of_training_bit_for_bit(fit: Fit, tmp_path: Path) -> None:
+    module, _ = fit()
+    data = Quadrants()
+    again = make_module(data)
+    stored = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+    again.load_state_dict(stored["state_dict"])
+    make_trainer(tmp_path, [], [], accelerator="cpu").validate(again, datamodule=data, verbose=False)
+    assert again.metrics == module.metrics
+    assert again.predictions == module.predictions
+
+
+def test_without_an_evaluator_validation_collects_predictions(fit: Fit) -> None:
+    module = make_module(Quadrants())
+    module.evaluator = None
+    fit(module=module, max_epochs=1)
+    assert module.metrics is None
+    assert len(module.predictions) == 32
+
+
+def test_an_image_predicted_twice_counts_once(fit: Fit) -> None:
+    class Twice(Quadrants):
+        def val_dataloader(self) -> Any:
+            return self.loader_of([[0, 1], [2, 3], [0, 1]])
+
+    once, _ = fit(Quadrants(num_images=4), callbacks=[])
+    data = Twice(num_images=4)
+    module = make_module(data)
+    module.evaluator = CocoEvaluator(data.ground_truth())
+    twice, _ = fit(data, module, callbacks=[])
+    assert twice.predictions == once.predictions
+
+
+def test_bf16_trains_and_the_losses_stay_float32(fit: Fit) -> None:
+    module, trainer = fit(precision="bf16-mixed", max_epochs=1)
+    assert trainer.callback_metrics["train/loss"].dtype == torch.float32
+    assert module.metrics is not None

@@ -1,0 +1,26 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from conftest import Fit  # type: ignore[import-not-found]  # pytest's path
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from detfuse.training.loggers import tensorboard
+from detfuse.training.pictures import Pictures
+
+
+def test_training_batches_and_validation_predictions_are_drawn(fit: Fit, tmp_path: Path) -> None:
+    fit(callbacks=[Pictures(train_batches=2, val_images=3)], loggers=[tensorboard(tmp_path)])
+    names = {path.name for path in (tmp_path / "pictures").iterdir()}
+    assert names == {"train_batch_0.jpg", "train_batch_1.jpg", "val_0.jpg", "val_10.jpg", "val_20.jpg"}
+    for name in names:
+        assert np.asarray(Image.open(tmp_path / "pictures" / name)).std() > 1
+    events = EventAccumulator(str(tmp_path / "tensorboard"), size_guidance={"images": 0}).Reload()
+    assert [event.step for event in events.Images("pictures/val_10")] == [4, 8]
+
+
+def test_none_are_drawn_where_none_are_wanted(fit: Fit, tmp_path: Path) -> None:
+    fit(callbacks=[Pictures(train_batches=0, val_images=0)], max_epochs=1)
+    assert not (tmp_path / "pictures").exists()

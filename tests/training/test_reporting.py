@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import csv
+import io
+import math
+import re
+from pathlib import Path
+
+import pytest
+from conftest import Fit, Quadrants, make_module  # type: ignore[import-not-found]  # pytest's path
+from pytorch_lightning.loggers import Logger
+from rich.console import Console
+
+from detfuse.training.loggers import MetricsCsv, tensorboard
+from detfuse.training.module import NonFiniteLossError
+from detfuse.training.progress import ProgressReport
+
+LINE = re.compile(r"epoch [12]/2  loss \d\.\d{4}  val mAP \S+ AP50 \S+  \d+\.\d img/s  \d+\.\d s/epoch  left \d:\d\d")
+
+
+def reported(console: Console) -> str:
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_outside_a_terminal_each_epoch_is_one_plain_line(fit: Fit) -> None:
+    progress = ProgressReport()
+    progress.console = Console(file=io.StringIO(), soft_wrap=True)
+    fit(callbacks=[progress])
+    lines = reported(progress.console).splitlines()
+    assert len(lines) == 2
+    assert all(LINE.fullmatch(line) for line in lines), lines
+    assert lines[-1].endswith("left 0:00")
+
+
+def test_a_long_epoch_outside_a_terminal_gives_a_sign_of_life(fit: Fit) -> None:
+    progress = ProgressReport(line_every=1e-9)
+    progress.console = Console(file=io.StringIO(), soft_wrap=True)
+    fit(callbacks=[progress], max_epochs=1)
+    assert "epoch 1/1  batch 1/4  step 1  loss" in reported(progress.console)
+
+
+def test_in_a_terminal_a_bar_shows_step_loss_speed_and_time_left(fit: Fit) -> None:
+    progress = ProgressReport(refresh_per_second=1000)
+    progress.console = Console(file=io.StringIO(), force_terminal=True, width=120)
+    fit(callbacks=[progress])
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", reported(progress.console))
+    assert re.search(r"epoch 1/2 .*━.* \d/4 step \d+  loss \d\.\d+  \d+\.\d img/s  left \d:\d\d", text)
+    assert "epoch 2/2  loss" in text
+
+
+def test_undefined_metrics_are_shown_as_such(fit: Fit) -> None:
+    progress = ProgressReport()
+    progress.console = Console(file=io.StringIO(), soft_wrap=True)
+    fit(Quadrants(annotated=False), callbacks=[progress], max_epochs=1)
+    assert "val mAP n/a AP50 n/a" in reported(progress.console)
+
+
+def test_the_bar_is_gone_when_a_run_fails(fit: Fit) -> None:
+    progress = ProgressReport()
+    progress.console = Console(file=io.StringIO(), force_terminal=True, width=120)
+    module = make_module(Quadrants())
+    module.detector.head.predict_logits.weight.data.fill_(math.nan)
+    with pytest.raises(NonFiniteLossError):
+        fit(module=module, callbacks=[progress])
+    assert reported(progress.console).endswith("\x1b[?25h\r\x1b[1A\x1b[2K")  # the cursor is back, the line empty
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    with (folder / "metrics.csv").open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_metrics_csv_has_training_and_exact_validation_rows(fit: Fit, tmp_path: Path) -> None:
+    module, _ = fit(loggers=[MetricsCsv(tmp_path)], log_every_n_steps=2)
+    found = rows(tmp_path)
+    assert [row["step"] for row in found if row["train/loss"]] == ["1", "3", "5", "7"]
+    scored = [row for row in found if row["val/mAP"]]
+    assert [(row["epoch"], row["step"]) for row in scored] == [("0", "4"), ("1", "8")]
+    assert module.metrics is not None
+    assert float(scored[-1]["val/mAP"]) == module.metrics.stats["mAP"]
+
+
+def test_a_resumed_run_continues_the_csv_and_takes_back_what_it_repeats(tmp_path: Path) -> None:
+    first = MetricsCsv(tmp_path)
+    for step in (0, 10, 20):
+        first.log_metrics({"train/loss": step / 10}, step)
+    first.log_metrics({"val/mAP": 0.5}, 25)
+    second = MetricsCsv(tmp_path)
+    second.log_metrics({"train/loss": 7.0}, 20)
+    second.log_metrics({"val/AP50": 0.25}, 25)
+    found = [(row["step"], row["train/loss"], row["val/mAP"], row["val/AP50"]) for row in rows(tmp_path)]
+    assert found == [("0", "0.0", "", ""), ("10", "1.0", "", ""), ("20", "7.0", "", ""), ("25", "", "", "0.25")]
+
+
+def test_tensorboard_writes_events_into_the_run_folder(fit: Fit, tmp_path: Path) -> None:
+    logger: Logger = tensorboard(tmp_path)
+    fit(loggers=[logger], max_epochs=1)
+    assert [path.name for path in (tmp_path / "tensorboard").glob("events.out.tfevents.*")]
+
+
+def test_a_later_validation_adds_no_row(fit: Fit, tmp_path: Path) -> None:
+    module, trainer = fit(loggers=[MetricsCsv(tmp_path)], max_epochs=1)
+    before = rows(tmp_path)
+    trainer.validate(module, datamodule=Quadrants(), verbose=False)
+    assert rows(tmp_path) == before
