@@ -1,0 +1,241 @@
+"""All wiring: from a resolved configuration (plain containers) to objects. The only calls of Hydra's ``instantiate``.
+
+A part is told what the parts before it are (feature specs, number of classes, size divisor), never by the YAML.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate as hydra_instantiate
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+from omegaconf import OmegaConf
+
+from detfuse.data import DetectionDataModule
+from detfuse.detector import Detector
+from detfuse.evaluation.coco import CocoEvaluator
+from detfuse.protocols import Backbone, Combine, Head, Neck
+from detfuse.structures import Categories, FeatureSpec
+from detfuse.training.module import DetectionModule
+
+Config = Mapping[str, Any]
+_PARTS = ("backbone", "neck", "head")
+_MIN_DIVISOR = 32
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be built; the message is for the user."""
+
+
+def instantiate(node: Config) -> Callable[..., Any]:
+    """The callable of a node's ``_target_`` with its configured arguments; call it with the wired ones.
+
+    Nested nodes are built on the way. Runtime objects never pass through Hydra, which would turn dataclasses into
+    configurations (Hydra issue 2364).
+
+    Raises:
+        Exception: what a nested target raised.
+    """
+    try:
+        partial: Callable[..., Any] = hydra_instantiate(node, _partial_=True, _convert_="all")
+    except InstantiationException as error:
+        if error.__cause__ is not None:
+            raise error.__cause__ from None  # Hydra's wrapper hides the message behind a dump of the call
+        raise ConfigError(str(error)) from error
+    return partial
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A run's parts, as they are built from one configuration."""
+
+    data: DetectionDataModule
+    detector: Detector
+    module: DetectionModule
+
+
+def build_parts(config: Config, *, stage: str) -> Parts:
+    """Everything but the trainer: the data is read, the detector initialised under ``config["seed"]``.
+
+    Args:
+        config: plain and resolved.
+        stage: ``fit`` reads both splits, ``validate`` the validation split.
+    """
+    backbone = build_backbone(config)
+    data = build_data(config, size_divisor(backbone.out_spec))
+    data.prepare_data()
+    data.setup(stage)
+    detector = build_detector(config, len(data.categories), backbone)
+    evaluator = build_evaluator(config, data.ground_truth("val"))
+    module = build_module(config, detector, build_combine(config), evaluator, data.categories)
+    return Parts(data, detector, module)
+
+
+def seed_part(seed: int, part: str) -> None:
+    """Seed the initialisation of one part, independently of the others.
+
+    Whatever is done before (reading data, another neck), a part of the same kind starts from the same weights.
+    """
+    state = np.random.SeedSequence([seed, _PARTS.index(part)]).generate_state(1)[0]
+    torch.manual_seed(int(state))
+
+
+def size_divisor(spec: FeatureSpec) -> int:
+    """What image sizes are padded to a multiple of: the backbone's coarsest stride, at least 32."""
+    return max(_MIN_DIVISOR, spec.strides[-1])
+
+
+def build_backbone(config: Config) -> Backbone:
+    """The feature extractor."""
+    seed_part(config["seed"], "backbone")
+    backbone: Backbone = instantiate(config["backbone"])()
+    return backbone
+
+
+def build_data(config: Config, size_divisor: int) -> DetectionDataModule:
+    """The data module, not yet set up."""
+    data: DetectionDataModule = instantiate(config["data"])(size_divisor=size_divisor, seed=config["seed"])
+    return data
+
+
+def build_neck(config: Config, in_spec: FeatureSpec) -> Neck:
+    """The neck; one that is no fusion graph takes no operator and no resampler, and is given none."""
+    seed_part(config["seed"], "neck")
+    neck = instantiate(config["neck"])
+    taken = inspect.signature(neck).parameters
+    resample = config.get("resample", {})
+    available = {
+        "operator": config.get("operator"),
+        "resample_up": resample.get("up"),
+        "resample_down": resample.get("down"),
+    }
+    wired = {name: instantiate(node) for name, node in available.items() if node is not None and name in taken}
+    built: Neck = neck(in_spec=in_spec, **wired)
+    return built
+
+
+def build_head(config: Config, in_spec: FeatureSpec, num_classes: int) -> Head:
+    """The head on a neck's maps."""
+    seed_part(config["seed"], "head")
+    head: Head = instantiate(config["head"])(in_spec=in_spec, num_classes=num_classes)
+    return head
+
+
+def build_detector(config: Config, num_classes: int, backbone: Backbone | None = None) -> Detector:
+    """Backbone, neck and head.
+
+    Args:
+        config: plain and resolved.
+        num_classes: of the data.
+        backbone: if it was built already.
+    """
+    backbone = backbone or build_backbone(config)
+    neck = build_neck(config, backbone.out_spec)
+    head = build_head(config, neck.out_spec, num_classes)
+    detector: Detector = instantiate(config["detector"])(backbone=backbone, neck=neck, head=head)
+    return detector
+
+
+def build_combine(config: Config) -> Combine:
+    """How candidates become detections."""
+    combine: Combine = instantiate(config["combine"])()
+    return combine
+
+
+def build_evaluator(config: Config, ground_truth: dict[str, Any]) -> CocoEvaluator:
+    """The judge of one split."""
+    evaluator: CocoEvaluator = instantiate(config["evaluation"])(ground_truth=ground_truth)
+    return evaluator
+
+
+def build_module(
+    config: Config, detector: Detector, combine: Combine, evaluator: CocoEvaluator | None, categories: Categories
+) -> DetectionModule:
+    """The module that Lightning trains; it carries the configuration into the checkpoints."""
+    module: DetectionModule = instantiate(config["module"])(
+        detector=detector,
+        combine=combine,
+        evaluator=evaluator,
+        categories=categories,
+        config=dict(config),
+        optimizer=instantiate(config["optimizer"]),
+        scheduler=instantiate(config["scheduler"]),
+    )
+    return module
+
+
+def build_trainer(config: Config, run_dir: Path, *, bare: bool = False) -> pl.Trainer:
+    """Lightning's trainer with callbacks and loggers.
+
+    Args:
+        config: plain and resolved.
+        run_dir: the run folder.
+        bare: without callbacks and loggers, for evaluation.
+    """
+    callbacks = [] if bare else [instantiate(node)() for node in _present(config.get("callbacks"))]
+    loggers = [] if bare else [instantiate(node)(run_dir=run_dir) for node in _present(config.get("logger"))]
+    try:
+        trainer: pl.Trainer = instantiate(config["trainer"])(run_dir=run_dir, callbacks=callbacks, loggers=loggers)
+    except MisconfigurationException as error:
+        raise ConfigError(f"trainer: {error}") from error
+    return trainer
+
+
+def _present(nodes: Config | None) -> list[Config]:
+    return [node for node in (nodes or {}).values() if node is not None]
+
+
+# ---- configurations that come from a file
+
+
+def targets(node: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """Every ``_target_`` of a configuration, with the key of its node."""
+    if isinstance(node, Mapping):
+        if "_target_" in node:
+            yield path, str(node["_target_"])
+        for key, item in node.items():
+            yield from targets(item, f"{path}.{key}" if path else str(key))
+    elif isinstance(node, list | tuple):
+        for index, item in enumerate(node):
+            yield from targets(item, f"{path}.{index}")
+
+
+def allowed_targets(directories: list[Path]) -> set[str]:
+    """What a configuration from a checkpoint may call: what the YAML files of these folders call.
+
+    Args:
+        directories: the shipped configuration, and the user's if ``--config-dir`` vouches for it.
+    """
+    files = (file for directory in directories for file in sorted(directory.rglob("*.yaml")))
+    found: set[str] = set()
+    for file in files:
+        content = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
+        found.update(target for _, target in targets(content))
+    return found
+
+
+def check_stored_config(config: Config, directories: list[Path], source: Path) -> None:
+    """Refuse a stored configuration that would call anything but known parts: checkpoints are data, not code.
+
+    Raises:
+        ConfigError: naming the node and the file.
+    """
+    allowed = allowed_targets(directories)
+    for path, target in targets(config):
+        if target not in allowed:
+            raise ConfigError(
+                f"{source}: its configuration calls {target} at {path}, which is none of detfuse's parts; "
+                "if it is your own, give the folder of its YAML by --config-dir"
+            )
+    if "${" in str(config):
+        raise ConfigError(
+            f"{source}: its configuration has unresolved values (${{...}}); it was not written by detfuse"
+        )

@@ -1,0 +1,49 @@
+"""``evaluate``: the numbers of a checkpoint, exactly those that training printed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+
+from detfuse.build import build_parts, build_trainer, check_stored_config
+from detfuse.cli import results
+from detfuse.cli.jobs import Invocation, told_plainly
+from detfuse.cli.stored_config import evaluated
+from detfuse.weights.checkpoint import Checkpoint, read_checkpoint
+
+
+def run(invocation: Invocation) -> None:
+    """Evaluate on the validation split of the checkpoint's data, or of the data typed.
+
+    Writes ``metrics.json`` and ``predictions.json`` into ``output``, by default ``evaluation`` in the checkpoint's run
+    folder.
+    """
+    with told_plainly():
+        checkpoint, config = stored(invocation)
+        pl.seed_everything(config["seed"], workers=True, verbose=False)
+        parts = build_parts(config, stage="validate")
+        output = invocation.config["output"]
+        folder = Path(output).expanduser() if output else run_folder_of(checkpoint.path) / "evaluation"
+        trainer = build_trainer(config, folder, bare=True)
+    if trainer.is_global_zero:
+        print(results.header(parts, trainer, folder, config), flush=True)
+    module = results.score(trainer, parts, checkpoint)
+    if trainer.is_global_zero:
+        results.report(module, folder)
+        print(f"written to {folder}")
+
+
+def stored(invocation: Invocation) -> tuple[Checkpoint, dict[str, Any]]:
+    """The checkpoint, and its configuration with what was typed; checked, since a checkpoint is only data."""
+    checkpoint = read_checkpoint(Path(invocation.config["checkpoint"]).expanduser())
+    # Before the typed settings, which may call private targets: those are the user's own.
+    check_stored_config(checkpoint.config, invocation.directories, checkpoint.path)
+    return checkpoint, evaluated(checkpoint.config, invocation)
+
+
+def run_folder_of(checkpoint: Path) -> Path:
+    """The folder beside a checkpoint: that of its run, if it lies in one."""
+    folder = checkpoint.parent
+    return folder.parent if folder.name == "checkpoints" else folder

@@ -1,0 +1,97 @@
+"""What a command prints and writes: strict JSON, tables, the header of a run. Only the first process speaks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import Trainer
+from torch import nn
+
+from detfuse.build import Parts
+from detfuse.cli.jobs import UserError
+from detfuse.training.module import DetectionModule
+from detfuse.weights.checkpoint import Checkpoint, load_weights
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file at once: a reader sees the old one or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write strict JSON: no NaN, no Infinity."""
+    write_text(path, json.dumps(content, allow_nan=False, ensure_ascii=False, indent=1) + "\n")
+
+
+def score(trainer: Trainer, parts: Parts, checkpoint: Checkpoint) -> DetectionModule:
+    """Evaluate a checkpoint on the validation split: the one way, so that all commands give the same numbers.
+
+    Raises:
+        UserError: if the data set has other categories than the checkpoint.
+    """
+    if parts.data.categories != checkpoint.categories:
+        ours, theirs = parts.data.categories, checkpoint.categories
+        raise UserError(
+            f"{checkpoint.path} was trained on the categories {_listed(theirs.names, theirs.ids)}; "
+            f"the data set has {_listed(ours.names, ours.ids)}"
+        )
+    load_weights(parts.detector, checkpoint)
+    trainer.validate(parts.module, datamodule=parts.data, verbose=False)
+    return parts.module
+
+
+def _listed(names: tuple[str, ...], ids: tuple[int, ...]) -> str:
+    shown = [f"{name} (id {i})" for name, i in zip(names, ids, strict=True)]
+    return ", ".join(shown[:20]) + (", ..." if len(shown) > 20 else "")
+
+
+def report(module: DetectionModule, folder: Path) -> None:
+    """Print the 12 numbers; write metrics.json and predictions.json."""
+    assert module.metrics is not None
+    print(f"\n{module.metrics.table()}\n")
+    write_json(folder / "metrics.json", module.metrics.as_dict())
+    write_json(folder / "predictions.json", module.predictions)
+
+
+def header(parts: Parts, trainer: Trainer, folder: Path, config: dict[str, Any]) -> str:
+    """One screen: what is trained, on what, where."""
+    world = trainer.world_size
+    batch = parts.data.loader.batch_size * world * trainer.accumulate_grad_batches
+    rows = {
+        "run": str(folder),
+        "data": parts.data.description,
+        "model": describe(parts.detector, config),
+        "batch": f"{batch} images per step" + (f" ({world} processes)" if world > 1 else ""),
+        "device": f"{device(trainer)}, precision {trainer.precision}",
+        "seed": str(config["seed"]),
+    }
+    return "\n".join(f"{name:<8}" + text.replace("\n", "\n" + " " * 8) for name, text in rows.items())
+
+
+def describe(detector: nn.Module, config: dict[str, Any]) -> str:
+    """The model in a line: ``resnet18 + fpn (add) + FCOSHead, 19.1 M parameters``."""
+    neck = config["neck"]
+    topology = neck.get("topology") or {}
+    name = str(topology.get("_target_", neck["_target_"])).rpartition(".")[2]
+    if neck.get("nodes"):
+        name = "own graph"
+    operator = str(config.get("operator", {}).get("_target_", "")).rpartition(".")[2]
+    parameters = sum(parameter.numel() for parameter in detector.parameters())
+    head = str(config["head"]["_target_"]).rpartition(".")[2]
+    backbone = config["backbone"].get("name", config["backbone"]["_target_"])
+    fusion = f"{name} ({operator})" if operator else name
+    return f"{backbone} + {fusion} + {head}, {parameters / 1e6:.2f} M parameters"
+
+
+def device(trainer: Trainer) -> str:
+    """What the run computes on."""
+    root = trainer.strategy.root_device
+    if root.type == "cuda":
+        return torch.cuda.get_device_name(root)
+    return f"{root.type}, {torch.get_num_threads()} threads"

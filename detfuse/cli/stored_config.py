@@ -1,0 +1,118 @@
+"""Combining a stored configuration with what was typed: which settings the stored one keeps, which may change."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import Any
+
+from detfuse.cli.jobs import Invocation, UserError
+
+_ABSENT = object()
+_FREE_ON_RESUME = (
+    "trainer.max_epochs",
+    "trainer.devices",
+    "trainer.accelerator",
+    "trainer.num_nodes",
+    "trainer.strategy",
+    "data.loader.num_workers",
+    "logger",
+    "callbacks.progress",
+    "callbacks.pictures",
+)
+_OF_THE_COMMAND = ("project", "name", "runs_dir", "resume", "overwrite")
+_OF_THE_MACHINE = ("accelerator", "devices", "num_nodes", "strategy", "fast_dev_run")
+
+
+def resumed(stored: dict[str, Any], stored_choices: dict[str, str], invocation: Invocation) -> dict[str, Any]:
+    """The stored configuration with the typed changes that a resumed run may have.
+
+    Only what was typed is compared: a default that changed since is no change of this run.
+
+    Raises:
+        UserError: naming every typed setting that differs and may not.
+    """
+    config = deepcopy(stored)
+    refused = []
+    for override in invocation.typed:
+        key = _key(override)
+        if _is_below(key, _OF_THE_COMMAND):
+            continue
+        if _is_below(key, _FREE_ON_RESUME):
+            path = "logger" if _is_below(key, ("logger",)) else key
+            _put(config, path, _get(invocation.config, path))
+        elif key in invocation.choices:
+            if stored_choices.get(key) != invocation.choices[key]:
+                refused.append(f"{override} (the run has {key}={stored_choices.get(key)})")
+        elif _get(config, key) != _get(invocation.config, key):
+            value = _get(config, key)
+            refused.append(f"{override} (the run has {'none' if value is _ABSENT else value})")
+    if refused:
+        raise UserError(
+            "a resumed run keeps its settings; these differ: "
+            + "; ".join(refused)
+            + f". What may change: {', '.join(_FREE_ON_RESUME)}"
+        )
+    return config
+
+
+def evaluated(stored: dict[str, Any], invocation: Invocation) -> dict[str, Any]:
+    """A checkpoint's configuration for another command: the typed settings, and the devices of this machine.
+
+    Raises:
+        UserError: if a typed setting does not exist in the checkpoint's configuration.
+    """
+    config = deepcopy(stored)
+    config["backbone"] = _without_pretrained(config["backbone"])
+    given = invocation.config
+    for name in _OF_THE_MACHINE:
+        if name in given["trainer"]:
+            config["trainer"][name] = given["trainer"][name]
+    groups = [override for override in invocation.typed if _key(override) in invocation.choices]
+    for override in groups:
+        _choose(config, _key(override), given)
+    for override in invocation.typed:
+        key = _key(override)
+        if override not in groups and "." in key:
+            if _get(config, key) is _ABSENT and not override.startswith("+"):
+                parent = _get(config, key.rpartition(".")[0])
+                known = ", ".join(k for k in parent if k != "_target_") if isinstance(parent, dict) else "no such node"
+                raise UserError(f"{override}: the checkpoint's configuration has no {key}; it has: {known}")
+            _put(config, key, _get(given, key))
+    return config
+
+
+def _choose(config: dict[str, Any], group: str, given: dict[str, Any]) -> None:
+    """Take a typed option, but leave what the weights were trained with: image sizes, batches, precision."""
+    kept = {"data": ("transform", "loader"), "trainer": ("precision",)}.get(group, ())
+    config[group] = {**deepcopy(given[group]), **{key: config[group][key] for key in kept if key in config[group]}}
+
+
+def _without_pretrained(backbone: dict[str, Any]) -> dict[str, Any]:
+    """The checkpoint brings the weights: nothing is to be downloaded."""
+    return {**backbone, "pretrained": False} if "pretrained" in backbone else backbone
+
+
+def _key(override: str) -> str:
+    return override.lstrip("+~").partition("=")[0]
+
+
+def _is_below(key: str, roots: tuple[str, ...]) -> bool:
+    return any(key == root or key.startswith(f"{root}.") for root in roots)
+
+
+def _get(config: Any, path: str) -> Any:
+    for part in path.split("."):
+        if not isinstance(config, dict) or part not in config:
+            return _ABSENT
+        config = config[part]
+    return config
+
+
+def _put(config: dict[str, Any], path: str, value: Any) -> None:
+    *parents, leaf = path.split(".")
+    for part in parents:
+        config = config.setdefault(part, {})
+    if value is _ABSENT:
+        config.pop(leaf, None)
+    else:
+        config[leaf] = deepcopy(value)

@@ -1,0 +1,137 @@
+"""``train``: one run from its configuration to its numbers."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import yaml
+from pytorch_lightning.utilities.exceptions import SIGTERMException
+
+from detfuse.build import Parts, build_parts, build_trainer, check_stored_config
+from detfuse.cli import results, run_folder
+from detfuse.cli.jobs import Invocation, UserError, told_plainly
+from detfuse.cli.stored_config import resumed
+from detfuse.config import TrainSettings
+from detfuse.data import DataError
+from detfuse.data.collate import padded_size
+from detfuse.training.environment import environment
+from detfuse.training.module import NonFiniteLossError
+from detfuse.training.summary import summarise
+from detfuse.weights.checkpoint import read_checkpoint
+
+_COMMAND = "command.json"
+_SIGTERM_EXIT = 143  # 128 + SIGTERM, as shells have it
+
+
+def run(invocation: Invocation) -> None:
+    """Train, evaluate the best checkpoint, write the run folder.
+
+    Raises:
+        UserError: whatever the user can put right.
+    """
+    start = time.monotonic()
+    with told_plainly():
+        settings = TrainSettings(**{name: invocation.config[name] for name in TrainSettings.__dataclass_fields__})
+    _refuse_sweep_of_processes(invocation)
+    base = run_folder.base_folder(settings, invocation.typed, multirun=invocation.multirun)
+    resume = run_folder.folder_to_resume(settings.resume, base)
+    config = _stored(resume, invocation) if resume else invocation.config
+    with told_plainly():
+        pl.seed_everything(config["seed"], workers=True, verbose=False)
+        parts = build_parts(config, stage="fit")  # before the folder: a mistake leaves nothing behind
+    folder = resume or _new_folder(settings, base, numbered=settings.name == "auto" or invocation.multirun)
+    with run_folder.locked(folder):
+        with told_plainly():
+            trainer = build_trainer(config, folder)
+            _begin(trainer, parts, folder, config, invocation)
+        if resume:
+            _say(trainer, f"resuming from {folder / run_folder.LAST}")
+        _fit(trainer, parts, config["seed"], folder / run_folder.LAST if resume else None)
+        _finish(trainer, parts, folder)
+        _say(trainer, f"run folder: {folder}\ntotal time: {_duration(time.monotonic() - start)}")
+
+
+def _refuse_sweep_of_processes(invocation: Invocation) -> None:
+    """Lightning's own launcher starts this command again in every child: the whole sweep, in each of them."""
+    devices = invocation.config["trainer"].get("devices", 1)
+    single = devices in (1, "1") or (isinstance(devices, list) and len(devices) == 1)
+    if invocation.multirun and not single and not run_folder.is_torchrun():
+        raise UserError(
+            f"-m with trainer.devices={devices} would start the whole sweep again in every process: use one device, "
+            "or start it by torchrun: torchrun --nproc-per-node=N scripts/train.py -m ..."
+        )
+
+
+def _new_folder(settings: TrainSettings, base: Path, *, numbered: bool) -> Path:
+    if settings.resume is True and run_folder.start_again(base):
+        print(f"{base} ended before its first checkpoint: it begins again")
+        return base
+    if settings.resume is True and run_folder.is_main_process():
+        print(f"resume=true: there is no {base} yet: a new run begins")
+    numbered = numbered and settings.resume is False and not settings.overwrite
+    return run_folder.claim(base, numbered=numbered, overwrite=settings.overwrite)
+
+
+def _stored(folder: Path, invocation: Invocation) -> dict[str, Any]:
+    """The configuration that a resumed run continues with."""
+    with told_plainly():
+        stored = yaml.safe_load((folder / run_folder.CONFIG).read_text(encoding="utf-8"))
+        if not isinstance(stored, dict) or "seed" not in stored:
+            raise UserError(f"{folder / run_folder.CONFIG} is no configuration of a run")
+        command = folder / _COMMAND
+        choices = json.loads(command.read_text(encoding="utf-8"))["choices"] if command.is_file() else {}
+        config = resumed(stored, choices, invocation)
+        check_stored_config(config, invocation.directories, folder / run_folder.CONFIG)
+    return config
+
+
+def _begin(trainer: pl.Trainer, parts: Parts, folder: Path, config: dict[str, Any], invocation: Invocation) -> None:
+    """Write what the run is, before it begins, and show it."""
+    if not trainer.is_global_zero:
+        return
+    results.write_text(folder / run_folder.CONFIG, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+    if not (folder / _COMMAND).is_file():
+        results.write_json(folder / _COMMAND, {"overrides": invocation.typed, "choices": invocation.choices})
+    results.write_json(folder / "environment.json", environment())
+    index = parts.data.indexes["val"]
+    height, width = (int(side) for side in index.sizes[0]) if len(index) else (256, 256)
+    size = padded_size(*parts.data.transform.resized(height, width), parts.data.size_divisor)
+    results.write_text(folder / "summary.txt", summarise(parts.detector, size) + "\n")
+    print(results.header(parts, trainer, folder, config), flush=True)
+
+
+def _fit(trainer: pl.Trainer, parts: Parts, seed: int, checkpoint: Path | None) -> None:
+    # Building may have drawn random numbers, more for one neck than for another: training begins alike for all.
+    pl.seed_everything(seed, workers=True, verbose=False)
+    try:
+        trainer.fit(parts.module, datamodule=parts.data, ckpt_path=checkpoint)
+    except SIGTERMException:
+        raise SystemExit(_SIGTERM_EXIT) from None
+    except (NonFiniteLossError, DataError) as error:
+        raise UserError(str(error)) from error
+
+
+def _finish(trainer: pl.Trainer, parts: Parts, folder: Path) -> None:
+    best = folder / run_folder.BEST
+    if not best.is_file():
+        _say(trainer, "no checkpoint was written (trainer.fast_dev_run, or no epoch was run): nothing to evaluate")
+        return
+    module = results.score(trainer, parts, read_checkpoint(best))
+    if trainer.is_global_zero:
+        results.report(module, folder)
+        print(f"checkpoint: {best}")
+
+
+def _say(trainer: pl.Trainer, text: str) -> None:
+    if trainer.is_global_zero:
+        print(text, flush=True)
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"

@@ -1,0 +1,19 @@
+"""The configuration: where it lies, what it may say, and the check that runs before torch is imported."""
+
+from detfuse.config.help import help_text
+from detfuse.config.location import conf_dir
+from detfuse.config.mistakes import CHECKPOINT_COMMANDS, check
+from detfuse.config.overrides import CommandLine, read_command_line
+from detfuse.config.settings import EvaluateSettings, PredictSettings, TrainSettings
+
+__all__ = [
+    "CHECKPOINT_COMMANDS",
+    "CommandLine",
+    "EvaluateSettings",
+    "PredictSettings",
+    "TrainSettings",
+    "check",
+    "conf_dir",
+    "help_text",
+    "read_command_line",
+]

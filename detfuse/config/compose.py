@@ -1,0 +1,132 @@
+"""Composing configurations for the check, and finding which file a value came from."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from detfuse.config.location import group_options
+
+
+@dataclass
+class Composed:
+    """A composed configuration.
+
+    Attributes:
+        config: without Hydra's own node.
+        choices: mount point (``neck``, ``resample@resample.up``) -> option.
+        composer: who composed it.
+        overrides: from which overrides.
+    """
+
+    config: DictConfig
+    choices: dict[str, Any]
+    composer: Composer
+    overrides: list[str]
+
+    def origin(self, path: str) -> str | None:
+        """The last YAML file that sets a key, as ``experiment/x.yaml``."""
+        return self.composer.origin(path, self.overrides)
+
+
+class Composer:
+    """Composes one primary configuration from the shipped folder and the user's.
+
+    Args:
+        shipped: detfuse's conf.
+        user: the folder given by ``--config-dir``.
+        config_name: the primary configuration.
+    """
+
+    def __init__(self, shipped: Path, user: Path | None, config_name: str) -> None:
+        self.directories = [shipped, user] if user else [shipped]
+        self.config_name = config_name
+        self.groups = group_options(self.directories)
+        self.shipped_groups = set(group_options([shipped]))
+        self._known: dict[tuple[str, ...], Composed] = {}
+        self._searchpath = [f'hydra.searchpath=["file://{user}"]'] if user else []
+
+    def compose(self, overrides: list[str]) -> Composed:
+        """Compose (once: the next time it is a copy); Hydra's and OmegaConf's errors pass through."""
+        key = tuple(overrides)
+        if key not in self._known:
+            self._known[key] = self._compose(overrides)
+        known = self._known[key]
+        return replace(known, config=deepcopy(known.config))
+
+    def _compose(self, overrides: list[str]) -> Composed:
+        with initialize_config_dir(str(self.directories[0]), version_base="1.3"):
+            config = compose(self.config_name, [*overrides, *self._searchpath], return_hydra_config=True)
+        choices = {
+            mount: option for mount, option in config.hydra.runtime.choices.items() if not mount.startswith("hydra/")
+        }
+        OmegaConf.set_readonly(config, False)
+        with open_dict(config):
+            del config["hydra"]
+        return Composed(config, choices, self, overrides)
+
+    def origin(self, path: str, overrides: list[str]) -> str | None:
+        """The last YAML file in the defaults list that sets a key; None if no file does."""
+        with initialize_config_dir(str(self.directories[0]), version_base="1.3"):
+            loader = GlobalHydra.instance().config_loader()
+            listed = loader.compute_defaults_list(
+                self.config_name, [*overrides, *self._searchpath], RunMode.RUN
+            ).defaults
+        for default in reversed(listed):
+            file = self.file(default.config_path or "")
+            if file is None:
+                continue
+            inside = _below(path, default.package or "")
+            if inside is not None and _has(self.read(file), inside):
+                return self.label(default.config_path or "")
+        return None
+
+    def file(self, config_path: str) -> Path | None:
+        """The file of a configuration such as ``neck/fpn``."""
+        name = config_path.removesuffix(".yaml") + ".yaml"
+        return next((d / name for d in self.directories if (d / name).is_file()), None)
+
+    def label(self, config_path: str) -> str:
+        """A file as people know it: relative to the configuration folder, the user's with its name."""
+        file = self.file(config_path)
+        if file is None:
+            return f"{config_path}.yaml"
+        if file.is_relative_to(self.directories[0]):
+            return f"conf/{file.relative_to(self.directories[0]).as_posix()}"
+        return str(file)
+
+    @staticmethod
+    def read(file: Path) -> Any:
+        """A YAML file without its defaults list, uninterpolated."""
+        content = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
+        return {k: v for k, v in content.items() if k != "defaults"} if isinstance(content, dict) else {}
+
+    def lacks_mounts(self, group: str, option: str) -> bool:
+        """Whether an option's file has no defaults list, so that it brings none of the parts it needs."""
+        file = self.file(f"{group}/{option}")
+        return file is not None and "defaults" not in OmegaConf.load(file)
+
+
+def _below(path: str, package: str) -> str | None:
+    if not package or package == "_global_":
+        return path
+    if path == package:
+        return ""
+    return path[len(package) + 1 :] if path.startswith(f"{package}.") else None
+
+
+def _has(content: Any, path: str) -> bool:
+    for part in path.split(".") if path else []:
+        if isinstance(content, list):
+            return True
+        if not isinstance(content, dict) or part not in content:
+            return False
+        content = content[part]
+    return True

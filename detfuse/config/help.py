@@ -1,0 +1,106 @@
+"""The text of ``--help``: what the command does, every group with its options, how to write them."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from detfuse.config.compose import Composer
+from detfuse.config.location import conf_dir
+from detfuse.config.mistakes import CHECKPOINT_COMMANDS
+from detfuse.config.settings import SETTINGS
+
+_PURPOSE = {
+    "train": "Train a detector, evaluate its best checkpoint, and write everything into a run folder.",
+    "evaluate": "Evaluate a checkpoint: prints exactly the numbers that training printed.",
+    "predict": "Detect objects in pictures: writes them with boxes, and the detections as COCO json.",
+}
+_EXAMPLES = {
+    "train": """\
+        {command}                                            the default: generated data, a small detector
+        {command} data=coco data.root=DIR neck=pafpn operator=concat head=fcos
+        {command} resample@resample.up=bilinear trainer.max_epochs=20 seed=1
+        {command} -m neck=early,fpn,unfused operator=add,concat seed=0,1      a sweep: every combination
+        {command} resume=runs/default/defaults trainer.max_epochs=40          continue a run, for longer
+        {command} --config-dir my neck=mine                   your own my/neck/mine.yaml
+        {command} neck=pafpn --cfg job                        show the configuration and stop""",
+    "evaluate": """\
+        {command} checkpoint=runs/default/defaults/checkpoints/best.ckpt
+        {command} checkpoint=best.ckpt evaluation.engine=pycocotools
+        {command} checkpoint=best.ckpt data.root=DIR trainer.devices=2""",
+    "predict": """\
+        {command} checkpoint=runs/default/defaults/checkpoints/best.ckpt source=image.jpg
+        {command} checkpoint=best.ckpt source=folder threshold=0.5 output=pictures""",
+}
+_SYNTAX = """\
+  group=option          choose another part:            neck=pafpn
+  group@place=option    where a group has several places: resample@resample.up=bilinear
+  key=value             change a setting of a part:     neck.out_channels=64
+  +key=value            add one that the YAML does not list
+  key=a,b -m            sweep over values
+  Quote what the shell or the parser would take apart: 'data.root="/path with spaces, and commas"'."""
+
+
+def help_text(config_name: str, user: Path | None = None) -> str:
+    """The help of a command.
+
+    Args:
+        config_name: ``train``, ``evaluate`` or ``predict``.
+        user: a folder given by ``--config-dir``, whose options are listed too.
+    """
+    composer = Composer(conf_dir(), user, config_name)
+    composed = composer.compose([])
+    command = f"detfuse-{config_name}"
+    examples = textwrap.dedent(_EXAMPLES[config_name]).format(command=command)
+    return "\n".join(
+        [
+            _PURPOSE[config_name],
+            "",
+            f"{command} [group=option ...] [key=value ...] [-m] [--config-dir DIR] [--cfg job]",
+            f"(in a checkout: python scripts/{config_name}.py)",
+            "",
+            "Groups that may be changed (the default is the checkpoint's):"
+            if config_name in CHECKPOINT_COMMANDS
+            else "Groups (* marks the default):",
+            *_groups(composer, composed.choices, CHECKPOINT_COMMANDS.get(config_name)),
+            "",
+            "Settings of the command:",
+            *_settings(config_name, composed.config),
+            "",
+            "How to write:",
+            _SYNTAX,
+            "",
+            "Examples:",
+            textwrap.indent(examples, "  "),
+            "",
+            "Every setting with its default and meaning: --cfg job, and the comments in",
+            f"  {conf_dir()}",
+        ]
+    )
+
+
+def _groups(composer: Composer, chosen: dict[str, str], allowed: tuple[str, ...] | None) -> list[str]:
+    lines = []
+    for group, options in composer.groups.items():
+        if allowed is not None and group not in allowed:
+            continue  # the checkpoint decides
+        for mount in sorted((mount for mount in chosen if mount.split("@")[0] == group), reverse=True):
+            listed = "  ".join(
+                f"{option}*" if allowed is None and option == chosen[mount] else option for option in options
+            )
+            start = f"  {mount}="
+            lines += textwrap.wrap(listed, 118, initial_indent=f"{start:<26}", subsequent_indent=" " * 26)
+    return lines
+
+
+def _settings(config_name: str, config: DictConfig) -> list[str]:
+    meanings = dict(re.findall(r"^ +(\w+): (.+)$", SETTINGS[config_name].__doc__ or "", re.MULTILINE))
+    lines = []
+    for name in SETTINGS[config_name].__dataclass_fields__:
+        missing = OmegaConf.is_missing(config, name)
+        value = "(required)" if missing else "null" if config[name] is None else str(config[name]).lower()
+        lines.append(f"  {f'{name}={value}':<24}{meanings.get(name, '').replace('``', '').rstrip('.')}")
+    return lines

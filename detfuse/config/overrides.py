@@ -1,0 +1,179 @@
+"""The command line: every override parsed by itself, so that one mistake does not hide the next."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.utils import get_args_parser
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Glob, Override, OverrideType
+from hydra.errors import HydraException
+
+from detfuse.config.location import collisions, group_options
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One override as typed, with the settings that it stands for (several in a sweep).
+
+    Attributes:
+        typed: the whole argument.
+        sign: ``""``, ``"+"``, ``"++"`` or ``"~"``.
+        key: what stands left of ``=`` without the sign, such as ``neck.out_channels`` or ``resample@resample.up``.
+        values: plain values, one unless swept.
+        texts: the values as one would type them.
+    """
+
+    typed: str
+    sign: str
+    key: str
+    values: tuple[Any, ...]
+    texts: tuple[str, ...]
+
+    @property
+    def group(self) -> str:
+        """The key without its mount point."""
+        return self.key.split("@")[0]
+
+    def single(self, index: int = 0) -> str:
+        """The override with one of its values, as Hydra takes it."""
+        if self.sign == "~":
+            return self.typed
+        return f"{self.sign}{self.key}={self.texts[index]}"
+
+
+@dataclass
+class CommandLine:
+    """What was typed.
+
+    Attributes:
+        choices: overrides that parse.
+        passed_on: overrides of Hydra's own settings (``hydra.*``), not checked here.
+        multirun: ``-m`` was given.
+        config_dir: the user's configuration folder.
+        config_name: another primary configuration, if one was typed.
+        problems: what is wrong already.
+        flags: Hydra's flags as typed.
+    """
+
+    choices: list[Choice] = field(default_factory=list)
+    passed_on: list[str] = field(default_factory=list)
+    multirun: bool = False
+    config_dir: Path | None = None
+    config_name: str | None = None
+    problems: list[str] = field(default_factory=list)
+    flags: list[str] = field(default_factory=list)
+
+
+def read_command_line(argv: list[str], shipped: Path) -> CommandLine:
+    """Parse the arguments of a command (without its name).
+
+    Args:
+        argv: as in ``sys.argv[1:]``; flags and overrides may stand in any order.
+        shipped: the shipped configuration, which the user's may not shadow.
+    """
+    parser = get_args_parser()
+    line = CommandLine()
+    known, rest = parser.parse_known_intermixed_args(argv)
+    line.problems += [f"{flag}: there is no such flag; settings are written key=value, see --help" for flag in rest]
+    overrides = list(known.overrides or [])
+    line.flags = _without(argv, [*overrides, *rest])
+    line.multirun = bool(known.multirun)
+    line.config_name = known.config_name
+    if known.config_dir is not None:
+        _take_config_dir(Path(known.config_dir), shipped, line)
+    groups = group_options([shipped, line.config_dir] if line.config_dir else [shipped])
+    for typed in overrides:
+        _take_override(typed, line, groups)
+    return line
+
+
+def _without(argv: list[str], others: list[str]) -> list[str]:
+    remaining = list(others)
+    flags = []
+    for argument in argv:
+        if argument in remaining:
+            remaining.remove(argument)
+        else:
+            flags.append(argument)
+    return flags
+
+
+def _take_config_dir(directory: Path, shipped: Path, line: CommandLine) -> None:
+    if not directory.is_dir():
+        line.problems.append(f"--config-dir {directory}: there is no such folder")
+        return
+    line.config_dir = directory.resolve()
+    for name in collisions(shipped, line.config_dir):
+        line.problems.append(
+            f"--config-dir {directory}: {name} has the name of a shipped file, which would win; give it another name"
+        )
+
+
+def _take_override(typed: str, line: CommandLine, groups: dict[str, list[str]]) -> None:
+    try:
+        override = OverridesParser.create().parse_override(typed)
+    except HydraException as error:
+        line.problems.append(f"{typed}: {_explain(typed, str(error))}")
+        return
+    key = override.get_key_element().lstrip("+~")
+    if key == "hydra.searchpath":
+        line.problems.append(f"{typed}: give your own configuration folder by --config-dir")
+    elif key.startswith(("hydra.", "hydra/")):
+        line.passed_on.append(typed)
+    else:
+        try:
+            choice = _choice(typed, key, override, groups)
+        except HydraException as error:
+            line.problems.append(f"{typed}: {error}; write the values out: a,b,c")
+            return
+        if not choice.values:
+            line.problems.append(f"{typed}: matches nothing")
+            return
+        line.choices.append(choice)
+        if override.is_sweep_override() and not line.multirun:
+            line.problems.append(f"{typed}: several values make a sweep: add -m")
+
+
+def _explain(typed: str, error: str) -> str:
+    if "=" not in typed:
+        return "settings are written key=value"
+    key, _, value = typed.partition("=")
+    if "=" in value or any(sign in value for sign in "()[]{}: ,"):
+        return f"cannot be read; quote values with special characters, such as '{key}=\"{value}\"'"
+    return f"cannot be read: {error.splitlines()[0]}"
+
+
+def _choice(typed: str, key: str, override: Override, groups: dict[str, list[str]]) -> Choice:
+    signs = {OverrideType.ADD: "+", OverrideType.FORCE_ADD: "++", OverrideType.DEL: "~"}
+    sign = signs.get(override.type, "") if override.type else ""
+    if not override.is_sweep_override():
+        return Choice(typed, sign, key, (plain(override.value()),), (typed.partition("=")[2],))
+    swept: object = override.value()
+    if isinstance(swept, Glob):
+        texts = [str(option) for option in swept.filter(groups.get(key.split("@")[0], []))]
+    else:
+        texts = list(override.sweep_string_iterator())
+    parser = OverridesParser.create()
+    values = tuple(plain(parser.parse_override(f"k={text}").value()) for text in texts)
+    return Choice(typed, sign, key, values, tuple(texts))
+
+
+def plain(value: object) -> Any:
+    """A parsed value made of plain Python types."""
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [plain(item) for item in value]
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    return str(value)
+
+
+def did_you_mean(wrong: str, options: list[str]) -> str:
+    """``; did you mean X?`` or nothing."""
+    close = get_close_matches(wrong, options, n=1, cutoff=0.6)
+    return f"; did you mean {close[0]}?" if close else ""

@@ -1,0 +1,89 @@
+"""The top-level keys of each command; their annotations are checked like those of any ``_target_``."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+NAME = re.compile(r"[A-Za-z0-9._-]+")
+
+
+def check_name(key: str, name: str) -> None:
+    """Run and project names become folders: letters, digits, dots, dashes and underscores only.
+
+    Raises:
+        ValueError: if a name has anything else, or is only dots.
+    """
+    if not NAME.fullmatch(name) or not name.strip("."):
+        raise ValueError(f"{key}={name}: names are made of letters, digits, '.', '_' and '-' (they become folders)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """What ``train`` takes besides the parts.
+
+    Args:
+        seed: of weights, data order and augmentation.
+        project: folder of runs that belong together.
+        name: of the run; ``auto`` makes it from the overrides.
+        runs_dir: where the runs are written.
+        overwrite: replace an existing run of this name.
+        resume: ``true`` to continue the run that this command names, or the path of a run folder.
+    """
+
+    seed: int
+    project: str
+    name: str
+    runs_dir: str
+    overwrite: bool
+    resume: bool | str
+
+    def __post_init__(self) -> None:
+        check_name("project", self.project)
+        check_name("name", self.name)
+        if self.seed < 0:
+            raise ValueError(f"seed={self.seed}: give a seed of at least 0")
+        if self.overwrite and self.resume:
+            raise ValueError("overwrite=true and resume contradict each other: give one of them")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateSettings:
+    """What ``evaluate`` takes besides the parts.
+
+    Args:
+        checkpoint: path of a ``.ckpt``.
+        output: folder for metrics.json and predictions.json; None puts them beside the checkpoint.
+    """
+
+    checkpoint: str
+    output: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictSettings:
+    """What ``predict`` takes besides the parts.
+
+    Args:
+        checkpoint: path of a ``.ckpt``.
+        source: an image, a folder of images or a glob pattern.
+        threshold: least score that is drawn and written, 0..1.
+        output: folder for pictures and detections.json; None makes one named after the checkpoint's run.
+    """
+
+    checkpoint: str
+    source: str
+    threshold: float
+    output: str | None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.threshold <= 1:
+            raise ValueError(f"threshold={self.threshold}: give a score from 0 to 1")
+
+
+Settings = TrainSettings | EvaluateSettings | PredictSettings
+SETTINGS: dict[str, type[Settings]] = {
+    "train": TrainSettings,
+    "evaluate": EvaluateSettings,
+    "predict": PredictSettings,
+}

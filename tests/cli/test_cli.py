@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+# A command whose job does nothing but fail for some seeds: what launch does around it, without torch.
+_SWEEP = """
+import sys
+from detfuse.cli.jobs import UserError, launch
+
+def job(invocation):
+    print("job", *invocation.typed)
+    if invocation.config["seed"] == 1:
+        raise RuntimeError("boom")
+    if invocation.config["seed"] == 2:
+        raise UserError("a mistake")
+
+launch("train", job)
+"""
+_NO_TORCH = "import sys; import detfuse.cli; getattr(detfuse.cli, sys.argv.pop(1))(); assert 'torch' not in sys.modules"
+
+
+def run(folder: Path, code: str, *argv: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code, *argv], cwd=folder, capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "predict"])
+def test_help_comes_without_torch(tmp_path: Path, command: str) -> None:
+    done = run(tmp_path, _NO_TORCH, command, "--help")
+    assert done.returncode == 0, done.stderr
+    assert f"detfuse-{command}" in done.stdout
+
+
+def test_mistakes_are_told_together_on_stderr(tmp_path: Path) -> None:
+    done = run(tmp_path, _NO_TORCH, "train", "neck=fnp", "+neck.out_chanels=3", "optimizer.lr=high")
+    assert done.returncode == 2
+    assert done.stderr.startswith("3 mistakes:\n")
+    assert len(done.stderr.splitlines()) == 4
+    assert done.stdout == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_flags_and_overrides_may_be_mixed(tmp_path: Path) -> None:
+    done = run(tmp_path, _NO_TORCH, "train", "neck=pafpn", "--cfg", "job", "seed=3")
+    assert done.returncode == 0, done.stderr
+    shown = yaml.safe_load(done.stdout)
+    assert shown["seed"] == 3
+    assert shown["neck"]["topology"]["_target_"].endswith("pafpn")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_sweep_survives_its_failures(tmp_path: Path) -> None:
+    done = run(tmp_path, _SWEEP, "-m", "seed=0,1,2,3", "neck=early")
+    assert done.returncode == 1
+    assert [line for line in done.stdout.splitlines() if line.startswith("job")] == [
+        f"job seed={seed} neck=early" for seed in range(4)
+    ]
+    assert "2 of the sweep's runs failed:" in done.stderr
+    assert "seed=1 neck=early: RuntimeError: boom" in done.stderr
+    assert "seed=2 neck=early: a mistake" in done.stderr
+
+
+def test_a_users_error_has_no_traceback(tmp_path: Path) -> None:
+    done = run(tmp_path, _SWEEP, "seed=2")
+    assert (done.returncode, done.stderr) == (1, "error: a mistake\n")
+    assert run(tmp_path, _SWEEP, "seed=1").returncode == 1
+    assert run(tmp_path, _SWEEP, "seed=0").returncode == 0

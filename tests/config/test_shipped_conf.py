@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from detfuse.build import targets
+from detfuse.config import check, conf_dir, help_text
+from detfuse.config.location import group_options
+from detfuse.config.signatures import signature_of
+
+FILES = sorted(conf_dir().rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.relative_to(conf_dir()).as_posix())
+def test_every_target_is_detfuses_and_lists_its_arguments(file: Path) -> None:
+    content = OmegaConf.to_container(OmegaConf.load(file))
+    for path, target in targets(content):
+        assert target.startswith("detfuse."), f"{path}: {target}"
+        signature = signature_of(target)
+        assert signature is not None
+        node = OmegaConf.to_container(OmegaConf.select(OmegaConf.load(file), path)) if path else content
+        assert isinstance(node, dict)
+        given = {key for key in node if key not in {"_target_", "_partial_", "defaults"}}
+        assert given == set(signature.configured), f"{path}: {target}"
+
+
+@pytest.mark.parametrize(
+    ("command", "argv"),
+    [("train", []), ("evaluate", ["checkpoint=x.ckpt"]), ("predict", ["checkpoint=x.ckpt", "source=x.jpg"])],
+)
+def test_the_defaults_of_every_command_are_right(command: str, argv: list[str]) -> None:
+    assert check(argv, command) == []
+
+
+def test_every_option_of_every_group_is_right() -> None:
+    argv = ["-m", "data.root=x", *(f"{key}={','.join(options)}" for key, options in _choices().items())]
+    assert check(argv, "train") == []
+
+
+def _choices() -> dict[str, list[str]]:
+    places = {"resample": ["resample@resample.up", "resample@resample.down"], "attention": []}
+    groups = group_options([conf_dir()])
+    return {key: options for group, options in groups.items() for key in places.get(group, [group])}
+
+
+def test_help_shows_every_option_and_the_syntax() -> None:
+    text = help_text("train")
+    for key, options in _choices().items():
+        line = text[text.index(f"  {key}=") :].split("=", 2)[1]
+        assert all(option in line for option in options), key
+    for part in ("resample@resample.up=bilinear", "+key=value", "--config-dir", "-m", "resume=", "seed=0"):
+        assert part in text
+
+
+def test_help_of_commands_on_checkpoints_shows_what_may_change() -> None:
+    for command in ("evaluate", "predict"):
+        text = help_text(command)
+        assert "checkpoint=(required)" in text
+        assert "  combine=" in text
+        assert "  neck=" not in text.split("How to write")[0]

@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from detfuse.build import build_backbone, build_detector, instantiate, seed_part, size_divisor, targets
+from detfuse.config import conf_dir
+from detfuse.config.compose import Composer
+from detfuse.structures import FeatureSpec
+
+
+def compose(*overrides: str) -> dict[str, Any]:
+    composed = Composer(conf_dir(), None, "train").compose(["neck.out_channels=16", "head.num_convs=1", *overrides])
+    plain = OmegaConf.to_container(composed.config, resolve=True)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def equal(a: torch.nn.Module, b: torch.nn.Module) -> bool:
+    first, second = a.state_dict(), b.state_dict()
+    return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_a_detector_is_built_from_the_default_configuration() -> None:
+    detector = build_detector(compose(), num_classes=3)
+    images = torch.randint(256, (1, 3, 64, 96), dtype=torch.uint8)
+    terms = detector.candidates(images, torch.tensor([[64, 96]]))
+    assert terms[0].shape[-1] == 4
+
+
+def test_weights_depend_on_the_seed_alone() -> None:
+    config = compose()
+    first = build_detector(config, 3)
+    torch.rand(7)  # whatever was drawn before
+    assert equal(first, build_detector(config, 3))
+    assert not equal(first, build_detector({**config, "seed": 1}, 3))
+
+
+def test_another_neck_leaves_the_other_parts_as_they_are() -> None:
+    fpn, pafpn = (build_detector(compose(f"neck={neck}"), 3) for neck in ("fpn", "pafpn"))
+    assert equal(fpn.backbone, pafpn.backbone)
+    assert equal(fpn.head, pafpn.head)
+    assert not equal(fpn.neck, pafpn.neck)
+
+
+def test_parts_are_seeded_independently() -> None:
+    drawn = []
+    for seed, part in ((0, "backbone"), (0, "neck"), (0, "head"), (1, "backbone")):
+        seed_part(seed, part)
+        drawn.append(torch.rand(1).item())
+    assert len(set(drawn)) == 4
+
+
+def test_a_backbone_may_come_first() -> None:
+    config = compose()
+    backbone = build_backbone(config)
+    assert build_detector(config, 3, backbone).backbone is backbone
+
+
+def test_images_are_padded_to_the_coarsest_backbone_stride() -> None:
+    assert size_divisor(FeatureSpec((8, 8), (4, 8))) == 32
+    assert size_divisor(FeatureSpec((8,), (64,))) == 64
+
+
+def test_runtime_objects_reach_targets_unchanged() -> None:
+    spec = FeatureSpec((8, 16), (8, 16))
+    made = instantiate({"_target_": "builtins.dict", "levels": [1, 2], "nested": {"a": [1]}})(in_spec=spec)
+    assert made["in_spec"] is spec
+    assert type(made["levels"]) is list
+    assert type(made["nested"]) is dict
+
+
+def test_errors_of_nested_parts_keep_their_message() -> None:
+    node = {
+        "_target_": "builtins.dict",
+        "x": {"_target_": "detfuse.structures.FeatureSpec", "channels": [], "strides": []},
+    }
+    with pytest.raises(ValueError, match="one width per stride") as error:
+        instantiate(node)
+    assert "Error in call" not in str(error.value)
+
+
+def test_every_target_of_a_configuration_is_found() -> None:
+    config = {"a": {"_target_": "x", "b": [{"_target_": "y"}, 1]}, "c": None}
+    assert list(targets(config)) == [("a", "x"), ("a.b.0", "y")]
