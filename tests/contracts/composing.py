@@ -1,0 +1,42 @@
+"""Detectors composed from conf/ as the commands compose them, but small."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from detfuse.config import conf_dir
+from detfuse.structures import Batch, Targets
+
+
+def options(group: str) -> list[str]:
+    """The shipped choices of a group."""
+    return sorted(file.stem for file in (conf_dir() / group).glob("*.yaml"))
+
+
+def compose_train(*overrides: str) -> dict[str, Any]:
+    """Overrides -> the resolved configuration of the train command, as plain containers."""
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        config = OmegaConf.to_container(compose("train", list(overrides)), resolve=True)
+    assert isinstance(config, dict)
+    return {str(key): value for key, value in config.items()}
+
+
+def small_batch() -> Batch:
+    """Two padded images of 96 x 128: two objects and a crowd in one, none in the other."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (2, 3, 96, 128), generator=generator, dtype=torch.uint8)
+    boxes = torch.zeros(2, 8, 4)
+    boxes[0, 0] = torch.tensor([8.0, 10.0, 50.0, 60.0])
+    boxes[0, 1] = torch.tensor([40.0, 5.0, 120.0, 88.0])
+    boxes[0, 2] = torch.tensor([0.0, 0.0, 30.0, 30.0])
+    labels = torch.zeros(2, 8, dtype=torch.int64)
+    labels[0, 1] = 2
+    valid, ignore = torch.zeros(2, 8, dtype=torch.bool), torch.zeros(2, 8, dtype=torch.bool)
+    valid[0, :2] = True
+    ignore[0, 2] = True
+    sizes = torch.tensor([[90, 128], [96, 101]])
+    return Batch(images, sizes, sizes, torch.ones(2, 2), torch.tensor([4, 7]), Targets(boxes, labels, valid, ignore))

@@ -1,0 +1,172 @@
+"""Every neck under every head: shapes, gradients, golden losses, compilation and export."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from composing import compose_train, options, small_batch
+from torch import Tensor, nn
+
+from detfuse.build import build_detector, build_head, build_neck
+from detfuse.detector import Detector
+from detfuse.ops.postprocess import Nms
+from detfuse.structures import Batch, FeatureSpec
+
+GOLDEN = Path(__file__).parent.parent / "fixtures" / "golden_losses.json"
+COMBINATIONS = [(neck, head) for neck in options("neck") for head in options("head")]
+SMALL = ("neck.out_channels=16", "head.num_convs=1")
+SPEC = FeatureSpec((6, 10, 14), (8, 16, 32))
+
+
+def small(neck: str, head: str, *more: str) -> dict[str, Any]:
+    return compose_train(f"neck={neck}", f"head={head}", *SMALL, *more)
+
+
+def detector_of(neck: str, head: str) -> Detector:
+    return build_detector(small(neck, head, "backbone=resnet10t"), num_classes=3)
+
+
+@pytest.fixture
+def batch() -> Batch:
+    return small_batch()
+
+
+class NeckAndHead(nn.Module):
+    """What follows the backbone."""
+
+    def __init__(self, config: dict[str, Any], num_classes: int = 3) -> None:
+        super().__init__()
+        self.neck: Any = build_neck(config, SPEC)
+        self.head: Any = build_head(config, self.neck.out_spec, num_classes)
+
+    def loss(self, features: list[Tensor], batch: Batch) -> dict[str, Tensor]:
+        terms: dict[str, Tensor] = self.head.loss(self.head(self.neck(features)), batch)
+        return terms
+
+
+def wave(count: int, shape: tuple[int, ...], scale: float) -> Tensor:
+    """Numbers from a formula, the same on every machine and in every version."""
+    return (torch.arange(count, dtype=torch.float64) * 0.37 + count).cos().mul(scale).float().reshape(shape)
+
+
+def features_of(batch: Batch) -> list[Tensor]:
+    height, width = batch.images.shape[-2:]
+    shapes = [(2, c, height // s, width // s) for c, s in zip(SPEC.channels, SPEC.strides, strict=True)]
+    return [wave(math.prod(shape), shape, 1.0) for shape in shapes]
+
+
+@pytest.mark.parametrize(("neck", "head"), COMBINATIONS)
+def test_every_parameter_learns_and_nothing_is_mutated(neck: str, head: str, batch: Batch) -> None:
+    detector = detector_of(neck, head)
+    copies = [tensor.clone() for tensor in (batch.images, batch.image_sizes, *batch.targets)]
+    terms = detector.loss(batch)
+    assert all(term.shape == () and term.dtype == torch.float32 and term.isfinite() for term in terms.values())
+    torch.stack(list(terms.values())).sum().backward()
+    without = [n for n, p in detector.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
+    assert not without
+    for before, after in zip(copies, (batch.images, batch.image_sizes, *batch.targets), strict=True):
+        assert torch.equal(before, after)
+
+
+@pytest.mark.parametrize(("neck", "head"), COMBINATIONS)
+def test_detections_lie_in_the_image_and_come_best_first(neck: str, head: str, batch: Batch) -> None:
+    detector = detector_of(neck, head).eval()
+    detector.head.score_threshold = 0.0  # an untrained detector is sure of nothing
+    with torch.no_grad():
+        boxes, scores, labels, levels = detector.candidates(batch.images, batch.image_sizes)
+        found = detector.predict(batch.images, batch.image_sizes, Nms(max_detections=20))
+    assert boxes.shape == (2, scores.shape[1], 4)
+    assert scores.shape == labels.shape == levels.shape
+    for detections, size in zip(found, batch.image_sizes, strict=True):
+        assert 0 < len(detections.scores) <= 20
+        assert (detections.boxes[:, :2] >= 0).all()
+        assert (detections.boxes[:, 2:] <= size.flip(0)).all()
+        assert (detections.scores.diff() <= 0).all()
+        assert detections.labels.max() < 3
+        assert detections.levels.max() < len(detector.neck.out_spec)
+
+
+@pytest.mark.parametrize(("neck", "head"), COMBINATIONS)
+def test_losses_are_golden(neck: str, head: str, batch: Batch) -> None:
+    """A refactoring shows the same numbers; to accept new ones: ``python tests/contracts/test_detectors.py``."""
+    golden = json.loads(GOLDEN.read_text())[f"{neck}+{head}"]
+    assert losses(neck, head, batch) == pytest.approx(golden, rel=1e-4)
+
+
+def losses(neck: str, head: str, batch: Batch) -> dict[str, float]:
+    model = NeckAndHead(small(neck, head))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            spread = 1.0 / math.sqrt(max(1, parameter[0].numel())) if parameter.ndim > 1 else 0.2
+            offset = 1.0 if parameter.ndim == 1 and name.endswith("weight") else 0.0  # norms and fusion weights
+            parameter.copy_(wave(parameter.numel(), parameter.shape, spread) + offset)
+        terms = model.loss(features_of(batch), batch)
+    return {name: term.item() for name, term in terms.items()}
+
+
+@pytest.mark.parametrize("head", options("head"))
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_the_loss_compiles_whole(head: str, dynamic: bool, batch: Batch) -> None:
+    detector = detector_of("fpn", head)
+    torch._dynamo.reset()
+    compiled = torch.compile(detector.loss, fullgraph=True, dynamic=dynamic, backend="eager")
+    empty = batch._replace(targets=batch.targets._replace(valid=torch.zeros_like(batch.targets.valid)))
+    for given in (batch, empty):
+        expected, terms = detector.loss(given), compiled(given)
+        torch.stack(list(terms.values())).sum().backward()
+        for name, term in terms.items():
+            torch.testing.assert_close(term, expected[name], rtol=1e-4, atol=1e-5)
+
+
+class Inference(nn.Module):
+    """What is exported: everything up to the NMS."""
+
+    def __init__(self, detector: Detector) -> None:
+        super().__init__()
+        self.detector = detector
+
+    def forward(self, images: Tensor, image_sizes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        return self.detector.candidates(images, image_sizes)
+
+
+class Training(nn.Module):
+    """The loss as an exportable module."""
+
+    def __init__(self, detector: Detector) -> None:
+        super().__init__()
+        self.detector = detector
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        return self.detector.loss(batch)
+
+
+@pytest.mark.parametrize(("neck", "head"), COMBINATIONS)
+def test_inference_compiles_and_exports_whole(neck: str, head: str, batch: Batch) -> None:
+    model = Inference(detector_of(neck, head).eval())
+    inputs = (batch.images, batch.image_sizes)
+    with torch.no_grad():
+        expected = model(*inputs)
+        torch._dynamo.reset()
+        compiled = torch.compile(model, fullgraph=True, backend="eager")(*inputs)
+        exported = torch.export.export(model, inputs, strict=True).module()(*inputs)
+    for result in (compiled, exported):
+        for a, b in zip(result, expected, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("head", options("head"))
+def test_the_loss_exports_whole(head: str, batch: Batch) -> None:
+    model = Training(detector_of("fpn", head).eval())  # norms in eval: export keeps their statistics
+    exported = torch.export.export(model, (batch,), strict=True).module()(batch)
+    for name, term in model(batch).items():
+        torch.testing.assert_close(exported[name], term, rtol=1e-4, atol=1e-5)
+
+
+if __name__ == "__main__":
+    numbers = {f"{neck}+{head}": losses(neck, head, small_batch()) for neck, head in COMBINATIONS}
+    GOLDEN.write_text(json.dumps(numbers, indent=2) + "\n")
