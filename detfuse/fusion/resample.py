@@ -15,6 +15,25 @@ from torch.nn import functional as F
 from detfuse.protocols import Size
 
 
+class Up(nn.Module):
+    """Brings a map to a finer level."""
+
+
+class Down(nn.Module):
+    """Brings a map to a coarser level."""
+
+
+def check_direction(part: nn.Module, *, up: bool) -> None:
+    """Refuse a resampler of the other direction; one that is neither :class:`Up` nor :class:`Down` may do both.
+
+    Raises:
+        ValueError: naming the choices of the wanted direction.
+    """
+    if isinstance(part, Down if up else Up):
+        wanted, choices = ("up", UP) if up else ("down", DOWN)
+        raise ValueError(f"{type(part).__name__} cannot resample {wanted}: choose one of {', '.join(choices)}")
+
+
 def _fit(x: Tensor, size: Size) -> Tensor:
     """Correct a map that is one row or column off, where a backbone rounds sizes down instead of up."""
     return x if x.shape[-2:] == size else F.interpolate(x, size=size, mode="nearest")
@@ -28,7 +47,7 @@ def _same_width(resample: str, in_channels: int, out_channels: int) -> None:
         )
 
 
-class Nearest(nn.Module):
+class Nearest(Up):
     """Nearest-neighbour up-sampling (FPN's)."""
 
     def __init__(self, in_channels: int, out_channels: int, steps: int) -> None:
@@ -39,7 +58,7 @@ class Nearest(nn.Module):
         return F.interpolate(x, size=size, mode="nearest")
 
 
-class Bilinear(nn.Module):
+class Bilinear(Up):
     """Bilinear up-sampling with half-pixel centres."""
 
     def __init__(self, in_channels: int, out_channels: int, steps: int) -> None:
@@ -50,7 +69,7 @@ class Bilinear(nn.Module):
         return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
 
 
-class Deconv(nn.Module):
+class Deconv(Up):
     """Learnt up-sampling: one 4x4 transposed convolution of stride 2 per level, bilinear at the start.
 
     Source: fully convolutional networks (Long et al. 2015, arXiv 1411.4038), section 4.3.
@@ -81,7 +100,7 @@ def _init_bilinear(deconv: nn.Module) -> None:
             deconv.bias.zero_()
 
 
-class MaxPool(nn.Module):
+class MaxPool(Down):
     """Max pooling with a window one larger than the stride (3x3/2 for one level): BiFPN's."""
 
     def __init__(self, in_channels: int, out_channels: int, steps: int) -> None:
@@ -93,7 +112,7 @@ class MaxPool(nn.Module):
         return _fit(F.max_pool2d(x, self.stride + 1, self.stride, padding=self.stride // 2), size)
 
 
-class Subsample(nn.Module):
+class Subsample(Down):
     """Every second pixel (per level): the ``max_pool(kernel 1, stride 2)`` of Faster R-CNN's P6."""
 
     def __init__(self, in_channels: int, out_channels: int, steps: int) -> None:
@@ -105,7 +124,7 @@ class Subsample(nn.Module):
         return _fit(F.max_pool2d(x, 1, self.stride), size)
 
 
-class StridedConv(nn.Module):
+class StridedConv(Down):
     """Learnt down-sampling: one 3x3 convolution of stride 2 per level, ReLU between them (PAFPN's, HRNet's)."""
 
     def __init__(self, in_channels: int, out_channels: int, steps: int) -> None:
@@ -119,7 +138,7 @@ class StridedConv(nn.Module):
         return _fit(x, size)
 
 
-class Area(nn.Module):
+class Area(Down):
     """The mean over each target pixel's area."""
 
     def __init__(self, in_channels: int, out_channels: int, steps: int) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from detfuse.fusion.blocks import BLOCKS, ActivationName, NormName, Style
 from detfuse.fusion.graph import FusionGraph, GraphError, Node
 from detfuse.fusion.operators import OPERATORS
-from detfuse.fusion.resample import DOWN, UP
+from detfuse.fusion.resample import DOWN, UP, check_direction
 from detfuse.protocols import OperatorFactory, ResampleFactory, Size
 from detfuse.structures import FeatureSpec
 
@@ -169,6 +169,8 @@ class _Edge(nn.Module):
         else:
             self.project = nn.Identity()
         self.resample = resample(in_channels, out_channels, abs(steps)) if steps else None
+        if self.resample is not None:
+            check_direction(self.resample, up=steps > 0)
         learnt = self.resample is not None and any(True for _ in self.resample.parameters())
         self.norm = style.make_norm(out_channels) if learnt else nn.Identity()
 

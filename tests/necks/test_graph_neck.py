@@ -143,6 +143,13 @@ def test_parts_that_do_not_fit_name_their_node(more: Any, message: str) -> None:
         neck(None, outputs=["p3"], **more)
 
 
+def test_a_resampler_of_the_other_direction_is_refused() -> None:
+    with pytest.raises(GraphError, match=r"node 't4'.*MaxPool cannot resample up: choose one of nearest, bilinear"):
+        neck(up=DOWN["max_pool"])
+    with pytest.raises(GraphError, match=r"node 'n4'.*Nearest cannot resample down: choose one of max_pool"):
+        neck(pafpn, down=Nearest)
+
+
 def test_topology_and_nodes_exclude_each_other() -> None:
     with pytest.raises(GraphError, match="not both"):
         neck(fpn, nodes=[], outputs=[])
