@@ -18,9 +18,11 @@ from detfuse.cli.stored_config import resumed
 from detfuse.config import TrainSettings
 from detfuse.data import DataError
 from detfuse.data.collate import padded_size
+from detfuse.necks.graph_neck import GraphNeck
 from detfuse.training.environment import environment
 from detfuse.training.module import NonFiniteLossError
 from detfuse.training.summary import summarise
+from detfuse.visualize.graph import svg
 from detfuse.weights.checkpoint import read_checkpoint
 
 _COMMAND = "command.json"
@@ -101,6 +103,8 @@ def _begin(trainer: pl.Trainer, parts: Parts, folder: Path, config: dict[str, An
     height, width = (int(side) for side in index.sizes[0]) if len(index) else (256, 256)
     size = padded_size(*parts.data.transform.resized(height, width), parts.data.size_divisor)
     results.write_text(folder / "summary.txt", summarise(parts.detector, size) + "\n")
+    if isinstance(parts.detector.neck, GraphNeck):
+        results.write_text(folder / "fusion.svg", svg(parts.detector.neck.graph, invocation.choices["neck"]))
     print(results.header(parts, trainer, folder, config), flush=True)
 
 

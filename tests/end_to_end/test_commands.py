@@ -1,0 +1,164 @@
+"""From the first command to a picture: train, evaluate, predict, resume, sweep, from a checkout and from the wheel."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from commands import REPOSITORY, TINY, run
+
+RUN = Path("runs/default/first")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A folder in which a run was trained for two epochs, and what the command printed."""
+    folder = tmp_path_factory.mktemp("user")
+    return folder, run("train", *TINY, "name=first", "trainer.max_epochs=2", folder=folder).stdout
+
+
+def numbers(text: str) -> list[str]:
+    """The table of the 12 numbers."""
+    lines = text.splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("metric"))
+    return lines[start : start + 14]
+
+
+def test_the_run_folder_holds_all_that_a_run_is(trained: tuple[Path, str]) -> None:
+    folder, printed = trained
+    found = {file.relative_to(folder / RUN).as_posix() for file in (folder / RUN).rglob("*") if file.is_file()}
+    assert found >= {
+        "config.yaml",
+        "environment.json",
+        "summary.txt",
+        "fusion.svg",
+        "metrics.csv",
+        "metrics.json",
+        "predictions.json",
+        "checkpoints/best.ckpt",
+        "checkpoints/last.ckpt",
+        "pictures/train_batch_0.jpg",
+    }
+    assert any(name.startswith("pictures/val_") for name in found)
+    assert any(name.startswith("tensorboard/events") for name in found)
+    assert f"run folder: {RUN}" in printed
+    assert len(numbers(printed)) == 14
+    assert "learning rate" in printed
+    with (folder / RUN / "metrics.csv").open(newline="") as file:
+        assert len([row for row in csv.DictReader(file) if row.get("val/mAP")]) == 2
+
+
+def test_predictions_carry_the_ids_of_the_file(trained: tuple[Path, str]) -> None:
+    folder, _ = trained
+    truth = json.loads(next((folder / "datasets").rglob("instances_val.json")).read_text())
+    rows = json.loads((folder / RUN / "predictions.json").read_text())
+    assert {row["category_id"] for row in rows} <= {category["id"] for category in truth["categories"]}
+    assert {row["image_id"] for row in rows} <= {image["id"] for image in truth["images"]}
+
+
+def test_checkpoints_are_plain_data(trained: tuple[Path, str]) -> None:
+    folder, _ = trained
+    for name in ("best", "last"):
+        stored = torch.load(folder / RUN / f"checkpoints/{name}.ckpt", weights_only=True)
+        assert stored["detfuse"]["categories"]["names"] == ["circle", "rectangle", "triangle"]
+        assert type(stored["detfuse"]["config"]) is dict
+
+
+@pytest.mark.parametrize("engine", ["hotcoco", "pycocotools"])
+def test_evaluation_prints_what_training_printed(trained: tuple[Path, str], engine: str) -> None:
+    folder, printed = trained
+    checkpoint = f"checkpoint={RUN}/checkpoints/best.ckpt"
+    output = f"output=evaluation_{engine}"
+    again = run("evaluate", checkpoint, f"evaluation.engine={engine}", output, folder=folder).stdout
+    assert numbers(again) == numbers(printed)
+    first = json.loads((folder / RUN / "predictions.json").read_text())
+    assert json.loads((folder / f"evaluation_{engine}" / "predictions.json").read_text()) == first
+
+
+def test_prediction_writes_pictures_and_coco_results(trained: tuple[Path, str]) -> None:
+    folder, _ = trained
+    picture = sorted((folder / "datasets").rglob("*.jpg"))[0]
+    printed = run(
+        "predict",
+        f"checkpoint={RUN}/checkpoints/best.ckpt",
+        f"source={picture}",
+        "threshold=0.05",
+        "output=found",
+        folder=folder,
+    ).stdout
+    assert "found" in printed
+    assert list((folder / "found").rglob(f"{picture.stem}*"))
+    rows = json.loads((folder / "found" / "detections.json").read_text())
+    assert isinstance(rows, (list, dict))
+
+
+def test_the_same_command_works_twice_and_in_sweeps(trained: tuple[Path, str]) -> None:
+    folder, _ = trained
+    for _ in range(2):
+        run("train", *TINY, "trainer.fast_dev_run=true", folder=folder)
+    sweep = ("-m", "neck=early,early_pyramid,fpn,unfused", "operator=add,concat,complex", "seed=0")
+    run("train", *sweep, *TINY, "trainer.fast_dev_run=true", "project=sweep", folder=folder)
+    assert len([run_folder for run_folder in (folder / "runs/sweep").iterdir() if run_folder.is_dir()]) == 12
+
+
+def test_a_run_can_be_continued_for_longer(trained: tuple[Path, str]) -> None:
+    folder, _ = trained
+    run("train", *TINY, "name=longer", "trainer.max_epochs=1", folder=folder)
+    printed = run("train", "resume=runs/default/longer", "trainer.max_epochs=2", folder=folder).stdout
+    assert "epoch 2/2" in printed
+    assert "epoch 1/2" not in printed
+    refused = run("train", "resume=runs/default/longer", "optimizer.lr=5", folder=folder, fails=True)
+    assert "optimizer.lr" in refused.stderr
+
+
+def test_a_neck_of_ones_own_needs_no_python(trained: tuple[Path, str]) -> None:
+    folder, _ = trained
+    (folder / "my" / "neck").mkdir(parents=True)
+    (folder / "my" / "neck" / "mine.yaml").write_text(
+        "defaults: [fpn, override /operator@_global_.operator: concat, _self_]\n"
+        "topology: null\n"
+        "nodes:\n"
+        "  - {name: f4, level: 4, inputs: [c3, c4, c5]}\n"
+        "  - {name: p3, level: 3, inputs: [f4, c3], block: conv3}\n"
+        "  - {name: p5, level: 5, inputs: [f4, c5], block: conv3}\n"
+        "outputs: [p3, p5]\n"
+    )
+    argv = ("--config-dir", "my", "neck=mine", *TINY, "trainer.fast_dev_run=true", "name=mine")
+    printed = run("train", *argv, folder=folder).stdout
+    assert "mine" in printed
+
+
+def test_the_wheel_has_everything_and_runs_anywhere(tmp_path: Path) -> None:
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(build, cwd=REPOSITORY, check=True, capture_output=True)
+    site = tmp_path / "site"
+    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
+        wheel.extractall(site)
+    shipped = {file.relative_to(REPOSITORY / "conf") for file in (REPOSITORY / "conf").rglob("*.yaml")}
+    assert {file.relative_to(site / "detfuse/conf") for file in (site / "detfuse/conf").rglob("*")} >= shipped
+    assert {path.name for path in site.iterdir() if not path.name.endswith(".dist-info")} == {"detfuse"}
+    code = "import detfuse, sys; assert 'site' in detfuse.__file__; from detfuse.cli import train; train()"
+    argv = [*TINY, "trainer.fast_dev_run=true"]
+    subprocess.run(
+        [sys.executable, "-c", code, *argv],
+        cwd=tmp_path,
+        check=True,
+        capture_output=True,
+        env={**os.environ, "PYTHONPATH": str(site)},
+    )
+
+
+def test_real_data_is_recognised_from_its_root(shared: Path, tmp_path: Path) -> None:
+    root = shared / "data" / "mixed_coco_cc"
+    argv = ("data=coco", f"data.root={root}", "neck=pafpn", "operator=concat", "head=fcos", *TINY[6:])
+    argv += ("data.transform.short_side=96", "data.transform.long_side=128", "data.limit_images=6")
+    printed = run("train", *argv, "trainer.max_epochs=1", folder=tmp_path).stdout
+    assert "instances_train.json" in printed
+    assert "crowds" in printed
