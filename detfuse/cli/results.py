@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 from pytorch_lightning import Trainer
-from torch import nn
 
 from detfuse.build import Parts
 from detfuse.cli.jobs import UserError
+from detfuse.detector import Detector
+from detfuse.necks.graph_neck import GraphNeck
 from detfuse.training.module import DetectionModule
 from detfuse.weights.checkpoint import Checkpoint, load_weights
 
@@ -67,6 +68,7 @@ def header(parts: Parts, trainer: Trainer, folder: Path, config: dict[str, Any])
         "run": str(folder),
         "data": parts.data.description,
         "model": describe(parts.detector, config),
+        "head": parts.detector.head.describe(),
         "batch": f"{batch} images per step" + (f" ({world} processes)" if world > 1 else ""),
         "device": f"{device(trainer)}, precision {trainer.precision}",
         "seed": str(config["seed"]),
@@ -74,8 +76,8 @@ def header(parts: Parts, trainer: Trainer, folder: Path, config: dict[str, Any])
     return "\n".join(f"{name:<8}" + text.replace("\n", "\n" + " " * 8) for name, text in rows.items())
 
 
-def describe(detector: nn.Module, config: dict[str, Any]) -> str:
-    """The model in a line: ``resnet18 + fpn (add) + FCOSHead, 19.1 M parameters``."""
+def describe(detector: Detector, config: dict[str, Any]) -> str:
+    """The model in a line: ``resnet18 + fpn (pyramid fusion, Add) + FCOSHead, 19.1 M parameters``."""
     neck = config["neck"]
     topology = neck.get("topology") or {}
     name = str(topology.get("_target_", neck["_target_"])).rpartition(".")[2]
@@ -85,7 +87,9 @@ def describe(detector: nn.Module, config: dict[str, Any]) -> str:
     parameters = sum(parameter.numel() for parameter in detector.parameters())
     head = str(config["head"]["_target_"]).rpartition(".")[2]
     backbone = config["backbone"].get("name", config["backbone"]["_target_"])
-    fusion = f"{name} ({operator})" if operator else name
+    kind = f"{detector.neck.graph.kind} fusion" if isinstance(detector.neck, GraphNeck) else ""
+    notes = ", ".join(note for note in (kind, operator) if note)
+    fusion = f"{name} ({notes})" if notes else name
     return f"{backbone} + {fusion} + {head}, {parameters / 1e6:.2f} M parameters"
 
 
