@@ -45,6 +45,8 @@ class TorchvisionBackbone(Extractor):
         frozen_stages: number of stages that do not learn and stay in evaluation mode: 1 is the stem (all before C2),
             n > 1 everything up to Cn.
         norm: ``train``, ``frozen`` (all BatchNorms) or ``sync`` (statistics over all GPUs).
+        ceil_mode: poolings of 2 x 2 round odd sizes up, as Caffe's did (SSD: 300 pixels give maps of 38 and 19, not 37
+            and 18). Nothing changes for images of a multiple of the coarsest stride.
 
     Raises:
         ValueError: if the model, the level, the weights' name or the file does not exist or does not fit.
@@ -59,6 +61,7 @@ class TorchvisionBackbone(Extractor):
         pretrained: bool | str = False,
         frozen_stages: int = 0,
         norm: Literal["train", "frozen", "sync"] = "train",
+        ceil_mode: bool = False,
     ) -> None:
         super().__init__()
         _require_model(name)
@@ -76,6 +79,8 @@ class TorchvisionBackbone(Extractor):
 
         if pretrained and not is_file(pretrained):
             classifier = _create(name, _weights(name, pretrained))
+        if ceil_mode:
+            _round_up(classifier, name)
         known = list(classifier.state_dict())
         # The train and the eval graph differ in dropout only, which torchvision would announce in a warning.
         self.model = create_feature_extractor(
@@ -106,6 +111,17 @@ def _create(name: str, weights: models.WeightsEnum | None) -> nn.Module:
         warnings.simplefilter("ignore", FutureWarning)
         model: nn.Module = models.get_model(name, weights=weights)
     return model
+
+
+def _round_up(model: nn.Module, name: str) -> None:
+    """Let the poolings without overlap keep the last row and column of odd sizes."""
+    poolings = [m for m in model.modules() if isinstance(m, nn.MaxPool2d) and m.kernel_size == m.stride]
+    if not poolings:
+        raise ValueError(
+            f"backbone {name}: it has no pooling of 2 x 2, so ceil_mode=true changes nothing: leave it out"
+        )
+    for pooling in poolings:
+        pooling.ceil_mode = True
 
 
 def _weights(name: str, pretrained: bool | str) -> models.WeightsEnum:

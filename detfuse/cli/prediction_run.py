@@ -89,9 +89,9 @@ class _Predictor:
         channels_last = config["module"].get("channels_last", True)
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.detector = detector.to(self.device).eval()
-        self.divisor = size_divisor(detector.backbone.out_spec)
         self.combine: Combine = build_combine(config)
         self.transform: Transforms = instantiate(config["data"]["transform"])()
+        self.divisor = self.transform.divisor(size_divisor(detector.backbone.out_spec))
         self.half = _HALF.get(config["trainer"].get("precision", "32-true"))
 
     @torch.inference_mode()

@@ -29,7 +29,7 @@ class DetectionDataModule(pl.LightningDataModule):
     The trainer must run with ``use_distributed_sampler=False``: the batches know their rank.
 
     Args:
-        size_divisor: images are padded to a multiple of it.
+        size_divisor: images are padded to a multiple of it, unless ``transform`` gives them an exact size.
         seed: of the order and the augmentation.
         transform: what is done to the images.
         loader: how they are batched.
@@ -37,7 +37,7 @@ class DetectionDataModule(pl.LightningDataModule):
 
     def __init__(self, size_divisor: int, seed: int, *, transform: Transforms, loader: Loader) -> None:
         super().__init__()
-        self.size_divisor = size_divisor
+        self.size_divisor = transform.divisor(size_divisor)
         self.seed = seed
         self.transform = transform
         self.loader = loader

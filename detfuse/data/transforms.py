@@ -78,8 +78,10 @@ class Transforms:
     """Resize in evaluation; crop, resize with jitter, flip and colour in training.
 
     Args:
-        short_side: the resized image's shorter side in pixels.
-        long_side: cap on its longer side (the shorter one then becomes smaller); None for no cap.
+        size: exact [height, width] of the resized image, whatever the aspect of the file: it is fed as it is, without
+            padding (SSD: [300, 300]); None: by its sides, as follows.
+        short_side: the resized image's shorter side in pixels; unused with ``size``.
+        long_side: cap on its longer side (the shorter one then becomes smaller); None for no cap; unused with ``size``.
         flip: probability of a horizontal flip.
         scale_jitter: [low, high] factor on the resized size, drawn uniformly per image; None for none.
         crop: probability of a random crop, before resizing.
@@ -97,6 +99,7 @@ class Transforms:
     def __init__(
         self,
         *,
+        size: tuple[int, int] | None = None,
         short_side: int = 800,
         long_side: int | None = 1333,
         flip: float = 0.5,
@@ -111,6 +114,10 @@ class Transforms:
     ) -> None:
         if short_side < 1 or (long_side is not None and long_side < short_side):
             raise ValueError(f"short_side must be at least 1 and at most long_side, got {short_side} and {long_side}")
+        if size is not None and (len(size) != 2 or min(size) < 1):
+            raise ValueError(f"size must be [height, width] in pixels, or null, got {size}")
+        if size is not None and scale_jitter is not None:
+            raise ValueError(f"scale_jitter={scale_jitter} has no effect on an exact size={size}: drop one of them")
         shares = {"flip": flip, "crop": crop, "crop_visible": crop_visible}
         shares |= {"brightness": brightness, "contrast": contrast, "saturation": saturation}
         for name, value in shares.items():
@@ -118,6 +125,7 @@ class Transforms:
                 raise ValueError(f"{name} must lie in 0..1, got {value}")
         if crop_keep not in ("centre", "visible"):
             raise ValueError(f"crop_keep must be 'centre' or 'visible', got {crop_keep!r}")
+        self.size = None if size is None else (int(size[0]), int(size[1]))
         self.short_side = short_side
         self.long_side = long_side
         self.flip = flip
@@ -132,11 +140,17 @@ class Transforms:
 
     def resized(self, height: int, width: int, factor: float = 1.0) -> tuple[int, int]:
         """(height, width) that an image gets: at least one pixel, and equal for training without crop and jitter."""
+        if self.size is not None:
+            return self.size
         scale = self.short_side / min(height, width)
         if self.long_side is not None:
             scale = min(scale, self.long_side / max(height, width))
         scale *= factor
         return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+
+    def divisor(self, size_divisor: int) -> int:
+        """What batches are padded to a multiple of: ``size_divisor``, but an exact size is not padded."""
+        return size_divisor if self.size is None else 1
 
     def evaluate(self, image: Tensor, objects: Objects | None = None, *, image_id: int = 0) -> Sample:
         """Resize only.

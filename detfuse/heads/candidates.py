@@ -45,14 +45,14 @@ def best_of_level(scores: Tensor, inside: Tensor, threshold: float, limit: int) 
     return Best(values, place // num_classes, place % num_classes)
 
 
-def cells_inside(size: Size, stride: int, image_sizes: Tensor, priors_per_cell: int) -> Tensor:
+def cells_inside(size: Size, stride: float, image_sizes: Tensor, priors_per_cell: int) -> Tensor:
     """Which priors may detect: those whose cell begins inside the image.
 
     Otherwise the padding, which depends on the other images of the batch, would compete for the candidates.
 
     Args:
         size: (H, W) of the map.
-        stride: its stride.
+        stride: its stride, or what its priors are apart.
         image_sizes: (B, 2) as (height, width).
         priors_per_cell: n.
 

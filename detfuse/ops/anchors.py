@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from detfuse.protocols import Size
 
 
-def grid_points(size: Size, stride: int, offset: float, device: torch.device) -> Tensor:
+def grid_points(size: Size, stride: float, offset: float, device: torch.device) -> Tensor:
     """One point per cell of a map, row by row.
 
     Args:
@@ -53,3 +54,21 @@ def anchors_at_origin(sizes: Sequence[float], aspect_ratios: Sequence[float]) ->
 def grid_anchors(at_origin: Tensor, points: Tensor) -> Tensor:
     """The anchors of each point: (P, 2) points and (n, 4) anchors to (P * n, 4), point by point."""
     return (points.repeat(1, 2)[:, None] + at_origin).reshape(-1, 4)
+
+
+def default_box_shapes(scale: float, next_scale: float, aspect_ratios: Sequence[float]) -> Tensor:
+    """Widths and heights of SSD's default boxes of one cell, as fractions of the image (at most 1).
+
+    Args:
+        scale: of the level: side of its square.
+        next_scale: of the level after it: the extra square is between the two.
+        aspect_ratios: each gives a wide and a tall box of the square's area.
+
+    Returns:
+        (2 + 2 * R, 2) float32, the two squares first (torchvision's order, so that its weights fit).
+    """
+    shapes = [(scale, scale), (math.sqrt(scale * next_scale),) * 2]
+    for ratio in aspect_ratios:
+        long, short = scale * math.sqrt(ratio), scale / math.sqrt(ratio)
+        shapes += [(long, short), (short, long)]
+    return torch.tensor(shapes).clamp(max=1)

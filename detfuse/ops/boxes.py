@@ -20,13 +20,13 @@ def pairwise_iou(boxes: Tensor, priors: Tensor) -> Tensor:
 
     Args:
         boxes: (B, N, 4).
-        priors: (A, 4), the same for each image.
+        priors: (A, 4), the same for each image, or (B, 1, A, 4).
 
     Returns:
         (B, N, A), 0 where both boxes are empty. The long axis is last, so that each step runs along memory.
     """
     x0, y0, x1, y1 = boxes[..., None].unbind(2)
-    left, top, right, bottom = priors.unbind(1)
+    left, top, right, bottom = priors.unbind(-1)
     width = (torch.minimum(x1, right) - torch.maximum(x0, left)).clamp(min=0)
     height = (torch.minimum(y1, bottom) - torch.maximum(y0, top)).clamp(min=0)
     shared = width * height

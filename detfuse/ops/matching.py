@@ -1,6 +1,6 @@
 """Which prior learns which object, for a padded batch at once.
 
-Both matchers stream over the objects in groups, since the whole (B, N, A) table is large (8 images, 64 objects and 163k
+All matchers stream over the objects in groups, since the whole (B, N, A) table is large (8 images, 64 objects and 163k
 anchors: 334 MB a copy). Nothing waits for the device and no shape depends on values, so they compile and export.
 Only rows of ``valid`` are objects: padding and crowds are matched by nothing.
 """
@@ -65,6 +65,38 @@ def match_anchors(
         learnt = torch.where(better, row + start, learnt)
     positive = (best >= foreground_iou) | claimed
     return Match(learnt, positive, (best < background_iou) & ~positive)
+
+
+def match_default_boxes(priors: Tensor, boxes: Tensor, valid: Tensor, *, foreground_iou: float) -> Match:
+    """Match by overlap, and to every object the one prior that overlaps it most (SSD, 2016).
+
+    A prior that is the best of several objects learns the last of them, whatever else it overlaps more (torchvision).
+    (torchvision lets an object that no prior touches claim the first prior; here it claims none.)
+
+    Args:
+        priors: (B, A, 4) xyxy.
+        boxes: (B, N, 4) xyxy.
+        valid: (B, N) bool.
+        foreground_iou: positives have at least this IoU, or are an object's best.
+    """
+    count = priors.shape[1]
+    best = boxes.new_full(priors.shape[:2], -1.0)
+    learnt = torch.zeros_like(best, dtype=torch.int64)
+    # one slot more, for the objects that claim nothing: padded rows would else overwrite a real prior's
+    claims = learnt.new_full((len(priors), count + 1), -1)
+    apart = priors.movedim(-1, 0).contiguous().movedim(0, -1)[:, None]  # each coordinate along memory, as above
+    for start, group, group_valid in _groups(boxes, valid):
+        iou = pairwise_iou(group, apart).masked_fill(~group_valid[..., None], -1.0)
+        top, favourite = iou.max(2)
+        rows = start + torch.arange(group.shape[1], device=boxes.device)
+        claims = claims.scatter_reduce(1, torch.where(top > 0, favourite, count), rows.expand_as(favourite), "amax")
+        value, row = iou.max(1)
+        better = value > best  # strict: the first of equals, as in one table
+        best = torch.where(better, value, best)
+        learnt = torch.where(better, row + start, learnt)
+    claims = claims[:, :count]
+    positive = (best >= foreground_iou) | (claims >= 0)
+    return Match(torch.where(claims >= 0, claims, learnt), positive, ~positive)
 
 
 def match_points(points: Tensor, lower: Tensor, upper: Tensor, radius: Tensor, boxes: Tensor, valid: Tensor) -> Match:

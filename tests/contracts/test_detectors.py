@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -19,12 +19,37 @@ from detfuse.structures import Batch, FeatureSpec
 
 GOLDEN = Path(__file__).parent.parent / "fixtures" / "golden_losses.json"
 COMBINATIONS = [(neck, head) for neck in options("neck") for head in options("head")]
-SMALL = ("neck.out_channels=16", "head.num_convs=1")
-SPEC = FeatureSpec((6, 10, 14), (8, 16, 32))
+
+
+class Fit(NamedTuple):
+    """How a neck is made small, and what it reads."""
+
+    overrides: tuple[str, ...] = ("neck.out_channels=16",)
+    spec: FeatureSpec = FeatureSpec((6, 10, 14), (8, 16, 32))
+
+
+# those that are not made small as all the others; here all levels are as wide as C3, so that shared towers fit too
+NECKS = {
+    "ssd_extras": Fit(
+        (
+            "backbone.levels=[3,4]",
+            "neck.fc_channels=128",
+            "neck.extra_channels=[128,128]",
+            "neck.extra_strides=[2,2]",
+        ),
+        FeatureSpec((128, 10), (8, 16)),
+    )
+}
+HEADS: dict[str, tuple[str, ...]] = {"ssd": ()}  # it has no tower
+
+
+def fit(neck: str) -> Fit:
+    return NECKS.get(neck, Fit())
 
 
 def small(neck: str, head: str, *more: str) -> dict[str, Any]:
-    return compose_train(f"neck={neck}", f"head={head}", *SMALL, *more)
+    overrides = (*fit(neck).overrides, *HEADS.get(head, ("head.num_convs=1",)))
+    return compose_train(f"neck={neck}", f"head={head}", *overrides, *more)
 
 
 def detector_of(neck: str, head: str) -> Detector:
@@ -39,9 +64,9 @@ def batch() -> Batch:
 class NeckAndHead(nn.Module):
     """What follows the backbone."""
 
-    def __init__(self, config: dict[str, Any], num_classes: int = 3) -> None:
+    def __init__(self, config: dict[str, Any], spec: FeatureSpec, num_classes: int = 3) -> None:
         super().__init__()
-        self.neck: Any = build_neck(config, SPEC)
+        self.neck: Any = build_neck(config, spec)
         self.head: Any = build_head(config, self.neck.out_spec, num_classes)
 
     def loss(self, features: list[Tensor], batch: Batch) -> dict[str, Tensor]:
@@ -54,9 +79,9 @@ def wave(count: int, shape: tuple[int, ...], scale: float) -> Tensor:
     return (torch.arange(count, dtype=torch.float64) * 0.37 + count).cos().mul(scale).float().reshape(shape)
 
 
-def features_of(batch: Batch) -> list[Tensor]:
+def features_of(batch: Batch, spec: FeatureSpec) -> list[Tensor]:
     height, width = batch.images.shape[-2:]
-    shapes = [(2, c, height // s, width // s) for c, s in zip(SPEC.channels, SPEC.strides, strict=True)]
+    shapes = [(2, c, height // s, width // s) for c, s in zip(spec.channels, spec.strides, strict=True)]
     return [wave(math.prod(shape), shape, 1.0) for shape in shapes]
 
 
@@ -99,13 +124,13 @@ def test_losses_are_golden(neck: str, head: str, batch: Batch) -> None:
 
 
 def losses(neck: str, head: str, batch: Batch) -> dict[str, float]:
-    model = NeckAndHead(small(neck, head))
+    model = NeckAndHead(small(neck, head), fit(neck).spec)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             spread = 1.0 / math.sqrt(max(1, parameter[0].numel())) if parameter.ndim > 1 else 0.2
             offset = 1.0 if parameter.ndim == 1 and name.endswith("weight") else 0.0  # norms and fusion weights
             parameter.copy_(wave(parameter.numel(), parameter.shape, spread) + offset)
-        terms = model.loss(features_of(batch), batch)
+        terms = model.loss(features_of(batch, fit(neck).spec), batch)
     return {name: term.item() for name, term in terms.items()}
 
 

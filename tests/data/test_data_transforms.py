@@ -52,6 +52,20 @@ def test_evaluation_scales_boxes_with_the_pixels() -> None:
     assert (sample.image.dtype, sample.image_id) == (torch.uint8, 4)
 
 
+def test_an_exact_size_changes_the_aspect_and_is_not_padded() -> None:
+    image, objects = scene(60, 90)
+    transform = Transforms(size=(30, 70), crop=1.0)
+    sample = transform.evaluate(image, objects)
+    assert sample.image.shape == (3, 30, 70)
+    assert sample.scale == (30 / 60, 70 / 90)
+    torch.testing.assert_close(sample.objects.boxes[0], torch.tensor([140 / 9, 10.0, 350 / 9, 20.0]))
+    trained = transform.train(image, objects, generator_for(0, 0, 0))
+    batch = collate([sample, trained], size_divisor=transform.divisor(32))
+    assert batch.images.shape == (2, 3, 30, 70)
+    assert batch.image_sizes.tolist() == [[30, 70], [30, 70]]
+    assert Transforms().divisor(32) == 32
+
+
 @pytest.mark.parametrize("crop_keep", ["centre", "visible"])
 def test_boxes_stay_on_their_objects_through_every_augmentation(crop_keep: str) -> None:
     transform = Transforms(
@@ -144,6 +158,8 @@ def test_a_crop_that_sees_no_object_keeps_none() -> None:
         ({"scale_jitter": (2.0, 1.0)}, "scale_jitter must be"),
         ({"crop_area": (0.0, 1.0)}, "crop_area must be"),
         ({"crop_keep": "all"}, "crop_keep must be"),
+        ({"size": (300, 0)}, "size must be"),
+        ({"size": (300, 300), "scale_jitter": (0.5, 2.0)}, "scale_jitter=.* no effect on an exact size"),
     ],
 )
 def test_arguments_out_of_range_are_named(arguments: dict[str, object], message: str) -> None:

@@ -1,0 +1,285 @@
+"""SSD's head: on each level a 3x3 predictor of its own gives class logits and box offsets for default boxes.
+
+Paper: SSD: Single Shot MultiBox Detector, 2016, https://arxiv.org/abs/1512.02325
+Variant: SSD300 with COCO's scales, as in torchvision, whose weights fit: softmax with the background as class 0,
+default boxes as fractions of the image, hard negatives 3:1 by loss within each image, sums divided by the positives of
+the batch (at least 1; of this process).
+Deviations: an image without objects teaches its hardest negatives too (``min_negatives: 0`` is the original); the
+scales follow from the number of levels, so that the head works under any neck; a single level carries the boxes of all;
+the candidates are the best of each level, as in the other heads, where torchvision takes the best 400 of each class;
+cells that lie wholly in the padding neither detect nor teach; an object that no default box touches claims none.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from detfuse.heads.candidates import best_of_level, cells_inside, combine_images, finish
+from detfuse.heads.tower import by_prior, check_features
+from detfuse.ops.anchors import default_box_shapes, grid_points
+from detfuse.ops.boxes import decode_deltas, encode_deltas
+from detfuse.ops.matching import Match, match_default_boxes
+from detfuse.protocols import Combine
+from detfuse.structures import Batch, Detections, FeatureSpec
+
+COCO_SCALES = (0.07, 0.15, 0.33, 0.51, 0.69, 0.87, 1.05)
+"""Of the six levels of SSD300 on COCO, and of the one that would follow, as fractions of the image."""
+
+
+_UNITS = 2.0**40  # per 1, of numbers in fixed point
+
+
+class SSDOutputs(NamedTuple):
+    """Raw maps per level, finest first; n_l default boxes per cell.
+
+    Attributes:
+        logits: (B, n_l * (K + 1), H, W) each, the classes of a box together, the background first.
+        deltas: (B, n_l * 4, H, W) each.
+    """
+
+    logits: tuple[Tensor, ...]
+    deltas: tuple[Tensor, ...]
+
+
+class SSDHead(nn.Module):
+    """See the module's header.
+
+    Args:
+        in_spec: the neck's levels, of any widths.
+        num_classes: K, without background.
+        scales: side of each level's square default box as a fraction of the image, and one more, which the extra square
+            of the last level needs; None: COCO's, spread over the number of levels (exactly these for six).
+        aspect_ratios: per level, each giving a wide and a tall box beside the two squares; None: 2 on the finest and
+            the two coarsest levels, 2 and 3 between them (for six levels 4, 6, 6, 6, 4, 4 boxes).
+        steps: per level, distance of neighbouring boxes in pixels; None: the strides. SSD300's are 8, 16, 32, 64, 100,
+            300, since its last maps (3 x 3 and 1 x 1) are no halves.
+        single_level_scales: if the neck gives one level only, it carries the boxes of this many levels (unless
+            ``scales`` says how many).
+        foreground_iou: a default box with at least this IoU learns the object; so does the best box of every object.
+        negative_ratio: hard negatives per positive, in each image.
+        min_negatives: at least so many in each image, so that one without objects teaches; 0 as torchvision.
+        coder_weights: factors of the offsets (dx, dy, dw, dh); the original's variances .1 and .2 are 10 and 5.
+        smooth_l1_beta: where the box loss turns from quadratic to linear.
+        box_weight: factor of the box loss.
+        score_threshold: candidates have a higher score.
+        candidates_per_level: at most.
+
+    Attributes:
+        scales: see above, as used.
+        steps: see above, as used.
+        num_boxes: per level, default boxes per cell.
+
+    Raises:
+        ValueError: if an argument is out of range, or a list does not fit the number of levels.
+    """
+
+    compilable: bool = True
+
+    def __init__(
+        self,
+        in_spec: FeatureSpec,
+        num_classes: int,
+        *,
+        scales: Sequence[float] | None = None,
+        aspect_ratios: Sequence[Sequence[float]] | None = None,
+        steps: Sequence[float] | None = None,
+        single_level_scales: int = 6,
+        foreground_iou: float = 0.5,
+        negative_ratio: float = 3.0,
+        min_negatives: int = 3,
+        coder_weights: tuple[float, float, float, float] = (10.0, 10.0, 5.0, 5.0),
+        smooth_l1_beta: float = 1.0,
+        box_weight: float = 1.0,
+        score_threshold: float = 0.01,
+        candidates_per_level: int = 1000,
+    ) -> None:
+        super().__init__()
+        if num_classes < 1:
+            raise ValueError(f"SSDHead needs at least one class, got num_classes={num_classes}")
+        if not 0 <= score_threshold < 1:
+            raise ValueError(f"SSDHead: score_threshold must lie in 0..1 (1 excluded), got {score_threshold}")
+        if min(coder_weights) <= 0 or negative_ratio < 0 or min_negatives < 0 or single_level_scales < 1:
+            raise ValueError(
+                "SSDHead: coder_weights must be positive, negative_ratio and min_negatives not negative, and "
+                f"single_level_scales at least 1; got {coder_weights}, {negative_ratio}, {min_negatives} and "
+                f"{single_level_scales}"
+            )
+        self.in_spec, self.num_classes = in_spec, num_classes
+        self.foreground_iou = foreground_iou
+        self.negative_ratio, self.min_negatives = negative_ratio, min_negatives
+        self.smooth_l1_beta, self.box_weight = smooth_l1_beta, box_weight
+        self.score_threshold, self.candidates_per_level = score_threshold, candidates_per_level
+
+        count = len(in_spec)
+        rows = count if count > 1 else len(scales) - 1 if scales is not None else single_level_scales
+        self.scales = list(spread_scales(rows) if scales is None else scales)
+        ratios = spread_ratios(rows) if aspect_ratios is None else aspect_ratios
+        self.steps = [float(step) for step in (in_spec.strides if steps is None else steps)]
+        _check_lengths(in_spec, rows, self.scales, ratios, self.steps)
+        shapes = [default_box_shapes(a, b, r) for a, b, r in zip(self.scales, self.scales[1:], ratios, strict=False)]
+        if count == 1:
+            shapes = [torch.cat(shapes)]
+        self.num_boxes = [len(of_level) for of_level in shapes]
+        self.register_buffer("fixed_point_shapes", _to_fixed_point(torch.cat(shapes)), persistent=False)
+        self.register_buffer("fixed_point_coder", _to_fixed_point(torch.tensor(coder_weights)), persistent=False)
+        self.fixed_point_shapes: Tensor
+        self.fixed_point_coder: Tensor
+
+        boxes = list(zip(in_spec.channels, self.num_boxes, strict=True))
+        self.cls_logits = nn.ModuleList(_predictor(channels, n * (num_classes + 1)) for channels, n in boxes)
+        self.box_deltas = nn.ModuleList(_predictor(channels, n * 4) for channels, n in boxes)
+
+    def describe(self) -> str:
+        """One line: levels, default boxes per cell and their scales."""
+        count = len(self.in_spec)
+        note = " (a single level carries the boxes of all)" if count == 1 else ""
+        return (
+            f"SSD: {count} level{'s' if count > 1 else ''}, {', '.join(map(str, self.num_boxes))} default boxes per "
+            f"cell{note}, scales {', '.join(f'{scale:.2f}' for scale in self.scales[:-1])} of the image"
+        )
+
+    def forward(self, features: Sequence[Tensor]) -> SSDOutputs:
+        """Maps (B, C_l, H, W) per level to raw maps; equal in training and evaluation."""
+        check_features(features, self.in_spec, "SSDHead")
+        return SSDOutputs(
+            tuple(predict(x) for predict, x in zip(self.cls_logits, features, strict=True)),
+            tuple(predict(x) for predict, x in zip(self.box_deltas, features, strict=True)),
+        )
+
+    def default_boxes(self, outputs: SSDOutputs, image_sizes: Tensor) -> list[Tensor]:
+        """The default boxes of each level, (B, H * W * n, 4) xyxy in the order of the logits.
+
+        They are fractions of their own image without its padding, which depends on the other images of a batch.
+
+        Args:
+            outputs: only the sizes of the maps matter.
+            image_sizes: (B, 2) as (height, width).
+        """
+        sides = image_sizes.flip(-1)[:, None].float()
+        shapes = torch.split(_to_float(self.fixed_point_shapes), self.num_boxes)
+        boxes = []
+        for x, step, of_level in zip(outputs.logits, self.steps, shapes, strict=True):
+            centers = grid_points((x.shape[2], x.shape[3]), step, 0.5, x.device)[:, None]
+            half = (of_level * sides / 2)[:, None]  # (B, 1, n, 2)
+            boxes.append(torch.cat([centers - half, centers + half], dim=-1).flatten(1, 2))
+        return boxes
+
+    def match(self, default_boxes: Tensor, boxes: Tensor, valid: Tensor) -> Match:
+        """Which default box (B, A, 4) learns which of the boxes (B, N, 4)."""
+        return match_default_boxes(default_boxes, boxes, valid, foreground_iou=self.foreground_iou)
+
+    def loss(self, outputs: SSDOutputs, batch: Batch) -> dict[str, Tensor]:
+        """``loss_cls`` (cross-entropy) and ``loss_box`` (smooth L1 on offsets); crowds and padded rows are no targets.
+
+        An image without boxes teaches ``min_negatives`` times background; its box loss is exactly 0.
+        """
+        targets = batch.targets
+        with torch.autocast(targets.boxes.device.type, enabled=False):
+            priors = torch.cat(self.default_boxes(outputs, batch.image_sizes), dim=1)
+            match = self.match(priors, targets.boxes.float(), targets.valid)
+            share = 1.0 / match.positive.sum().clamp(min=1)
+            labels = targets.labels.gather(1, match.row) + 1  # 0 is the background
+            logits = torch.cat([by_prior(raw, self.num_classes + 1) for raw in outputs.logits], dim=1).float()
+            entropy = functional.cross_entropy(
+                logits.movedim(-1, 1), torch.where(match.positive, labels, 0), reduction="none"
+            )
+            negative = match.negative & torch.cat(self._inside(outputs, batch.image_sizes), dim=1)
+            cls = torch.where(match.positive, entropy, 0.0).sum() + self._hardest(entropy, match.positive, negative)
+            deltas = torch.cat([by_prior(raw, 4) for raw in outputs.deltas], dim=1).float()
+            objects = targets.boxes.float().gather(1, match.row[..., None].expand(-1, -1, 4))
+            # where there is nothing to learn the default box is its own target: finite, and without weight
+            objects = torch.where(match.positive[..., None], objects, priors)
+            wanted = encode_deltas(objects, priors) * _to_float(self.fixed_point_coder)
+            box = functional.smooth_l1_loss(deltas, wanted, beta=self.smooth_l1_beta, reduction="none").sum(-1)
+            box = torch.where(match.positive, box, 0.0).sum()
+            return {"loss_cls": share * cls, "loss_box": self.box_weight * share * box}
+
+    def _hardest(self, entropy: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
+        """Sum of the largest losses (B, A) among the negatives, as many in each image as it may have."""
+        wanted = (self.negative_ratio * positive.sum(1, keepdim=True)).clamp(min=self.min_negatives)
+        descending = entropy.masked_fill(~negative, -torch.inf).sort(dim=1, descending=True).values
+        rank = torch.arange(entropy.shape[1], device=entropy.device)
+        return torch.where((rank < wanted) & (descending > -torch.inf), descending, 0.0).sum()
+
+    def _inside(self, outputs: SSDOutputs, image_sizes: Tensor) -> list[Tensor]:
+        """Per level (B, H * W * n): default boxes whose cell begins inside the image."""
+        return [
+            cells_inside((x.shape[2], x.shape[3]), step, image_sizes, n)
+            for x, step, n in zip(outputs.logits, self.steps, self.num_boxes, strict=True)
+        ]
+
+    def candidates(self, outputs: SSDOutputs, image_sizes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The best boxes of each level, see :class:`detfuse.protocols.Head`; the score is the class's softmax."""
+        boxes, scores, labels = [], [], []
+        with torch.autocast(image_sizes.device.type, enabled=False):
+            priors = self.default_boxes(outputs, image_sizes)
+            for logits, deltas, of_level, inside in zip(
+                *outputs, priors, self._inside(outputs, image_sizes), strict=True
+            ):
+                softmax = by_prior(logits, self.num_classes + 1).float().softmax(dim=-1)[..., 1:]
+                best = best_of_level(softmax, inside, self.score_threshold, self.candidates_per_level)
+                chosen = best.priors[..., None].expand(-1, -1, 4)
+                offsets = by_prior(deltas, 4).float().gather(1, chosen) / _to_float(self.fixed_point_coder)
+                boxes.append(decode_deltas(offsets, of_level.gather(1, chosen)))
+                scores.append(best.scores.clamp(min=0))  # of -inf: 0
+                labels.append(best.labels)
+            return finish(boxes, scores, labels, image_sizes)
+
+    def predict(self, outputs: SSDOutputs, image_sizes: Tensor, combine: Combine) -> list[Detections]:
+        """The detections of each image, in pixels of the resized image."""
+        return combine_images(self.candidates(outputs, image_sizes), combine)
+
+
+def spread_scales(num_levels: int) -> list[float]:
+    """COCO's scales for another number of levels (and the one beyond), linearly between the published ones."""
+    last = len(COCO_SCALES) - 1
+    scales = []
+    for level in range(num_levels + 1):
+        below, rest = divmod(last * level, num_levels)
+        above = COCO_SCALES[min(below + 1, last)]
+        scales.append(COCO_SCALES[below] + (above - COCO_SCALES[below]) * rest / num_levels)
+    return scales
+
+
+def spread_ratios(num_levels: int) -> list[list[float]]:
+    """The published aspect ratios for another number of levels."""
+    return [[2.0, 3.0] if 0 < level < num_levels - 2 else [2.0] for level in range(num_levels)]
+
+
+def _check_lengths(
+    in_spec: FeatureSpec, rows: int, scales: Sequence[float], ratios: Sequence[Sequence[float]], steps: Sequence[float]
+) -> None:
+    wanted = {"scales": (scales, rows + 1), "aspect_ratios": (ratios, rows), "steps": (steps, len(in_spec))}
+    for name, (given, length) in wanted.items():
+        if len(given) != length:
+            raise ValueError(
+                f"SSDHead: the neck gives {len(in_spec)} levels (strides {in_spec.strides}), which takes {length} "
+                f"{name}, but there are {len(given)}; null derives them from the levels"
+            )
+    numbers = [*scales, *steps, *(ratio for of_level in ratios for ratio in of_level)]
+    if not all(math.isfinite(number) and number > 0 for number in numbers):
+        raise ValueError(f"SSDHead: scales, aspect_ratios and steps must be positive, got {scales}, {ratios}, {steps}")
+
+
+def _to_fixed_point(numbers: Tensor) -> Tensor:
+    """Whole numbers, which a cast of the model to half precision cannot round; exact for float32 above 2**-16."""
+    return (numbers.double() * _UNITS).round().long()
+
+
+def _to_float(fixed_point: Tensor) -> Tensor:
+    return fixed_point.float() / _UNITS
+
+
+def _predictor(in_channels: int, out_channels: int) -> nn.Conv2d:
+    """A 3x3 convolution that begins as the paper's: Xavier-uniform weights and zero bias."""
+    layer = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+    nn.init.xavier_uniform_(layer.weight)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return layer

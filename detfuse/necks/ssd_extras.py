@@ -1,0 +1,142 @@
+"""What SSD puts between its backbone and its predictors: L2Norm, the converted fc6 and fc7, and the extra levels.
+
+Paper: SSD: Single Shot MultiBox Detector, 2016, https://arxiv.org/abs/1512.02325
+Variant: SSD300 on VGG-16 cut after conv4_3 and conv5_3; 300 x 300 pixels give maps of 38, 19, 10, 5, 3 and 1. Here
+conv5_3 is followed by pool5 (3x3, stride 1), fc6 (3x3, dilated by 6) and fc7 (1x1); with ``fc_channels: null`` the
+coarsest map is used as it is (mmdetection's SSDNeck). torchvision's weights fit.
+Deviations: no dropout after fc6 and fc7, as in torchvision; any backbone with two levels or more serves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from detfuse.structures import FeatureSpec
+
+
+class L2Norm(nn.Module):
+    """Scales the vector of channels at every place to a learnt length per channel (ParseNet, 2015).
+
+    Args:
+        channels: width of the map.
+        scale: value of all the lengths at the start.
+    """
+
+    def __init__(self, channels: int, scale: float) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.full((channels,), scale))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to the same shape."""
+        # in float32, since the squares of half precision overflow
+        return functional.normalize(x.float()).to(x.dtype) * self.scale[:, None, None]
+
+
+class SSDExtras(nn.Module):
+    """See the module's header.
+
+    The finest map passes through :class:`L2Norm`, those between it and the coarsest as they are. The nominal stride
+    doubles with every extra level, also where a convolution without padding or stride makes the map smaller.
+
+    Args:
+        in_spec: what the backbone delivers, at least two levels.
+        l2_norm_scale: start of the L2Norm on the finest map; None for no norm.
+        fc_channels: width of fc6 and fc7 on the coarsest map; None for neither.
+        fc_dilation: of fc6.
+        extra_channels: width of each extra level; a 1x1 convolution to half of it comes before its 3x3.
+        extra_strides: of the 3x3 convolution of each: 2 pads by one pixel and serves any size, 1 does not pad and takes
+            two pixels off the map.
+
+    Raises:
+        ValueError: if the backbone gives one level only, or an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        in_spec: FeatureSpec,
+        *,
+        l2_norm_scale: float | None = 20.0,
+        fc_channels: int | None = 1024,
+        fc_dilation: int = 6,
+        extra_channels: Sequence[int] = (512, 256, 256, 256),
+        extra_strides: Sequence[int] = (2, 2, 1, 1),
+    ) -> None:
+        super().__init__()
+        if len(in_spec) < 2:
+            raise ValueError(
+                f"SSDExtras normalises the finest level and continues from the coarsest, so it needs two levels of the "
+                f"backbone, but there is only stride {in_spec.strides[0]}: give backbone.levels=[3,4]"
+            )
+        if len(extra_channels) != len(extra_strides) or not set(extra_strides) <= {1, 2} or min(extra_channels) < 2:
+            raise ValueError(
+                "SSDExtras: each extra level has one width of at least 2 and one stride of 1 or 2; got extra_channels "
+                f"{list(extra_channels)} and extra_strides {list(extra_strides)}"
+            )
+        if fc_dilation < 1:
+            raise ValueError(f"SSDExtras: fc_dilation must be at least 1, got {fc_dilation}")
+        self.in_spec = in_spec
+        self.extra_strides = list(extra_strides)
+        coarsest = in_spec.channels[-1] if fc_channels is None else fc_channels
+        widths = [coarsest, *extra_channels]
+        self.out_spec = FeatureSpec(
+            (*in_spec.channels[:-1], *widths),
+            (*in_spec.strides, *(in_spec.strides[-1] * 2 ** (i + 1) for i in range(len(extra_channels)))),
+        )
+        self.l2_norm = nn.Identity() if l2_norm_scale is None else L2Norm(in_spec.channels[0], l2_norm_scale)
+        self.fc = nn.Identity() if fc_channels is None else _fc(in_spec.channels[-1], fc_channels, fc_dilation)
+        self.extras = nn.ModuleList(
+            _extra(before, after, stride)
+            for before, after, stride in zip(widths, extra_channels, extra_strides, strict=False)
+        )
+        _init_weights(self)
+
+    def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """Maps (B, C_i, H_i, W_i), as ``in_spec`` says, to maps as ``out_spec`` says.
+
+        Raises:
+            ValueError: if a map is too small for an extra level without padding.
+        """
+        maps = [self.l2_norm(features[0]), *features[1:-1], self.fc(features[-1])]
+        for extra, stride in zip(self.extras, self.extra_strides, strict=True):
+            height, width = maps[-1].shape[-2:]
+            if stride == 1 and (height < 3 or width < 3):
+                raise ValueError(
+                    f"SSDExtras: level {len(maps)} takes two pixels off a map of {height} x {width}, so nothing is "
+                    "left. The published layout is for 300 x 300 pixels (data.transform.size=[300,300]); for other "
+                    f"sizes halve at every level: neck.extra_strides={[2] * len(self.extras)}"
+                )
+            maps.append(extra(maps[-1]))
+        return maps
+
+
+def _fc(in_channels: int, channels: int, dilation: int) -> nn.Sequential:
+    """pool5 with stride 1, then VGG's first two linear layers as convolutions (fc6 decimated, hence dilated)."""
+    return nn.Sequential(
+        nn.MaxPool2d(3, stride=1, padding=1),
+        nn.Conv2d(in_channels, channels, 3, padding=dilation, dilation=dilation),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(channels, channels, 1),
+        nn.ReLU(inplace=True),
+    )
+
+
+def _extra(in_channels: int, out_channels: int, stride: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels // 2, 1),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(out_channels // 2, out_channels, 3, stride=stride, padding=stride - 1),
+        nn.ReLU(inplace=True),
+    )
+
+
+def _init_weights(neck: SSDExtras) -> None:
+    """Xavier-uniform weights and zero biases, as the paper's."""
+    for layer in neck.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.xavier_uniform_(layer.weight)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
