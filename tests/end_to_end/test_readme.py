@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from commands import REPOSITORY, TINY, run
 
+from detfuse.config import check
+
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```sh\n(.*?)```", README, flags=re.DOTALL)
 LINES = [line.split(" #")[0].strip() for block in BLOCKS for line in block.replace("\\\n", " ").splitlines()]
@@ -25,7 +27,7 @@ def test_the_readme_names_the_two_first_commands() -> None:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the README's user works: a COCO folder, and a neck of their own as the README has it."""
     folder = tmp_path_factory.mktemp("readme")
-    run("train", *TINY, "trainer.fast_dev_run=true", folder=folder)
+    run("train", *TINY, "name=defaults", "trainer.max_epochs=1", folder=folder)  # the run that the README continues
     generated = next((folder / "datasets" / "synthetic").glob("shapes-*"))
     (folder / "path").mkdir()
     generated.rename(folder / "path" / "to")
@@ -36,11 +38,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("line", TRAINING)
-def test_training_commands_of_the_readme(line: str, folder: Path) -> None:
+def test_training_commands_of_the_readme(line: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
     argv = shlex.split(line.split("&&")[-1])
     given = argv[next(i for i, part in enumerate(argv) if part.endswith(("train.py", "detfuse-train"))) + 1 :]
-    of_coco = any(part == "data=coco" for part in given)
-    kept = {part.split("=")[0] for part in given}
-    short = [part for part in TINY[5 if of_coco else 0 :] if part.split("=")[0] not in kept]
-    size = ["data.transform.short_side=64"] if of_coco else []
-    run("train", *given, *short, *size, "trainer.fast_dev_run=true", folder=folder)
+    if any(part.startswith("resume=") for part in given):
+        run("train", *given, folder=folder)  # with the small data and detector of its run
+        return
+    of_coco = any(part == "data=coco" or part.startswith("experiment=") for part in given)
+    small = [*TINY, "data.transform.short_side=64", "data.loader.batch_size=2"]
+    if of_coco:
+        small += ["data.limit_images=2"]
+    typed = {part.split("=")[0] for part in given}
+    short = [part for part in small if part.split("=")[0] not in typed and not check([*given, part], "train")]
+    run("train", *given, *short, "trainer.fast_dev_run=true", folder=folder)
