@@ -6,7 +6,7 @@ A part is told what the parts before it are (feature specs, number of classes, s
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from omegaconf import OmegaConf
 from detfuse.data import DetectionDataModule
 from detfuse.detector import Detector
 from detfuse.evaluation.coco import CocoEvaluator
+from detfuse.inserts import BACKBONE_SITES, HEAD_SITES, NECK_SITES, Attention, AttentionChoice, Levels, Site
 from detfuse.protocols import Backbone, Combine, Head, Neck
 from detfuse.structures import Categories, FeatureSpec
 from detfuse.training.module import DetectionModule
@@ -29,6 +30,7 @@ from detfuse.training.module import DetectionModule
 Config = Mapping[str, Any]
 _PARTS = ("backbone", "neck", "head")
 _MIN_DIVISOR = 32
+_NO_ATTENTION = "detfuse.attention.none"
 
 
 class ConfigError(ValueError):
@@ -93,11 +95,48 @@ def size_divisor(spec: FeatureSpec) -> int:
     return max(_MIN_DIVISOR, spec.strides[-1])
 
 
+def build_attention(config: Config, sites: Sequence[Site]) -> Attention:
+    """What the configuration puts at some of the sites; those without attention are left out, whatever their levels.
+
+    So a sweep may hold levels fixed and have ``none`` among its kinds.
+    """
+    chosen = config.get("attention")
+    if chosen is None:  # a checkpoint that is older than the sites
+        return {}
+    levels: Levels = instantiate(chosen["levels"])()
+    found: dict[Site, AttentionChoice] = {}
+    for site in sites:
+        if chosen[site]["_target_"] != _NO_ATTENTION:
+            at = getattr(levels, site)
+            found[site] = AttentionChoice(instantiate(chosen[site]), None if at is None else tuple(sorted(at)))
+    return found
+
+
 def build_backbone(config: Config) -> Backbone:
     """The feature extractor."""
     seed_part(config["seed"], "backbone")
-    backbone: Backbone = instantiate(config["backbone"])()
-    return backbone
+    backbone = instantiate(config["backbone"])
+    built: Backbone = backbone(**_attention_for(backbone, config, BACKBONE_SITES, "backbone"))
+    return built
+
+
+def _attention_for(
+    part: Callable[..., Any], config: Config, sites: tuple[Site, ...], kind: str
+) -> dict[str, Attention]:
+    """The argument ``attention`` of a part, if it takes one."""
+    attention = build_attention(config, sites)
+    if "attention" in inspect.signature(part).parameters:
+        return {"attention": attention}
+    if attention:
+        raise ConfigError(
+            f"attention@attention.{next(iter(attention))}: {kind}={_target_name(config[kind])} has no such site, it "
+            "takes no attention"
+        )
+    return {}
+
+
+def _target_name(node: Config) -> str:
+    return str(node["_target_"]).rpartition(".")[2]
 
 
 def build_data(config: Config, size_divisor: int) -> DetectionDataModule:
@@ -107,7 +146,11 @@ def build_data(config: Config, size_divisor: int) -> DetectionDataModule:
 
 
 def build_neck(config: Config, in_spec: FeatureSpec) -> Neck:
-    """The neck; one that is no fusion graph takes no operator and no resampler, and is given none."""
+    """The neck; one that is no fusion graph takes no operator and no resampler, and is given none.
+
+    Raises:
+        ConfigError: if there is attention for a site that the neck does not have.
+    """
     seed_part(config["seed"], "neck")
     neck = instantiate(config["neck"])
     taken = inspect.signature(neck).parameters
@@ -118,15 +161,17 @@ def build_neck(config: Config, in_spec: FeatureSpec) -> Neck:
         "resample_down": resample.get("down"),
     }
     wired = {name: instantiate(node) for name, node in available.items() if node is not None and name in taken}
-    built: Neck = neck(in_spec=in_spec, **wired)
+    built: Neck = neck(in_spec=in_spec, **wired, **_attention_for(neck, config, NECK_SITES, "neck"))
     return built
 
 
 def build_head(config: Config, in_spec: FeatureSpec, num_classes: int) -> Head:
     """The head on a neck's maps."""
     seed_part(config["seed"], "head")
-    head: Head = instantiate(config["head"])(in_spec=in_spec, num_classes=num_classes)
-    return head
+    head = instantiate(config["head"])
+    attention = _attention_for(head, config, HEAD_SITES, "head")
+    built: Head = head(in_spec=in_spec, num_classes=num_classes, **attention)
+    return built
 
 
 def build_detector(config: Config, num_classes: int, backbone: Backbone | None = None) -> Detector:

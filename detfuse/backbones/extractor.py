@@ -9,13 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from detfuse.backbones.norms import Norm, convert_norms
+from detfuse.inserts import Attention
 from detfuse.structures import FeatureSpec
 
 
 class Extractor(nn.Module):
     """A feature extractor with frozen stages, and a check that it yields what it promises.
 
-    Subclasses set ``self.model``, implement :meth:`forward` and call :meth:`_finish` at the end of their constructor.
+    Subclasses set ``self.model``, implement :meth:`forward` and call :meth:`_finish` at the end of their constructor,
+    and :meth:`_check_attention` if they put attention in after that.
     """
 
     model: nn.Module
@@ -54,6 +56,18 @@ class Extractor(nn.Module):
         self.model = convert_norms(self.model, norm)
         self._frozen = tuple(f"model.{key}" for key in _frozen_modules(self.model, frozen))
         self.train(self.training)
+
+    def _check_attention(self, name: str, attention: Attention) -> None:
+        """See that the maps kept their shapes.
+
+        Raises:
+            ValueError: if what passes one of the places does not have the stage's shape.
+        """
+        try:
+            self._dummy_forward(name)
+        except (ValueError, AttributeError) as error:  # the latter where a block passes lists on, as DenseNet's
+            sites = ", ".join(f"attention.{site}" for site in attention)
+            raise ValueError(f"{sites}: the stages of this model cannot take attention there ({error})") from error
 
     def _drop_unused(self, name: str, features: list[Tensor]) -> None:
         """Remove the modules that reach no output; where the model cannot run without them, stop their learning.

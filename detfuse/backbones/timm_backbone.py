@@ -14,8 +14,10 @@ import torch
 from timm.models import get_pretrained_cfg, is_model, list_models, list_pretrained, split_model_name_tag
 from torch import Tensor
 
+from detfuse.backbones.attention import Stage, attend_stages
 from detfuse.backbones.extractor import Extractor, accepts_size, dummy_size, last_per_stride, stage_parameters
 from detfuse.backbones.pretrained import is_file, load_file, no_network, require_reachable
+from detfuse.inserts import BACKBONE_SITES, Attention, only_sites
 from detfuse.structures import FeatureSpec
 
 _FLEXIBLE: tuple[dict[str, Any], ...] = ({"strict_img_size": False}, {"dynamic_img_size": True})
@@ -29,6 +31,7 @@ class TimmBackbone(Extractor):
     such that they take any, where they can.
 
     Args:
+        attention: what stands at the sites ``stage``, ``branch`` and ``before_last_block``.
         name: a name of ``timm.list_models()``, such as ``resnet18``, also with a tag, ``resnet18.a1_in1k``.
         levels: log2 of the strides to return, ascending.
         pretrained: False: random weights; True: timm's default weights, or those of the tag in ``name``; another tag
@@ -39,12 +42,14 @@ class TimmBackbone(Extractor):
         drop_path: rate of stochastic depth at the last block, for models that have it.
 
     Raises:
-        ValueError: if the model, the level, the tag or the file does not exist or does not fit.
+        ValueError: if the model, the level, the tag or the file does not exist or does not fit, or the model has no
+            such site.
         ConnectionError: if weights must be fetched and there is no network (within seconds).
     """
 
     def __init__(
         self,
+        attention: Attention | None = None,
         *,
         name: str,
         levels: Sequence[int] = (3, 4, 5),
@@ -75,11 +80,25 @@ class TimmBackbone(Extractor):
                 classifier = timm.create_model(name, **{k: v for k, v in options.items() if k != "features_only"})
             load_file(self.model, str(pretrained), name, classifier.state_dict())
         self._finish(name, frozen, norm)
+        if attention:
+            only_sites(attention, BACKBONE_SITES, f"backbone {name}")
+            stages = {
+                level: Stage(str(info[index]["module"]), int(info[index]["num_chs"]), self._nhwc, level in levels)
+                for level, index in _stage_indices(strides, levels).items()
+            }
+            self.attention = attend_stages(self.model, stages, attention, name)
+            self._check_attention(name, attention)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Normalised float images (B, 3, H, W) to one map (B, C_l, H / 2**l, W / 2**l) per level, finest first."""
         features: list[Tensor] = self.model(images)
         return [feature.permute(0, 3, 1, 2) for feature in features] if self._nhwc else list(features)
+
+
+def _stage_indices(strides: Sequence[int], levels: Sequence[int]) -> dict[int, int]:
+    """Level -> index of its last map, from C2 to the coarsest that is returned."""
+    last = {stride.bit_length() - 1: index for index, stride in enumerate(strides)}
+    return {level: last[level] for level in sorted(last) if level in levels or 2 <= level <= max(levels)}
 
 
 def _require_model(name: str) -> None:

@@ -15,8 +15,10 @@ from torch import Tensor, nn
 from torchvision import models
 from torchvision.models.feature_extraction import create_feature_extractor
 
+from detfuse.backbones.attention import Stage, attend_graphs
 from detfuse.backbones.extractor import Extractor, accepts_size, dummy_size, last_per_stride, stage_parameters
 from detfuse.backbones.pretrained import is_file, load_file, no_network, require_reachable
+from detfuse.inserts import BACKBONE_SITES, Attention, only_sites
 from detfuse.structures import FeatureSpec
 
 
@@ -37,6 +39,7 @@ class TorchvisionBackbone(Extractor):
     ResNet, the block before the next down-sampling of a MobileNet, the last activation before the pooling of a VGG.
 
     Args:
+        attention: what stands at the sites ``stage``, ``branch`` and ``before_last_block``.
         name: a name of ``torchvision.models.list_models(module=torchvision.models)``.
         levels: log2 of the strides to return, ascending.
         pretrained: False: random weights; True: torchvision's default weights; a weights name such as
@@ -49,12 +52,14 @@ class TorchvisionBackbone(Extractor):
             and 18). Nothing changes for images of a multiple of the coarsest stride.
 
     Raises:
-        ValueError: if the model, the level, the weights' name or the file does not exist or does not fit.
+        ValueError: if the model, the level, the weights' name or the file does not exist or does not fit, or the model
+            has no such site.
         ConnectionError: if weights must be fetched and there is no network (within seconds).
     """
 
     def __init__(
         self,
+        attention: Attention | None = None,
         *,
         name: str,
         levels: Sequence[int] = (3, 4, 5),
@@ -82,13 +87,22 @@ class TorchvisionBackbone(Extractor):
         if ceil_mode:
             _round_up(classifier, name)
         known = list(classifier.state_dict())
+        upto = {s: tap for s, tap in sorted(last.items()) if s <= chosen[-1].stride and (s >= 4 or tap in chosen)}
         # The train and the eval graph differ in dropout only, which torchvision would announce in a warning.
         self.model = create_feature_extractor(
-            classifier, {tap.module: str(tap.stride) for tap in chosen}, suppress_diff_warning=True
+            classifier, {tap.module: str(stride) for stride, tap in upto.items()}, suppress_diff_warning=True
         )
         if is_file(pretrained):
             load_file(self.model, str(pretrained), name, known)
         self._finish(name, frozen, norm)
+        if attention:
+            only_sites(attention, BACKBONE_SITES, f"backbone {name}")
+            places = {
+                stride.bit_length() - 1: Stage(tap.module, tap.channels, tap.nhwc, stride in self.out_spec.strides)
+                for stride, tap in upto.items()
+            }
+            attend_graphs(self.model, places, attention, name)
+            self._check_attention(name, attention)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Normalised float images (B, 3, H, W) to one map (B, C_l, H / 2**l, W / 2**l) per level, finest first."""

@@ -12,6 +12,7 @@ from pytorch_lightning import Trainer
 from detfuse.build import Parts
 from detfuse.cli.jobs import UserError
 from detfuse.detector import Detector
+from detfuse.inserts import inserts_of
 from detfuse.necks.graph_neck import GraphNeck
 from detfuse.training.module import DetectionModule
 from detfuse.weights.checkpoint import Checkpoint, load_weights
@@ -69,11 +70,22 @@ def header(parts: Parts, trainer: Trainer, folder: Path, config: dict[str, Any])
         "data": parts.data.description,
         "model": describe(parts.detector, config),
         "head": parts.detector.head.describe(),
+        **_attention_row(parts.detector),
         "batch": f"{batch} images per step" + (f" ({world} processes)" if world > 1 else ""),
         "device": f"{device(trainer)}, precision {trainer.precision}",
         "seed": str(config["seed"]),
     }
-    return "\n".join(f"{name:<8}" + text.replace("\n", "\n" + " " * 8) for name, text in rows.items())
+    margin = 2 + max(map(len, rows))
+    return "\n".join(f"{name:<{margin}}" + text.replace("\n", "\n" + " " * margin) for name, text in rows.items())
+
+
+def _attention_row(detector: Detector) -> dict[str, str]:
+    """``lateral SE: c3->t3, c4->t4; stage CBAM: c4``; no row without attention."""
+    places: dict[str, list[str]] = {}
+    for insert in inserts_of(detector).values():
+        places.setdefault(f"{insert.site} {insert.kind}", []).append(insert.at)
+    text = "; ".join(f"{what}: {', '.join(at)}" for what, at in places.items())
+    return {"attention": text} if text else {}
 
 
 def describe(detector: Detector, config: dict[str, Any]) -> str:

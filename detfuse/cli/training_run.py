@@ -18,7 +18,9 @@ from detfuse.cli.stored_config import resumed
 from detfuse.config import TrainSettings
 from detfuse.data import DataError
 from detfuse.data.collate import padded_size
+from detfuse.inserts import inserts_of
 from detfuse.necks.graph_neck import GraphNeck
+from detfuse.training.attention_memory import device_memory, require_fit
 from detfuse.training.environment import environment
 from detfuse.training.module import NonFiniteLossError
 from detfuse.training.summary import summarise
@@ -92,7 +94,14 @@ def _stored(folder: Path, invocation: Invocation) -> dict[str, Any]:
 
 
 def _begin(trainer: pl.Trainer, parts: Parts, folder: Path, config: dict[str, Any], invocation: Invocation) -> None:
-    """Write what the run is, before it begins, and show it."""
+    """See that it can begin; write what the run is, and show it."""
+    require_fit(
+        parts.detector,
+        parts.data.largest_padded_size(),
+        parts.data.loader.batch_size,
+        dtype_bytes=2 if "16" in str(trainer.precision) else 4,
+        available=device_memory(trainer.strategy.root_device),
+    )
     if not trainer.is_global_zero:
         return
     results.write_text(folder / run_folder.CONFIG, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
@@ -104,7 +113,8 @@ def _begin(trainer: pl.Trainer, parts: Parts, folder: Path, config: dict[str, An
     size = padded_size(*parts.data.transform.resized(height, width), parts.data.size_divisor)
     results.write_text(folder / "summary.txt", summarise(parts.detector, size) + "\n")
     if isinstance(parts.detector.neck, GraphNeck):
-        results.write_text(folder / "fusion.svg", svg(parts.detector.neck.graph, invocation.choices["neck"]))
+        drawing = svg(parts.detector.neck.graph, invocation.choices["neck"], inserts_of(parts.detector).values())
+        results.write_text(folder / "fusion.svg", drawing)
     print(results.header(parts, trainer, folder, config), flush=True)
 
 

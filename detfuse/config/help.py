@@ -23,6 +23,7 @@ _EXAMPLES = {
         {command}                                            the default: generated data, a small detector
         {command} data=coco data.root=DIR neck=pafpn operator=concat head=fcos
         {command} resample@resample.up=bilinear trainer.max_epochs=20 seed=1
+        {command} attention@attention.lateral=se attention@attention.fused=sagan attention.levels.fused=[4]
         {command} -m neck=early,fpn,unfused operator=add,concat seed=0,1      a sweep: every combination
         {command} resume=runs/default/defaults trainer.max_epochs=40          continue a run, for longer
         {command} --config-dir my neck=mine                   your own my/neck/mine.yaml
@@ -87,13 +88,20 @@ def _groups(composer: Composer, chosen: dict[str, str], allowed: tuple[str, ...]
     for group, options in composer.groups.items():
         if allowed is not None and group not in allowed:
             continue  # the checkpoint decides
-        for mount in sorted((mount for mount in chosen if mount.split("@")[0] == group), reverse=True):
+        places: dict[str, list[str]] = {}  # the options of a group, with its default -> where it is mounted
+        for mount in sorted((mount for mount in chosen if mount.split("@")[0] == group), reverse=group == "resample"):
             listed = "  ".join(
                 f"{option}*" if allowed is None and option == chosen[mount] else option for option in options
             )
-            start = f"  {mount}="
-            lines += textwrap.wrap(listed, 118, initial_indent=f"{start:<26}", subsequent_indent=" " * 26)
+            places.setdefault(listed, []).append(mount)
+        for listed, mounts in places.items():
+            starts = [f"  {mount}=" for mount in mounts]
+            lines += [*starts[:-1], *_wrapped(listed, starts[-1])]
     return lines
+
+
+def _wrapped(listed: str, start: str) -> list[str]:
+    return textwrap.wrap(listed, 118, initial_indent=f"{start:<26}", subsequent_indent=" " * 26)
 
 
 def _settings(config_name: str, config: DictConfig) -> list[str]:

@@ -48,7 +48,7 @@ class NodeCheck:
         if exists and choice.sign == "+":
             return f"{choice.typed}: {choice.key} is there already; write {choice.typed[1:]}"
         if exists and node is not config:
-            return None
+            return self._part_as_value(choice)
         signature = self._signature(node)
         if exists:
             return None
@@ -65,6 +65,13 @@ class NodeCheck:
         hint = did_you_mean(leaf, known) or self._elsewhere(leaf)
         where = f"{parent} has" if parent else "there are"
         return f"{choice.typed}: there is no {choice.key}{hint or ';'} {where}: {', '.join(known)}"
+
+    def _part_as_value(self, choice: Choice) -> str | None:
+        """A part is chosen by its group; a plain value in its place would replace it."""
+        mount = next((m for m in self.composed.choices if m.partition("@")[2] == choice.key), None)
+        if mount is None or isinstance(choice.values[0], dict):
+            return None
+        return f"{choice.typed}: {choice.key} is a part, chosen by its group; write {mount}={','.join(choice.texts)}"
 
     def check_all(self) -> list[str]:
         """Every wrong key, type, choice, missing value and target of the configuration."""

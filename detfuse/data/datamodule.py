@@ -7,10 +7,12 @@ from abc import abstractmethod
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pytorch_lightning as pl
 from torch.utils.data import DataLoader
 
 from detfuse.data.coco import read_coco
+from detfuse.data.collate import padded_size
 from detfuse.data.dataset import DetectionDataset
 from detfuse.data.images import CheckImages
 from detfuse.data.index import AnnotationIndex, DataError, DataWarning
@@ -18,6 +20,7 @@ from detfuse.data.layout import Split, find_split
 from detfuse.data.loader import Loader
 from detfuse.data.synthetic import SyntheticParameters, generate
 from detfuse.data.transforms import Transforms
+from detfuse.protocols import Size
 from detfuse.structures import Batch, Categories
 
 _SPLITS_OF: dict[str | None, tuple[Split, ...]] = {"fit": ("train", "val"), None: ("train", "val")}
@@ -101,6 +104,15 @@ class DetectionDataModule(pl.LightningDataModule):
     def train_batches_per_epoch(self, world_size: int) -> int:
         """Optimisation steps per epoch without accumulation: what a schedule's length is computed from."""
         return self.loader.train_batches(self.dataset("train")).num_batches(world_size)
+
+    def largest_padded_size(self) -> Size:
+        """(height, width) of the largest image that will be fed, padded; crops are not larger."""
+        sizes = []
+        for split, index in self.indexes.items():
+            factor = self.transform.scale_jitter[1] if split == "train" else 1.0
+            for height, width in np.unique(index.sizes, axis=0).tolist():
+                sizes.append(padded_size(*self.transform.resized(height, width, factor), self.size_divisor))
+        return max(sizes, key=lambda size: size[0] * size[1], default=padded_size(1, 1, self.size_divisor))
 
     def _index(self, split: Split) -> AnnotationIndex:
         if split not in self.indexes:

@@ -23,6 +23,7 @@ from torch.nn import functional
 from detfuse.heads.candidates import best_of_level, cells_inside, combine_images, finish
 from detfuse.heads.tower import (
     ConvTower,
+    attended_levels,
     by_cell,
     by_prior,
     check_arguments,
@@ -30,6 +31,7 @@ from detfuse.heads.tower import (
     predictor,
     shared_width,
 )
+from detfuse.inserts import Attention
 from detfuse.losses import focal_loss, giou_loss
 from detfuse.ops.anchors import grid_points
 from detfuse.ops.boxes import decode_distances
@@ -58,6 +60,7 @@ class FCOSHead(nn.Module):
     Args:
         in_spec: the neck's levels, all of one width.
         num_classes: K, without background.
+        attention: what stands at the site ``head``, after every activation of the towers.
         num_convs: convolutions of each of the two towers.
         tower_channels: their width; None is the neck's.
         norm: after each of them; "batch" mixes the statistics of the levels.
@@ -89,6 +92,7 @@ class FCOSHead(nn.Module):
         self,
         in_spec: FeatureSpec,
         num_classes: int,
+        attention: Attention | None = None,
         *,
         num_convs: int = 4,
         tower_channels: int | None = None,
@@ -116,8 +120,9 @@ class FCOSHead(nn.Module):
         bounds = [0.0, *(size_range * stride for stride in in_spec.strides[:-1]), math.inf]
         self.size_ranges = list(itertools.pairwise(bounds))
 
-        self.cls_tower = ConvTower(width, channels, num_convs, norm)
-        self.box_tower = ConvTower(width, channels, num_convs, norm)
+        self.attended = attended_levels(attention, in_spec, num_convs, "FCOSHead")
+        self.cls_tower = ConvTower(width, channels, num_convs, norm, attention, "cls_tower")
+        self.box_tower = ConvTower(width, channels, num_convs, norm, attention, "box_tower")
         self.cls_logits = predictor(channels, num_classes, prior_probability)
         self.box_distances = predictor(channels, 4)
         self.box_centerness = predictor(channels, 1)
@@ -135,12 +140,13 @@ class FCOSHead(nn.Module):
     def forward(self, features: Sequence[Tensor]) -> FCOSOutputs:
         """Maps (B, C, H, W) per level to raw maps; equal in training and evaluation."""
         check_features(features, self.in_spec, "FCOSHead")
-        from_boxes = [self.box_tower(x) for x in features]
+        levels = list(zip(features, self.attended, strict=True))
+        from_boxes = [self.box_tower(x, attend=on) for x, on in levels]
         distances = [self.box_distances(x) for x in from_boxes]
         if self.scales is not None:
             distances = [x * scale for x, scale in zip(distances, self.scales.unbind(), strict=True)]
         return FCOSOutputs(
-            tuple(self.cls_logits(self.cls_tower(x)) for x in features),
+            tuple(self.cls_logits(self.cls_tower(x, attend=on)) for x, on in levels),
             tuple(distances),
             tuple(self.box_centerness(x) for x in from_boxes),
         )

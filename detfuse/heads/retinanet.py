@@ -21,6 +21,7 @@ from torch.nn import functional
 from detfuse.heads.candidates import best_of_level, cells_inside, combine_images, finish
 from detfuse.heads.tower import (
     ConvTower,
+    attended_levels,
     by_cell,
     by_prior,
     check_arguments,
@@ -28,6 +29,7 @@ from detfuse.heads.tower import (
     predictor,
     shared_width,
 )
+from detfuse.inserts import Attention
 from detfuse.losses import focal_loss, giou_loss
 from detfuse.ops.anchors import anchors_at_origin, grid_anchors, grid_points, octave_sizes
 from detfuse.ops.boxes import decode_deltas, encode_deltas
@@ -54,6 +56,7 @@ class RetinaNetHead(nn.Module):
     Args:
         in_spec: the neck's levels, all of one width.
         num_classes: K, without background.
+        attention: what stands at the site ``head``, after every activation of the towers.
         num_convs: convolutions of each of the two towers.
         tower_channels: their width; None is the neck's.
         norm: after each of them; "batch" mixes the statistics of the levels.
@@ -88,6 +91,7 @@ class RetinaNetHead(nn.Module):
         self,
         in_spec: FeatureSpec,
         num_classes: int,
+        attention: Attention | None = None,
         *,
         num_convs: int = 4,
         tower_channels: int | None = None,
@@ -138,8 +142,9 @@ class RetinaNetHead(nn.Module):
         self.register_buffer("anchor_bits", at_origin.view(torch.int32), persistent=False)
         self.anchor_bits: Tensor
 
-        self.cls_tower = ConvTower(width, channels, num_convs, norm)
-        self.box_tower = ConvTower(width, channels, num_convs, norm)
+        self.attended = attended_levels(attention, in_spec, num_convs, "RetinaNetHead")
+        self.cls_tower = ConvTower(width, channels, num_convs, norm, attention, "cls_tower")
+        self.box_tower = ConvTower(width, channels, num_convs, norm, attention, "box_tower")
         self.cls_logits = predictor(channels, self.num_anchors * num_classes, prior_probability)
         self.box_deltas = predictor(channels, self.num_anchors * 4)
 
@@ -156,9 +161,10 @@ class RetinaNetHead(nn.Module):
     def forward(self, features: Sequence[Tensor]) -> RetinaNetOutputs:
         """Maps (B, C, H, W) per level to raw maps; equal in training and evaluation."""
         check_features(features, self.in_spec, "RetinaNetHead")
+        levels = list(zip(features, self.attended, strict=True))
         return RetinaNetOutputs(
-            tuple(self.cls_logits(self.cls_tower(x)) for x in features),
-            tuple(self.box_deltas(self.box_tower(x)) for x in features),
+            tuple(self.cls_logits(self.cls_tower(x, attend=on)) for x, on in levels),
+            tuple(self.box_deltas(self.box_tower(x, attend=on)) for x, on in levels),
         )
 
     def anchors(self, outputs: RetinaNetOutputs) -> list[Tensor]:

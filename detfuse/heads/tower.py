@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from detfuse.inserts import HEAD_SITES, Attention, chosen_levels, make_insert, only_sites
 from detfuse.structures import FeatureSpec
 
 Norm = Literal["none", "group", "batch"]
@@ -36,6 +37,16 @@ def shared_width(in_spec: FeatureSpec, head: str) -> int:
     return width
 
 
+class _Layer(nn.Sequential):
+    """Convolution, norm, activation, and attention on the levels that have it."""
+
+    def forward(self, x: Tensor, *, attend: bool = True) -> Tensor:
+        for name, module in self.named_children():
+            if attend or name != "attention":
+                x = module(x)
+        return x
+
+
 class ConvTower(nn.Sequential):
     """3x3 convolutions with norm and ReLU, shared by all levels.
 
@@ -47,13 +58,23 @@ class ConvTower(nn.Sequential):
         num_convs: how many; 0 passes the maps on as they are.
         norm: ``none``; ``group``, 32 groups, fewer where they would have less than 8 channels (on the 1x1 maps of small
             images a group of one channel is always 0); ``batch``, whose statistics mix all levels.
+        attention: what stands after each ReLU (site ``head``), shared by the levels as the tower is.
+        name: of the tower, to name its places.
     """
 
-    def __init__(self, in_channels: int, channels: int, num_convs: int, norm: Norm) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        num_convs: int,
+        norm: Norm,
+        attention: Attention | None = None,
+        name: str = "tower",
+    ) -> None:
         super().__init__()
         self.out_channels = channels if num_convs else in_channels
         for i in range(num_convs):
-            block = nn.Sequential()
+            block = _Layer()
             # a bias before a batch norm would have no effect and no gradient
             block.add_module(
                 "conv", nn.Conv2d(channels if i else in_channels, channels, 3, padding=1, bias=norm != "batch")
@@ -65,6 +86,32 @@ class ConvTower(nn.Sequential):
             block.add_module("act", nn.ReLU(inplace=True))
             self.append(block)
         start_small(self)
+        if attention:
+            for i, layer in enumerate(self):
+                layer.add_module("attention", make_insert(attention, "head", f"{name}.{i}", None, channels))
+
+    def forward(self, x: Tensor, *, attend: bool = True) -> Tensor:
+        """(B, C, H, W) to the same size.
+
+        Args:
+            x: the map of one level.
+            attend: whether this level has the attention, if there is any.
+        """
+        for block in self:
+            x = block(x, attend=attend)
+        return x
+
+
+def attended_levels(attention: Attention | None, in_spec: FeatureSpec, num_convs: int, head: str) -> list[bool]:
+    """Per level, whether the towers' attention is applied.
+
+    Raises:
+        ValueError: if a level was chosen that the head does not have, or the head has no tower to put it in.
+    """
+    why = "" if num_convs else "num_convs=0 leaves it no tower"
+    only_sites(attention, HEAD_SITES if num_convs else (), head, why)
+    chosen = chosen_levels(attention, "head", in_spec.levels, head)
+    return [level in chosen for level in in_spec.levels]
 
 
 def start_small(module: nn.Module) -> None:

@@ -13,6 +13,7 @@ from detfuse.fusion.blocks import BLOCKS, ActivationName, NormName, Style
 from detfuse.fusion.graph import FusionGraph, GraphError, Node
 from detfuse.fusion.operators import OPERATORS
 from detfuse.fusion.resample import DOWN, UP, check_direction
+from detfuse.inserts import NECK_SITES, Attention, Site, chosen_levels, make_insert, only_sites
 from detfuse.protocols import OperatorFactory, ResampleFactory, Size
 from detfuse.structures import FeatureSpec
 
@@ -24,13 +25,15 @@ class GraphNeck(nn.Module):
     """Runs a fusion graph.
 
     An edge ``source->node`` projects (1x1, where widths differ or the source is a backbone map) and resamples to the
-    size of the first map seen at the node's level; the node fuses and applies its block.
+    size of the first map seen at the node's level; the node fuses and applies its block. Attention may stand on the
+    edges from the backbone (``lateral``), on what a node fused (``fused``), and on what the head reads (``output``).
 
     Args:
         in_spec: what the backbone delivers.
         operator: fuses the inputs of every node with at least two, unless the node pins another.
         resample_up: brings coarser maps to a node's grid.
         resample_down: brings finer maps to a node's grid.
+        attention: what stands at the sites ``lateral``, ``fused`` and ``output``.
         topology: makes the graph from the backbone's levels; None if ``nodes`` says it.
         nodes: the graph, node by node (see :class:`detfuse.fusion.graph.Node`), with ``outputs``.
         outputs: names of the nodes that the head sees, finest first.
@@ -44,6 +47,7 @@ class GraphNeck(nn.Module):
     Raises:
         GraphError: if the graph is invalid, names an unknown part, or an operator cannot fuse the widths that meet;
             raised before any weight is allocated.
+        ValueError: if there is no such site or level for attention.
     """
 
     def __init__(
@@ -52,6 +56,7 @@ class GraphNeck(nn.Module):
         operator: OperatorFactory,
         resample_up: ResampleFactory,
         resample_down: ResampleFactory,
+        attention: Attention | None = None,
         *,
         topology: Topology | None = None,
         nodes: Sequence[Mapping[str, Any]] | None = None,
@@ -78,6 +83,7 @@ class GraphNeck(nn.Module):
         )
         self._off: frozenset[tuple[str, str]] = frozenset()
         _init_weights(self)
+        self.inserts = self._make_inserts(widths, attention)
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
         """Fuse ``features`` (B, C_i, H_i, W_i), as ``in_spec`` says, to maps as ``out_spec`` says."""
@@ -88,9 +94,10 @@ class GraphNeck(nn.Module):
             size = sizes.get(node.level) or _size_at(node.level, sizes)
             inputs = [self._along(source, node.name, maps[source], size) for source in node.inputs]
             fused = self.operators[node.name](inputs) if node.name in self.operators else inputs[0]
+            fused = self._attend(f"fused_{node.name}", fused)
             maps[node.name] = self.blocks[node.name](fused) if node.name in self.blocks else fused
             sizes.setdefault(node.level, size)
-        return [maps[name] for name in self.graph.outputs]
+        return [self._attend(f"output_{name}", maps[name]) for name in self.graph.outputs]
 
     @contextmanager
     def switched_off(self, source: str, node: str) -> Iterator[None]:
@@ -110,8 +117,40 @@ class GraphNeck(nn.Module):
 
     def _along(self, source: str, node: str, x: Tensor, size: Size) -> Tensor:
         key = _key(source, node)
-        y: Tensor = self.edges[key](x, size) if key in self.edges else x
+        edge = self.edges[key] if key in self.edges else None  # noqa: SIM401  a ModuleDict has no get
+        assert edge is None or isinstance(edge, _Edge)
+        y = self._attend(f"lateral_{key}", x if edge is None else edge.project(x))
+        y = y if edge is None else edge.resampled(y, size)
         return torch.zeros_like(y) if (source, node) in self._off else y
+
+    def _attend(self, key: str, x: Tensor) -> Tensor:
+        y: Tensor = self.inserts[key](x) if key in self.inserts else x
+        return y
+
+    def _make_inserts(self, widths: _Widths, attention: Attention | None) -> nn.ModuleDict:
+        only_sites(attention, NECK_SITES, "the neck")
+        graph = self.graph
+        laterals = [(source, node) for source, node in graph.edges if source in widths.backbone]
+        fusing = [node for node in graph.nodes if len(node.inputs) > 1]
+        # per site: the name, the level and the width of every map
+        places: dict[Site, list[tuple[str, int, int]]] = {
+            "lateral": [(_key(*edge), graph.level_of[edge[0]], self._projected(*edge, widths)) for edge in laterals],
+            "fused": [(node.name, node.level, widths.fused[node.name]) for node in fusing],
+            "output": [(name, graph.level_of[name], widths.made[name]) for name in graph.outputs],
+        }
+        inserts = nn.ModuleDict()
+        for site, of_site in places.items():
+            chosen = chosen_levels(attention, site, [level for _, level, _ in of_site], "the neck")
+            for at, level, channels in of_site:
+                if attention and level in chosen:
+                    inserts[f"{site}_{at}"] = make_insert(attention, site, at, level, channels)
+        return inserts
+
+    def _projected(self, source: str, node: str, widths: _Widths) -> int:
+        """Width of a map before it is resampled along an edge."""
+        key = _key(source, node)
+        edge = self.edges[key] if key in self.edges else None  # noqa: SIM401  a ModuleDict has no get
+        return edge.projected if isinstance(edge, _Edge) else widths.made[source]
 
     def _make_parts(self, widths: _Widths) -> tuple[nn.ModuleDict, nn.ModuleDict, nn.ModuleDict]:
         edges, operators, blocks = nn.ModuleDict(), nn.ModuleDict(), nn.ModuleDict()
@@ -146,7 +185,10 @@ class GraphNeck(nn.Module):
 
 
 class _Edge(nn.Module):
-    """Projection, norm, resampling, and a norm again where the resampler has weights."""
+    """Projection, norm, resampling, and a norm again where the resampler has weights.
+
+    It has two steps rather than a forward: between them attention may stand.
+    """
 
     def __init__(
         self,
@@ -168,17 +210,16 @@ class _Edge(nn.Module):
             in_channels = out_channels
         else:
             self.project = nn.Identity()
+        self.projected = in_channels  # width between the two steps
         self.resample = resample(in_channels, out_channels, abs(steps)) if steps else None
         if self.resample is not None:
             check_direction(self.resample, up=steps > 0)
         learnt = self.resample is not None and any(True for _ in self.resample.parameters())
         self.norm = style.make_norm(out_channels) if learnt else nn.Identity()
 
-    def forward(self, x: Tensor, size: Size) -> Tensor:
-        x = self.project(x)
-        if self.resample is not None:
-            x = self.norm(self.resample(x, size))
-        return x
+    def resampled(self, x: Tensor, size: Size) -> Tensor:
+        """A projected map on the node's grid."""
+        return x if self.resample is None else self.norm(self.resample(x, size))
 
 
 class _Widths:

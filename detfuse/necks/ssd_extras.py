@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from detfuse.inserts import Attention, chosen_levels, make_insert, only_sites
 from detfuse.structures import FeatureSpec
 
 
@@ -44,6 +45,7 @@ class SSDExtras(nn.Module):
 
     Args:
         in_spec: what the backbone delivers, at least two levels.
+        attention: what stands at the site ``output``; nothing is fused and nothing projected here.
         l2_norm_scale: start of the L2Norm on the finest map; None for no norm.
         fc_channels: width of fc6 and fc7 on the coarsest map; None for neither.
         fc_dilation: of fc6.
@@ -58,6 +60,7 @@ class SSDExtras(nn.Module):
     def __init__(
         self,
         in_spec: FeatureSpec,
+        attention: Attention | None = None,
         *,
         l2_norm_scale: float | None = 20.0,
         fc_channels: int | None = 1024,
@@ -93,6 +96,14 @@ class SSDExtras(nn.Module):
             for before, after, stride in zip(widths, extra_channels, extra_strides, strict=False)
         )
         _init_weights(self)
+        only_sites(attention, ("output",), "neck ssd_extras", "it fuses nothing")
+        chosen = chosen_levels(attention, "output", self.out_spec.levels, "neck ssd_extras")
+        self.outputs = nn.ModuleList(
+            make_insert(attention, "output", f"p{level}", level, channels)
+            if attention and level in chosen
+            else nn.Identity()
+            for level, channels in zip(self.out_spec.levels, self.out_spec.channels, strict=True)
+        )
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
         """Maps (B, C_i, H_i, W_i), as ``in_spec`` says, to maps as ``out_spec`` says.
@@ -110,7 +121,7 @@ class SSDExtras(nn.Module):
                     f"sizes halve at every level: neck.extra_strides={[2] * len(self.extras)}"
                 )
             maps.append(extra(maps[-1]))
-        return maps
+        return [output(x) for output, x in zip(self.outputs, maps, strict=True)]
 
 
 def _fc(in_channels: int, channels: int, dilation: int) -> nn.Sequential:

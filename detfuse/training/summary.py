@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from detfuse.inserts import inserts_of
+
 _PARTS = ("backbone", "neck", "head")
 _MAX_ROWS = 16  # children shown per part
 
@@ -54,19 +56,55 @@ def summarise(detector: nn.Module, image_size: tuple[int, int]) -> str:
         image_size: (height, width) in pixels, padded.
     """
     costs, shapes = _measure(detector, image_size)
+    inserts = inserts_of(detector)  # they have a table of their own
     rows = [("part", "parameters", "trainable", "GFLOPs", "output (C x H x W / stride)")]
     for part in _PARTS:
         rows.append(_row(part, costs[part], _describe(shapes.get(part), image_size)))
-        children = [name for name in _children(detector, part) if costs[name].parameters or costs[name].flops]
+        children = [
+            name
+            for name in _children(detector, part)
+            if (costs[name].parameters or costs[name].flops) and name not in inserts
+        ]
         rows += [_row(f"  {name}", costs[name], "") for name in children[:_MAX_ROWS]]
         if len(children) > _MAX_ROWS:
             rows.append((f"  ... {len(children) - _MAX_ROWS} more", "", "", "", ""))
     rows.append(_row("total", costs[""], ""))
+    attention = _attention_table(detector, costs, shapes)
     note = (
         f"One image of {image_size[0]} x {image_size[1]} pixels. GFLOPs: 1e9 operations, a multiply-add counts as two; "
         "convolutions and matrix products only."
     )
-    return f"{_table(rows)}\n{note}"
+    return "\n".join([_table(rows), *attention, note])
+
+
+def _attention_table(detector: nn.Module, costs: Mapping[str, Cost], shapes: Mapping[str, Any]) -> list[str]:
+    """Where attention stands and what it costs; nothing if there is none."""
+    inserts = inserts_of(detector)
+    if not inserts:
+        return []
+    rows = [("attention", "parameters", "trainable", "GFLOPs", "map (C x H x W)")]
+    for name, insert in inserts.items():
+        label = f"  {insert.site} {insert.at}: {insert.kind}"
+        rows.append(_row(label, costs[name], _describe_maps(shapes.get(name, []))))
+    parts = [costs[name] for name in inserts]
+    sums = [sum(getattr(cost, field) for cost in parts) for field in ("parameters", "trainable", "flops")]
+    rows.append(_row("attention in all (part of the above)", Cost(*sums), ""))
+    return ["", _table(rows), ""]
+
+
+def _describe_maps(shapes: list[tuple[int, ...]]) -> str:
+    return ", ".join("x".join(map(str, shape[1:])) for shape in shapes)
+
+
+def maps_at_inserts(detector: nn.Module, image_size: tuple[int, int]) -> dict[str, list[tuple[int, ...]]]:
+    """Shapes (1, C, H, W) of every map that passes each insert, by the insert's dotted name.
+
+    Args:
+        detector: see :func:`measure`.
+        image_size: (height, width) in pixels, padded.
+    """
+    _, shapes = _measure(detector, image_size)
+    return {name: shapes[name] for name in inserts_of(detector) if name in shapes}
 
 
 def _measure(detector: nn.Module, image_size: tuple[int, int]) -> tuple[dict[str, Cost], dict[str, Any]]:
@@ -76,6 +114,10 @@ def _measure(detector: nn.Module, image_size: tuple[int, int]) -> tuple[dict[str
     for part in _PARTS:
         getattr(twin, part).register_forward_hook(
             lambda _module, _inputs, output, part=part: outputs.__setitem__(part, _shapes(output))
+        )
+    for name, insert in inserts_of(twin).items():
+        insert.attention.register_forward_hook(  # towers are called once per level
+            lambda _module, _inputs, output, name=name: outputs.setdefault(name, []).append(tuple(output.shape))
         )
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True), counter:
@@ -95,9 +137,10 @@ def _measure(detector: nn.Module, image_size: tuple[int, int]) -> tuple[dict[str
 
 
 def _flops(counts: Mapping[str, int], root: str, name: str, module: nn.Module) -> int:
-    """Operations of one module; a container that is never called itself has those of its members."""
-    if not isinstance(module, nn.ModuleList | nn.ModuleDict):
-        return counts.get(f"{root}.{name}", 0)
+    """Operations of one module; one that is never called itself has those of its members."""
+    counted = counts.get(f"{root}.{name}")
+    if counted is not None:
+        return counted
     return sum(_flops(counts, root, f"{name}.{key}", child) for key, child in module.named_children())
 
 

@@ -1,43 +1,59 @@
 """Drawings of a fusion graph: SVG for pages and run folders, Mermaid for Markdown.
 
-Levels are rows, coarse above fine; the order of computation goes from left to right.
+Levels are rows, coarse above fine; the order of computation goes from left to right. Attention is a pill with its name:
+under a backbone map (what stands inside its stage, and at its end), on an edge, on the corner of a fused map or output.
 """
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from html import escape
 
 from detfuse.fusion.graph import FusionGraph
+from detfuse.inserts import BACKBONE_SITES, NECK_SITES, Insert
 
 _COLUMN, _ROW, _WIDTH, _HEIGHT, _MARGIN = 112, 84, 68, 34, 28
+_PILL = "#6d28d9"
 _UP, _DOWN, _SAME = "#b4540a", "#1f6f8b", "#6b7280"  # an edge to a finer level, to a coarser one, within a level
 
 
-def mermaid(graph: FusionGraph) -> str:
-    """The graph as a Mermaid flow chart, one subgraph per level."""
+def mermaid(graph: FusionGraph, inserts: Iterable[Insert] = ()) -> str:
+    """The graph as a Mermaid flow chart, one subgraph per level.
+
+    Args:
+        graph: what to draw.
+        inserts: attention to write on edges and in maps.
+    """
+    # several of one kind within a stage are one note
+    marks = dict.fromkeys((insert.at.split(" ")[0], f"{insert.kind} {insert.site}") for insert in inserts)
     lines = ["flowchart LR"]
     for level in sorted(set(graph.level_of.values()), reverse=True):
         lines.append(f'  subgraph level{level}["stride {2**level}"]')
         for name, at in graph.level_of.items():
             if at == level:
-                lines.append(f"    {name}{_mermaid_shape(graph, name)}")
+                noted = "".join(f"<br/>{text}" for at, text in marks if at == name)
+                lines.append(f"    {name}{_mermaid_shape(graph, name, noted)}")
         lines.append("  end")
-    lines += [f"  {source} --> {node}" for source, node in graph.edges]
+    for source, node in graph.edges:
+        label = ", ".join(text for at, text in marks if at == f"{source}->{node}")
+        lines.append(f"  {source} -->{f'|{label}|' if label else ''} {node}")
     return "\n".join(lines) + "\n"
 
 
-def _mermaid_shape(graph: FusionGraph, name: str) -> str:
+def _mermaid_shape(graph: FusionGraph, name: str, noted: str) -> str:
     if name in graph.outputs:
-        return f"([{name}])"
-    return f"[/{name}/]" if name in _backbone(graph) else f"[{name}]"
+        return f"([{name}{noted}])"
+    return f"[/{name}{noted}/]" if name in _backbone(graph) else f"[{name}{noted}]"
 
 
-def svg(graph: FusionGraph, title: str = "") -> str:
+def svg(graph: FusionGraph, title: str = "", inserts: Iterable[Insert] = ()) -> str:
     """The graph as a self-contained SVG document.
 
     Args:
         graph: what to draw.
         title: written above; the kind of fusion is added.
+        inserts: attention to draw.
     """
     columns = _columns(graph)
     rows = {level: i for i, level in enumerate(sorted(set(graph.level_of.values()), reverse=True))}
@@ -46,7 +62,9 @@ def svg(graph: FusionGraph, title: str = "") -> str:
         for name, level in graph.level_of.items()
     }
     width = max(x for x, _ in places.values()) + _WIDTH + _MARGIN
-    height = max(y for _, y in places.values()) + _HEIGHT + _MARGIN + 22
+    inserts = list(inserts)
+    room = 30 if any(insert.site in BACKBONE_SITES for insert in inserts) else 0  # for the pills under the lowest row
+    height = max(y for _, y in places.values()) + _HEIGHT + _MARGIN + 22 + room
     heading = " · ".join(part for part in (title, f"{graph.kind} fusion") if part)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
@@ -62,6 +80,7 @@ def svg(graph: FusionGraph, title: str = "") -> str:
         parts.append(f'<text x="{_MARGIN - 16}" y="{y + 4}" fill="#6b7280" font-size="11">stride {2**level}</text>')
     parts += [_edge(graph, places, columns, source, node) for source, node in graph.edges]
     parts += [_box(graph, name, *place) for name, place in places.items()]
+    parts += _pills(graph, places, columns, inserts, height)
     parts += [_legend(height), "</svg>"]
     return "\n".join(parts) + "\n"
 
@@ -97,20 +116,75 @@ def _columns(graph: FusionGraph) -> dict[str, int]:
 def _edge(
     graph: FusionGraph, places: dict[str, tuple[int, int]], columns: dict[str, int], source: str, node: str
 ) -> str:
-    (x1, y1), (x2, y2) = places[source], places[node]
-    start, end = (x1 + _WIDTH, y1 + _HEIGHT / 2), (x2, y2 + _HEIGHT / 2)
     climb = graph.level_of[node] - graph.level_of[source]
     colour = _SAME if climb == 0 else _DOWN if climb > 0 else _UP
-    if climb == 0 and columns[node] - columns[source] > 1:  # over the boxes between
-        lift = _HEIGHT * 0.95
-        path = f"M{start[0]} {start[1] - 6} C{start[0] + 34} {start[1] - lift} {end[0] - 34} {end[1] - lift} "
-        path += f"{end[0]} {end[1] - 8}"
-    else:
-        bend = max(26.0, (end[0] - start[0]) / 2)
-        path = f"M{start[0]} {start[1]} C{start[0] + bend} {start[1]} {end[0] - bend} {end[1]} {end[0]} {end[1]}"
+    (ax, ay), (bx, by), (cx, cy), (dx, dy) = _curve(graph, places, columns, source, node)
+    path = f"M{ax} {ay} C{bx} {by} {cx} {cy} {dx} {dy}"
     return (
         f'<path d="{path}" fill="none" stroke="{colour}" stroke-width="1.6" marker-end="url(#a{colour[1:]})">'
         f"<title>{source} to {node}</title></path>"
+    )
+
+
+def _curve(
+    graph: FusionGraph, places: dict[str, tuple[int, int]], columns: dict[str, int], source: str, node: str
+) -> list[tuple[float, float]]:
+    """The four points of an edge's Bezier curve."""
+    (x1, y1), (x2, y2) = places[source], places[node]
+    (left, top), (right, bottom) = (x1 + _WIDTH, y1 + _HEIGHT / 2), (x2, y2 + _HEIGHT / 2)
+    same = graph.level_of[node] == graph.level_of[source]
+    if same and columns[node] - columns[source] > 1:  # over the boxes between
+        lift = _HEIGHT * 0.95
+        return [(left, top - 6), (left + 34, top - lift), (right - 34, bottom - lift), (right, bottom - 8)]
+    bend = max(26.0, (right - left) / 2)
+    return [(left, top), (left + bend, top), (right - bend, bottom), (right, bottom)]
+
+
+def _pills(
+    graph: FusionGraph,
+    places: dict[str, tuple[int, int]],
+    columns: dict[str, int],
+    inserts: list[Insert],
+    height: int,
+) -> Iterator[str]:
+    """Attention, each at its place; several of one stage or of the towers as one pill with their number."""
+    below = dict.fromkeys(places, 0)  # pills under each map so far
+    within = Counter((i.site, i.at.split(" ")[0], i.kind) for i in inserts if i.site in BACKBONE_SITES)
+    for (site, at, kind), count in within.items():
+        if at in places:
+            x, y = places[at]
+            text = f"{kind} {site.replace('_', ' ')}" + (f" x{count}" if count > 1 else "")
+            yield _pill(x + _WIDTH / 2, y + _HEIGHT + 10 + 15 * below[at], text, f"{kind} at {site} of {at}")
+            below[at] += 1
+    for insert in inserts:
+        title = f"{insert.kind} at {insert.site} {insert.at}"
+        if insert.site == "lateral":
+            yield _pill(*_on_curve(_curve(graph, places, columns, *insert.at.split("->")), 0.4), insert.kind, title)
+        elif insert.site in NECK_SITES:
+            x, y = places[insert.at]
+            yield _pill(x + (10 if insert.site == "fused" else _WIDTH - 6), y - 3, insert.kind, title)
+    towers = Counter(i.kind for i in inserts if i.site == "head")
+    if towers:
+        text = ", ".join(f"{kind} x{count}" for kind, count in towers.items())
+        yield (
+            f'<text x="{_MARGIN + 400}" y="{height - 12}" font-size="11" fill="{_PILL}">in the head\'s towers: '
+            f"{escape(text)}</text>"
+        )
+
+
+def _on_curve(points: list[tuple[float, float]], t: float) -> tuple[float, float]:
+    """The point of a Bezier curve at ``t`` in 0..1."""
+    weights = ((1 - t) ** 3, 3 * t * (1 - t) ** 2, 3 * t**2 * (1 - t), t**3)
+    x, y = (round(sum(w * p[axis] for w, p in zip(weights, points, strict=True)), 1) for axis in (0, 1))
+    return x, y
+
+
+def _pill(x: float, y: float, text: str, title: str) -> str:
+    width = 8 + 5.2 * len(text)
+    return (
+        f'<g><title>{escape(title)}</title><rect x="{x - width / 2:.1f}" y="{y - 7:.1f}" width="{width:.1f}" '
+        f'height="13" ry="6.5" fill="{_PILL}"/><text x="{x}" y="{y + 2.8:.1f}" text-anchor="middle" font-size="9" '
+        f'fill="white">{escape(text)}</text></g>'
     )
 
 

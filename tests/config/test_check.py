@@ -64,6 +64,7 @@ def test_a_right_command_line_has_no_problems(tiny_conf: Path, argv: list[str]) 
         ("seed=zero", ["expected int"]),
         ("resume=3", ["expected bool | str"]),
         ("resample=bilinear", ["resample@resample.up=bilinear or resample@resample.down=bilinear"]),
+        ("resample.up=bilinear", ["resample.up is a part", "write resample@resample.up=bilinear"]),
         ("resample@resample.upp=bilinear", ["resample@resample.up=bilinear"]),
         ("resample@resample.up=bilinaer", ["did you mean bilinear?"]),
         ("+neck=pafpn", ["write neck=pafpn"]),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from omegaconf import OmegaConf
@@ -9,6 +10,7 @@ from detfuse.build import targets
 from detfuse.config import check, conf_dir, help_text
 from detfuse.config.location import group_options
 from detfuse.config.signatures import signature_of
+from detfuse.inserts import Site
 
 FILES = sorted(conf_dir().rglob("*.yaml"))
 
@@ -46,7 +48,10 @@ def test_every_experiment_is_right() -> None:
 
 
 def _choices() -> dict[str, list[str]]:
-    places = {"resample": ["resample@resample.up", "resample@resample.down"], "attention": []}
+    places = {
+        "resample": ["resample@resample.up", "resample@resample.down"],
+        "attention": [f"attention@attention.{site}" for site in get_args(Site)],
+    }
     groups = group_options([conf_dir()])
     return {key: options for group, options in groups.items() for key in places.get(group, [group])}
 
@@ -54,8 +59,10 @@ def _choices() -> dict[str, list[str]]:
 def test_help_shows_every_option_and_the_syntax() -> None:
     text = help_text("train")
     for key, options in _choices().items():
-        line = text[text.index(f"  {key}=") :].split("=", 2)[1]
-        assert all(option in line for option in options), key
+        # places with the same options share the list below the last of them
+        lines = text[text.index(f"  {key}=") :].splitlines()
+        line = next(line for line in lines if not line.endswith("="))
+        assert all(option in text[text.index(line) :].split("=", 2)[1] for option in options), key
     for part in ("resample@resample.up=bilinear", "+key=value", "--config-dir", "-m", "resume=", "seed=0"):
         assert part in text
 

@@ -25,6 +25,17 @@ def compose_train(*overrides: str) -> dict[str, Any]:
     return {str(key): value for key, value in config.items()}
 
 
+def sites_of(head: str) -> list[str]:
+    """The sites of conf/ that a detector with this head has."""
+    sites = [mount.partition(".")[2] for mount in _mounts() if mount.startswith("attention@")]
+    return [site for site in sites if site != "head" or head != "ssd"]  # SSD's head has no tower
+
+
+def _mounts() -> list[str]:
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return list(compose("train", return_hydra_config=True).hydra.runtime.choices)
+
+
 def small_batch() -> Batch:
     """Two padded images of 96 x 128: two objects and a crowd in one, none in the other."""
     generator = torch.Generator().manual_seed(0)

@@ -120,6 +120,15 @@ def test_lightning_tells_the_loader_its_epoch(coco_root: Path, num_workers: int)
     assert sorted(i for batch in validated[: len(validated) // 3] for i in batch) == list(range(100, 107))
 
 
+def test_the_largest_padded_size_is_that_of_the_largest_batch(coco_root: Path) -> None:
+    data = module(coco_root, augment=False, batch_size=1)
+    fed = [batch.images.shape[2:] for batch in [*epoch(data, 0), *data.val_dataloader()]]
+    assert data.largest_padded_size() == tuple(max(fed, key=lambda shape: shape[0] * shape[1]))
+    data.transform = Transforms(short_side=48, long_side=None, scale_jitter=(0.5, 2.0))
+    twice = [-(-2 * side // 32) * 32 for side in data.transform.resized(*data.indexes["train"].sizes.max(0).tolist())]
+    assert data.largest_padded_size()[0] >= min(twice)
+
+
 def test_padding_and_buckets(coco_root: Path) -> None:
     for batch in epoch(module(coco_root), 0):
         assert batch.images.shape[2] % 32 == 0

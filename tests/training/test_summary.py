@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from detfuse.inserts import Insert
 from detfuse.training.environment import environment
 from detfuse.training.summary import Cost, measure, summarise
 
@@ -120,3 +121,13 @@ def test_environment_is_plain_text_without_paths() -> None:
     assert found["torch"] == torch.__version__
     assert re.fullmatch(r"[0-9a-f]{40}(-dirty)?|none|unknown", found["git_commit"])
     assert not [value for key, value in found.items() if key != "device" and "/" in value]
+
+
+def test_attention_has_a_table_of_its_own() -> None:
+    detector = Stand()
+    insert = Insert(nn.Conv2d(16, 16, 1, bias=False), "output", "p3", 3)
+    detector.neck.nodes["down"] = nn.Sequential(nn.Conv2d(16, 16, 3, 2, 1), insert)
+    table = summarise(detector, (64, 96)).split("attention ")[1]
+    row = next(line for line in table.splitlines() if "output p3: Conv2d" in line)
+    assert row.split() == ["output", "p3:", "Conv2d", "256", "256", f"{2 * 256 * 16 * 24 / 1e9:.3f}", "16x16x24"]
+    assert "attention" not in summarise(Stand(), (64, 96))

@@ -7,6 +7,8 @@ from xml.etree import ElementTree
 
 import pytest
 
+from detfuse.attention import SE
+from detfuse.inserts import Insert
 from detfuse.necks.topologies import bifpn, early, early_pyramid, fpn, pafpn, unet, unfused
 from detfuse.visualize.graph import mermaid, svg
 
@@ -27,3 +29,34 @@ def test_drawings_show_every_map_and_edge(topology: Any) -> None:
     lines = mermaid(graph).splitlines()
     assert lines[0] == "flowchart LR"
     assert all(f"  {source} --> {node}" in lines for source, node in graph.edges)
+
+
+def test_drawings_show_where_attention_stands() -> None:
+    graph = fpn((3, 4, 5))
+    places = [
+        ("stage", "c4"),
+        ("branch", "c4 block 1"),
+        ("branch", "c4 block 2"),
+        ("lateral", "c3->t3"),
+        ("fused", "t4"),
+        ("output", "p3"),
+        ("head", "cls_tower.0"),
+    ]
+    inserts = [Insert(SE(16), site, at, 4) for site, at in places]  # type: ignore[arg-type]  # sites as plain strings
+    root = ElementTree.fromstring(svg(graph, "", inserts))
+    namespace = "{http://www.w3.org/2000/svg}"
+    titles = {title.text for title in root.iter(f"{namespace}title")}
+    assert titles >= {"SE at stage of c4", "SE at branch of c4", "SE at lateral c3->t3", "SE at fused t4"}
+    texts = [text.text for text in root.iter(f"{namespace}text")]
+    assert "SE branch x2" in texts
+    assert "in the head's towers: SE x1" in texts
+    assert texts.count("SE") == 3
+    width, height = float(root.get("width", 0)), float(root.get("height", 0))
+    for rect in root.iter(f"{namespace}rect"):
+        if rect.get("ry"):
+            assert 0 <= float(rect.get("x", -1)) <= width - float(rect.get("width", 0))
+            assert 0 <= float(rect.get("y", -1)) <= height - 13
+
+    lines = mermaid(graph, inserts).splitlines()
+    assert "  c3 -->|SE lateral| t3" in lines
+    assert "    c4[/c4<br/>SE stage<br/>SE branch/]" in lines

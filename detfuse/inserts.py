@@ -1,0 +1,165 @@
+"""Attention at its place: the sites that the rooms offer, and the module that stands there.
+
+A room is given :data:`Attention`, the choices for its own sites, and asks :func:`make_insert` for what stands at one of
+its places. Every insert is found again by walking the modules: the summary, the drawing and the memory check read
+:class:`Insert`, and no room keeps a list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from detfuse.protocols import AttentionFactory
+
+Site = Literal["stage", "branch", "before_last_block", "lateral", "fused", "output", "head"]
+"""Where attention may stand:
+
+* ``stage``: on C_i at a stage's end, before the neck and the next stage;
+* ``branch``: at the end of every residual branch of a stage, before the addition (the paper's SE);
+* ``before_last_block``: before a stage's last block (the paper's Non-local);
+* ``lateral``: on a backbone map that enters the neck, after its 1x1 and before any resampling;
+* ``fused``: on a node that fused two maps or more, before its block;
+* ``output``: on a map that the head reads, and only the head;
+* ``head``: after every activation of a head's towers.
+"""
+
+BACKBONE_SITES: tuple[Site, ...] = ("stage", "branch", "before_last_block")
+NECK_SITES: tuple[Site, ...] = ("lateral", "fused", "output")
+HEAD_SITES: tuple[Site, ...] = ("head",)
+
+
+@dataclass(frozen=True)
+class AttentionChoice:
+    """What stands at a site.
+
+    Attributes:
+        factory: makes the module from the width of the map.
+        levels: log2 of the strides of the maps that get one; None: all that the room has.
+    """
+
+    factory: AttentionFactory
+    levels: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Levels:
+    """The levels of each site that get attention, as log2 of the stride; None: all that the neck reads or makes."""
+
+    stage: Sequence[int] | None = None
+    branch: Sequence[int] | None = None
+    before_last_block: Sequence[int] | None = None
+    lateral: Sequence[int] | None = None
+    fused: Sequence[int] | None = None
+    output: Sequence[int] | None = None
+    head: Sequence[int] | None = None
+
+
+Attention = Mapping[Site, AttentionChoice]
+"""The sites in use; one that is absent has no attention and costs nothing."""
+
+
+class Insert(nn.Module):
+    """Attention at one place.
+
+    Args:
+        attention: from (B, C, H, W) to the same shape.
+        site: where it stands.
+        at: the map, edge or layer, as people call it: ``c4``, ``c4->t4``, ``p3``, ``cls_tower.0``.
+        level: log2 of its map's stride; None where maps of several levels pass.
+        nhwc: the maps come as (B, H, W, C).
+    """
+
+    def __init__(self, attention: nn.Module, site: Site, at: str, level: int | None, *, nhwc: bool = False) -> None:
+        super().__init__()
+        self.attention = attention
+        self.site = site
+        self.at = at
+        self.level = level
+        self.nhwc = nhwc
+
+    @property
+    def kind(self) -> str:
+        """What it is, such as ``SE``."""
+        return type(self.attention).__name__
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.nhwc:
+            return self.attention(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)  # type: ignore[no-any-return]
+        y: Tensor = self.attention(x)
+        return y
+
+
+def make_insert(
+    attention: Attention, site: Site, at: str, level: int | None, channels: int, *, nhwc: bool = False
+) -> Insert:
+    """What stands at one place of a site that is in use; see :func:`chosen_levels` for the levels that get one.
+
+    Raises:
+        ValueError: naming the place, if the attention cannot take the width.
+    """
+    try:
+        # The weights of everything else must be those of the detector without attention.
+        with torch.random.fork_rng(devices=[]):
+            made = attention[site].factory(channels)
+    except ValueError as error:
+        raise ValueError(f"attention.{site} at {at} ({channels} channels): {error}") from error
+    return Insert(made, site, at, level, nhwc=nhwc)
+
+
+def chosen_levels(
+    attention: Attention | None,
+    site: Site,
+    levels: Sequence[int],
+    part: str,
+    default: Sequence[int] | None = None,
+) -> tuple[int, ...]:
+    """The levels of a part that get an insert at a site.
+
+    Args:
+        attention: the part's.
+        site: one of the part's.
+        levels: all that it has at this site.
+        part: its name, for the message.
+        default: those that get one if the configuration names none; None: all.
+
+    Returns:
+        The levels; none if the site is not in use.
+
+    Raises:
+        ValueError: if a level was chosen that the part does not have there, or none at all.
+    """
+    choice = (attention or {}).get(site)
+    if choice is None:
+        return ()
+    has = sorted(set(levels))
+    wanted = choice.levels if choice.levels is not None else default if default is not None else has
+    if not wanted or not set(wanted) <= set(has):
+        raise ValueError(
+            f"attention.levels.{site}={list(wanted)}: {part} has "
+            + (f"the levels {', '.join(map(str, has))} there (log2 of the stride)" if has else "no such place")
+        )
+    return tuple(wanted)
+
+
+def only_sites(attention: Attention | None, offered: Sequence[Site], part: str, why: str = "") -> None:
+    """Refuse sites that a part cannot offer.
+
+    Raises:
+        ValueError: naming site, part and what it does offer.
+    """
+    wrong = [site for site in attention or {} if site not in offered]
+    if wrong:
+        has = ", ".join(offered) or "none"
+        raise ValueError(
+            f"attention.{wrong[0]}: {part} has no such site{f', since {why}' if why else ''}; it offers: {has}"
+        )
+
+
+def inserts_of(module: nn.Module) -> dict[str, Insert]:
+    """Every insert of a detector or a part of it, by its dotted name, in order of definition."""
+    return {name: child for name, child in module.named_modules() if isinstance(child, Insert)}

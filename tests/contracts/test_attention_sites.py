@@ -1,0 +1,207 @@
+"""Every attention at every site under every head."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from composing import compose_train, options, sites_of, small_batch
+from torch import Tensor
+
+from detfuse.build import ConfigError, build_detector
+from detfuse.detector import Detector
+from detfuse.inserts import inserts_of
+from detfuse.structures import Batch
+
+KINDS = [kind for kind in options("attention") if kind != "none"]
+HEADS = options("head")
+CASES = [(kind, head) for kind in KINDS for head in HEADS]
+SMALL = ("backbone=resnet18", "neck.out_channels=16", "neck.topology.extra_levels=0")
+
+
+def detector(head: str, *overrides: str) -> Detector:
+    small = () if head == "ssd" else ("head.num_convs=1",)
+    return build_detector(compose_train(*SMALL, f"head={head}", *small, *overrides), num_classes=3)
+
+
+def everywhere(kind: str, head: str, *settings: str) -> Detector:
+    """One kind at all sites at once, so that none hides behind another."""
+    sites = sites_of(head)
+    chosen = [f"attention@attention.{site}={kind}" for site in sites]
+    return detector(head, *chosen, *(f"attention.{site}.{setting}" for site in sites for setting in settings))
+
+
+@cache
+def baseline(head: str) -> Detector:
+    return detector(head)
+
+
+@pytest.fixture
+def batch() -> Batch:
+    return small_batch()
+
+
+def open_gates(model: Detector) -> None:
+    """Whatever starts at zero hides what lies behind it."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if not parameter.any():
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.1)
+
+
+@pytest.mark.parametrize(("kind", "head"), CASES)
+def test_every_insert_learns_and_keeps_the_shapes(kind: str, head: str, batch: Batch) -> None:
+    model = everywhere(kind, head)
+    expected = baseline(head)(batch.images, batch.image_sizes)
+    for mine, theirs in zip(model(batch.images, batch.image_sizes), expected, strict=True):
+        assert [x.shape for x in mine] == [x.shape for x in theirs]
+    open_gates(model)
+    torch.stack(list(model.loss(batch).values())).sum().backward()
+    inserts = inserts_of(model)
+    assert {insert.site for insert in inserts.values()} == set(sites_of(head))
+    learning = set()
+    for name, insert in inserts.items():
+        for parameter in insert.parameters():
+            assert parameter.grad is not None, name
+            assert parameter.grad.isfinite().all(), name
+            if parameter.grad.any():
+                learning.add(insert.site)
+    assert learning == set(sites_of(head))  # of one site, not each: a gate of two hidden channels may be dead
+
+
+@pytest.mark.parametrize(("kind", "head"), CASES)
+def test_a_baselines_checkpoint_warm_starts_the_variant(kind: str, head: str, batch: Batch) -> None:
+    """Identity initialisation then gives exactly the baseline's outputs, in training and in evaluation."""
+    model = everywhere(kind, head, "init=identity")
+    reference = baseline(head)
+    loaded = model.load_state_dict(reference.state_dict(), strict=False)
+    assert not loaded.unexpected_keys
+    added = tuple(inserts_of(model))
+    assert loaded.missing_keys
+    assert all(key.startswith(added) for key in loaded.missing_keys)
+    for training in (False, True):
+        state = {name: value.clone() for name, value in reference.state_dict().items()}
+        expected = reference.train(training)(batch.images, batch.image_sizes)
+        found = model.train(training)(batch.images, batch.image_sizes)
+        for mine, theirs in zip(found, expected, strict=True):
+            assert all(torch.equal(a, b) for a, b in zip(mine, theirs, strict=True))
+        reference.load_state_dict(state)
+
+
+@pytest.mark.parametrize(("kind", "head"), CASES)
+def test_every_insert_trains_in_mixed_precision(kind: str, head: str, batch: Batch) -> None:
+    model = everywhere(kind, head)
+    open_gates(model)
+    with torch.autocast("cpu", torch.bfloat16):
+        terms = model.loss(batch)
+    assert all(term.dtype == torch.float32 and term.isfinite() for term in terms.values())
+    torch.stack(list(terms.values())).sum().backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize(("kind", "head"), CASES)
+def test_every_insert_compiles_whole_in_neck_and_head(kind: str, head: str, batch: Batch) -> None:
+    model = everywhere(kind, head).eval()
+
+    def candidates(features: list[Tensor]) -> tuple[Tensor, ...]:
+        return model.head.candidates(model.head(model.neck(features)), batch.image_sizes)
+
+    with torch.no_grad():
+        same_compiled(candidates, model.backbone(batch.images.float() / 255))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_insert_compiles_whole_in_the_backbone(kind: str, batch: Batch) -> None:
+    model = everywhere(kind, "fcos").eval()
+    with torch.no_grad():
+        same_compiled(model.backbone, batch.images.float() / 255)
+
+
+def same_compiled(function: Callable[[Any], Sequence[Tensor]], given: Any) -> None:
+    torch._dynamo.reset()
+    compiled = torch.compile(function, fullgraph=True, backend="eager")
+    for a, b in zip(compiled(given), function(given), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+PLACES = {
+    "stage": ["c3", "c4", "c5"],
+    "branch": [f"c{level} block {block}" for level in (3, 4, 5) for block in (1, 2)],
+    "before_last_block": ["c3", "c4", "c5"],
+    "lateral": ["c3->t3", "c4->t4", "c5->t5"],
+    "fused": ["t3", "t4"],
+    "output": ["p3", "p4", "p5"],
+    "head": ["box_tower.0", "cls_tower.0"],
+}
+
+
+@pytest.mark.parametrize("backbone", ["timm", "torchvision"])
+@pytest.mark.parametrize("site", sites_of("fcos"))
+def test_a_site_is_where_it_says(site: str, backbone: str) -> None:
+    chosen = f"attention@attention.{site}=se"
+    model = detector("fcos", f"backbone={backbone}", "backbone.name=resnet18", chosen)
+    assert sorted(insert.at for insert in inserts_of(model).values()) == PLACES[site]
+    levels = {insert.level for insert in inserts_of(model).values()} - {None}
+    if levels:
+        level = max(levels)
+        one = detector("fcos", f"backbone={backbone}", chosen, f"attention.levels.{site}=[{level}]")
+        assert {insert.level for insert in inserts_of(one).values()} == {level}
+
+
+@pytest.mark.parametrize("backbone", ["timm", "torchvision"])
+@pytest.mark.parametrize("site", ["stage", "branch", "before_last_block"])
+def test_what_stands_in_the_backbone_reaches_its_map_and_the_next_stages(
+    site: str, backbone: str, batch: Batch
+) -> None:
+    """A constant insert on C4 changes C4 and C5, in training and in evaluation, and leaves C3 alone."""
+    chosen = (f"attention@attention.{site}=se", f"attention.levels.{site}=[4]")
+    model = detector("fcos", f"backbone={backbone}", "backbone.name=resnet18", *chosen).backbone
+    images = batch.images.float() / 255
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if not parameter.any():
+                parameter.fill_(1.0)  # a residual branch that starts at zero would hide what stands on it
+        for training in (True, False):
+            model.train(training)  # type: ignore[attr-defined]  # a module, as every backbone
+            before = model(images)
+            inserts = inserts_of(model)  # type: ignore[arg-type]  # likewise
+            kept = {name: insert.attention for name, insert in inserts.items()}
+            for insert in inserts.values():
+                insert.attention = torch.nn.Threshold(math.inf, 0.0)  # always zero
+            after = model(images)
+            for name, insert in inserts.items():
+                insert.attention = kept[name]
+            changed = [not torch.equal(a, b) for a, b in zip(before, after, strict=True)]
+            assert changed == [False, True, True], f"training={training}"
+
+
+@pytest.mark.parametrize("kind", ["se", "non_local"])
+def test_variants_of_one_seed_differ_in_nothing_but_the_inserts(kind: str) -> None:
+    model, reference = everywhere(kind, "fcos"), baseline("fcos")
+    mine = model.state_dict()
+    fresh = detector("fcos").state_dict()
+    assert all(torch.equal(mine[name], value) for name, value in fresh.items())
+    assert set(mine) > set(reference.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (("head=ssd", "attention@attention.head=se"), "head=SSDHead has no such site"),
+        (("neck=early", "attention@attention.output=se", "attention.levels.output=[9]"), r"levels.output=\[9\]"),
+        (("backbone=vgg16", "attention@attention.branch=se"), "no residual branch"),
+        (("backbone=vgg16", "attention@attention.before_last_block=se"), "no blocks"),
+        (("backbone=resnet10t", "attention@attention.before_last_block=se"), "one block only"),
+        (("backbone=densenet121", "attention@attention.before_last_block=se"), "cannot take attention there"),
+        (("neck=unfused", "attention@attention.fused=se"), "no such place"),
+        (("attention@attention.head=se", "head.num_convs=0"), "num_convs=0"),
+    ],
+)
+def test_a_site_that_is_not_there_is_refused(overrides: tuple[str, ...], message: str) -> None:
+    with pytest.raises((ValueError, ConfigError), match=message):
+        build_detector(compose_train("neck.out_channels=16", *overrides), num_classes=3)
