@@ -1,4 +1,4 @@
-"""The commands ``detfuse-train``, ``detfuse-evaluate`` and ``detfuse-predict``.
+"""The commands ``detfuse-train``, ``detfuse-evaluate``, ``detfuse-predict`` and ``detfuse-cost``.
 
 Nothing here imports torch: ``--help`` and the check of a command line answer at once.
 """
@@ -23,6 +23,11 @@ def predict() -> None:
     launch("predict", _predict)
 
 
+def cost() -> None:
+    """Compare what the fusion operators cost in a neck."""
+    launch("cost", _cost)
+
+
 def _train(invocation: Invocation) -> None:
     from detfuse.cli.training_run import run
 
@@ -37,5 +42,11 @@ def _evaluate(invocation: Invocation) -> None:
 
 def _predict(invocation: Invocation) -> None:
     from detfuse.cli.prediction_run import run
+
+    run(invocation)
+
+
+def _cost(invocation: Invocation) -> None:
+    from detfuse.cli.cost_run import run
 
     run(invocation)

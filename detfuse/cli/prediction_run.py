@@ -85,7 +85,7 @@ class _Predictor:
     """A detector on its device, with the checkpoint's image size and number format."""
 
     def __init__(self, detector: Detector, config: dict[str, Any]) -> None:
-        self.device = _device(config["trainer"].get("accelerator", "auto"))
+        self.device = compute_device(config["trainer"].get("accelerator", "auto"))
         channels_last = config["module"].get("channels_last", True)
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.detector = detector.to(self.device).eval()
@@ -108,7 +108,12 @@ class _Predictor:
         return on_cpu.to_original(batch.scales[0], batch.original_sizes[0])
 
 
-def _device(accelerator: str) -> torch.device:
+def compute_device(accelerator: str) -> torch.device:
+    """The device of ``trainer.accelerator`` where no trainer is built.
+
+    Raises:
+        UserError: if a GPU is asked for and there is none.
+    """
     if accelerator in {"auto", "gpu", "cuda"} and torch.cuda.is_available():
         return torch.device("cuda")
     if accelerator in {"gpu", "cuda"}:

@@ -72,7 +72,7 @@ def header(parts: Parts, trainer: Trainer, folder: Path, config: dict[str, Any])
         "head": parts.detector.head.describe(),
         **_attention_row(parts.detector),
         "batch": f"{batch} images per step" + (f" ({world} processes)" if world > 1 else ""),
-        "device": f"{device(trainer)}, precision {trainer.precision}",
+        "device": f"{device(trainer.strategy.root_device)}, precision {trainer.precision}",
         "seed": str(config["seed"]),
     }
     margin = 2 + max(map(len, rows))
@@ -105,9 +105,8 @@ def describe(detector: Detector, config: dict[str, Any]) -> str:
     return f"{backbone} + {fusion} + {head}, {parameters / 1e6:.2f} M parameters"
 
 
-def device(trainer: Trainer) -> str:
-    """What the run computes on."""
-    root = trainer.strategy.root_device
-    if root.type == "cuda":
-        return torch.cuda.get_device_name(root)
-    return f"{root.type}, {torch.get_num_threads()} threads"
+def device(used: torch.device) -> str:
+    """What a command computes on."""
+    if used.type == "cuda":
+        return torch.cuda.get_device_name(used)
+    return f"{used.type}, {torch.get_num_threads()} threads"

@@ -17,6 +17,7 @@ _PURPOSE = {
     "train": "Train a detector, evaluate its best checkpoint, and write everything into a run folder.",
     "evaluate": "Evaluate a checkpoint: prints exactly the numbers that training printed.",
     "predict": "Detect objects in pictures: writes them with boxes, and the detections as COCO json.",
+    "cost": "Compare what each fusion operator costs in a neck: weights, multiply-adds, memory and measured time.",
 }
 _EXAMPLES = {
     "train": """\
@@ -35,6 +36,10 @@ _EXAMPLES = {
     "predict": """\
         {command} checkpoint=runs/default/defaults/checkpoints/best.ckpt source=image.jpg
         {command} checkpoint=best.ckpt source=folder threshold=0.5 output=pictures""",
+    "cost": """\
+        {command}                                             every operator in the default neck
+        {command} neck=bifpn backbone=resnet50 neck.out_channels=256 size=[800,1344]
+        {command} operator=complex operator.readout=complex_conv output=cost.json""",
 }
 _SYNTAX = """\
   group=option          choose another part:            neck=pafpn
@@ -49,7 +54,7 @@ def help_text(config_name: str, user: Path | None = None) -> str:
     """The help of a command.
 
     Args:
-        config_name: ``train``, ``evaluate`` or ``predict``.
+        config_name: ``train``, ``evaluate``, ``predict`` or ``cost``.
         user: a folder given by ``--config-dir``, whose options are listed too.
     """
     composer = Composer(conf_dir(), user, config_name)

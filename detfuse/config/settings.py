@@ -81,9 +81,39 @@ class PredictSettings:
             raise ValueError(f"threshold={self.threshold}: give a score from 0 to 1")
 
 
-Settings = TrainSettings | EvaluateSettings | PredictSettings
+@dataclass(frozen=True, kw_only=True)
+class CostSettings:
+    """What ``cost`` takes besides the parts.
+
+    Args:
+        seed: of the weights.
+        size: [height, width] of the images in pixels, rounded up to what the backbone takes.
+        batch: number of images.
+        rounds: how often each operator is timed; more of them steady the times.
+        output: path of a JSON file with the numbers; None only prints them.
+    """
+
+    seed: int
+    size: tuple[int, int]
+    batch: int
+    rounds: int
+    output: str | None
+
+    def __post_init__(self) -> None:
+        if min(self.size) < 1:
+            raise ValueError(f"size={list(self.size)}: give a height and a width of at least 1 pixel")
+        if self.batch < 1:
+            raise ValueError(f"batch={self.batch}: give at least 1 image")
+        if self.rounds < 2:
+            raise ValueError(f"rounds={self.rounds}: give at least 2, so that a spread can be seen")
+        if self.seed < 0:
+            raise ValueError(f"seed={self.seed}: give a seed of at least 0")
+
+
+Settings = TrainSettings | EvaluateSettings | PredictSettings | CostSettings
 SETTINGS: dict[str, type[Settings]] = {
     "train": TrainSettings,
     "evaluate": EvaluateSettings,
     "predict": PredictSettings,
+    "cost": CostSettings,
 }

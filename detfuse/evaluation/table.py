@@ -1,4 +1,4 @@
-"""Fixed-width tables of COCO numbers for a terminal."""
+"""Fixed-width tables for a terminal, above all of COCO numbers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def summary_table(title: str, rows: Iterable[tuple[str, bool, float | None, str,
         ]
         for name, precision, iou, area, limit, value in rows
     ]
-    return "\n".join([title, *_aligned(["metric", "meaning", "IoU", "area", "maxDets", "value"], cells, left=4)])
+    return "\n".join([title, *aligned(["metric", "meaning", "IoU", "area", "maxDets", "value"], cells, left=4)])
 
 
 def class_table(per_class: Mapping[str, Mapping[str, float]], num_objects: Mapping[str, int]) -> str:
@@ -36,10 +36,10 @@ def class_table(per_class: Mapping[str, Mapping[str, float]], num_objects: Mappi
         [_shortened(name), str(num_objects[name]), *(_number(values[metric]) for metric in metrics)]
         for name, values in per_class.items()
     ]
-    return "\n".join(_aligned(["class", "objects", *metrics], cells, left=1))
+    return "\n".join(aligned(["class", "objects", *metrics], cells, left=1))
 
 
-def _aligned(header: Sequence[str], cells: Sequence[Sequence[str]], left: int) -> list[str]:
+def aligned(header: Sequence[str], cells: Sequence[Sequence[str]], left: int) -> list[str]:
     """Lines of equal width: the first ``left`` columns are flush left, the rest flush right."""
     widths = [max(map(len, column)) for column in zip(header, *cells, strict=True)]
 

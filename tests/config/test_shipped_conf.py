@@ -30,7 +30,12 @@ def test_every_target_is_detfuses_and_lists_its_arguments(file: Path) -> None:
 
 @pytest.mark.parametrize(
     ("command", "argv"),
-    [("train", []), ("evaluate", ["checkpoint=x.ckpt"]), ("predict", ["checkpoint=x.ckpt", "source=x.jpg"])],
+    [
+        ("train", []),
+        ("evaluate", ["checkpoint=x.ckpt"]),
+        ("predict", ["checkpoint=x.ckpt", "source=x.jpg"]),
+        ("cost", []),
+    ],
 )
 def test_the_defaults_of_every_command_are_right(command: str, argv: list[str]) -> None:
     assert check(argv, command) == []
