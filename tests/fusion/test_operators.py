@@ -1,4 +1,4 @@
-"""Operators: their definitions, and the algebra that relates them."""
+"""Operators: their definitions. (How they relate: test_operator_algebra.py.)"""
 
 from __future__ import annotations
 
@@ -27,16 +27,6 @@ def test_elementwise_definitions() -> None:
     torch.testing.assert_close(Max(widths, WIDTH)(three), torch.stack(three).amax(0))
     modulus = (x.square() + y.square() + z.square()).sqrt()
     torch.testing.assert_close(Complex(widths, WIDTH)(three), modulus, rtol=1e-4, atol=1e-3)
-
-
-def test_tied_concat_equals_add() -> None:
-    x, y = maps()
-    v = nn.Conv2d(WIDTH, WIDTH, 1)
-    concat = Concat((WIDTH, WIDTH), WIDTH)
-    with torch.no_grad():
-        concat.mix.weight.copy_(torch.cat([v.weight, v.weight], dim=1))
-        concat.mix.bias.copy_(v.bias)
-    torch.testing.assert_close(concat([x, y]), v(Add((WIDTH, WIDTH), WIDTH)([x, y])))
 
 
 def test_complex_convolution_is_that_of_complex_numbers() -> None:
