@@ -18,7 +18,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from detfuse.config import check, conf_dir, help_text, read_command_line
+from detfuse.config import CommandLine, check, conf_dir, help_text, read_command_line
 
 # Flags that Hydra answers by itself, whatever the configuration says.
 _HYDRAS_OWN = {"--hydra-help", "--version", "--shell-completion", "-sc"}
@@ -75,9 +75,20 @@ def launch(command: str, job: Job) -> None:
         directories.append(line.config_dir)
         sys.path.insert(0, str(line.config_dir.parent))  # so that private targets import
     # Hydra's parser wants overrides and flags apart; people, and Lightning's child processes, mix them.
-    overrides = [argument for argument in argv if argument not in line.flags]
+    overrides = _forced_below_swept([argument for argument in argv if argument not in line.flags], line)
     sys.argv[1:] = [*overrides, *line.flags]
     _run_jobs(command, job, directories)
+
+
+def _forced_below_swept(overrides: list[str], line: CommandLine) -> list[str]:
+    """Overrides with ``++`` before settings of a part that is swept.
+
+    Hydra composes a sweep once without its swept options, where such a setting need not exist yet; that it does in
+    every run has been checked.
+    """
+    places = [choice.key.partition("@")[2] or choice.key for choice in line.choices if len(choice.values) > 1]
+    below = tuple(f"{place}." for place in places)
+    return [f"++{override}" if override.startswith(below) else override for override in overrides]
 
 
 def _run_jobs(command: str, job: Job, directories: list[Path]) -> None:
