@@ -1,0 +1,183 @@
+"""The nouns of the laboratory: what its rooms hand to one another, all of it plain data.
+
+An ablation lives in one folder::
+
+    plan.yaml                  what was planned; a changed plan is refused there
+    runs/<arm>/seed-<n>/       a run folder of ``train``, and beside its files state.json, cost.json, log.txt
+    comparison.json            the statistics
+    report/                    report.html, report.md, tables as CSV
+
+AP and its differences are fractions (0..1) here; people are shown points (0..100).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+BudgetKind = Literal["free", "params", "flops"]
+State = Literal["waiting", "running", "finished", "failed", "killed", "out of memory"]
+VerdictKind = Literal["better", "worse", "equivalent", "undecided", "identical", "missing"]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One of the things compared.
+
+    Attributes:
+        name: ``[A-Za-z0-9._-]+``; names the folder.
+        factors: factor (an override's key, such as ``neck``) -> this arm's level.
+        overrides: Hydra overrides beyond those common to all arms, the budget's and equalisation's included.
+        notes: what was done to it besides (filled with plain blocks, budget not reached ...), for the report.
+    """
+
+    name: str
+    factors: Mapping[str, Any]
+    overrides: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An ablation, resolved: nothing about it is left to chance or to defaults that may change.
+
+    Attributes:
+        name: of the ablation.
+        arms: the baseline first.
+        seeds: of every arm.
+        common: overrides that all arms share.
+        budget: what is held equal to the baseline.
+        equalise: what arms bring along and was set equal (``norm``, ``block``, ``levels``).
+        allow: differences that were declared harmless.
+        equivalence: a difference of AP (a fraction) that nobody would care about.
+        covariates: arm -> what the choice brings along: setting -> (baseline's, this arm's).
+    """
+
+    name: str
+    arms: tuple[Arm, ...]
+    seeds: tuple[int, ...]
+    common: tuple[str, ...]
+    budget: BudgetKind = "free"
+    equalise: tuple[str, ...] = ()
+    allow: tuple[str, ...] = ()
+    equivalence: float = 0.005
+    covariates: Mapping[str, Mapping[str, tuple[str, str]]] = field(default_factory=dict)
+
+    @property
+    def baseline(self) -> Arm:
+        """What all other arms are compared with."""
+        return self.arms[0]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one detector costs; ``cost.json`` of a run.
+
+    Attributes:
+        parameters: of the whole detector.
+        neck_parameters: of the neck.
+        flops: of one image of ``image_size``: 2 per multiply-add of convolutions and matrix products.
+        image_size: (height, width), padded.
+        latency_ms: median of one image's inference up to the detections; None if it was not measured.
+    """
+
+    parameters: int
+    neck_parameters: int
+    flops: int
+    image_size: tuple[int, int]
+    latency_ms: float | None
+
+
+@dataclass(frozen=True)
+class Run:
+    """One arm under one seed.
+
+    Attributes:
+        arm: its name.
+        seed: of weights, data order and augmentation.
+        folder: the run folder.
+        state: see :data:`State`.
+        reason: why it did not finish; empty otherwise.
+        seconds: wall time so far.
+    """
+
+    arm: str
+    seed: int
+    folder: Path
+    state: State
+    reason: str = ""
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Score:
+    """One arm in one metric: mean and standard deviation over seeds; None where undefined."""
+
+    arm: str
+    metric: str
+    per_seed: Mapping[int, float | None]
+    mean: float | None
+    deviation: float | None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """An arm minus the baseline in one metric, paired by seed.
+
+    Attributes:
+        metric: ``mAP``, ``AP50``, ``AP75``, ``APs``, ``APm``, ``APl``, or ``mAP/<category>`` for one class.
+        per_seed: seed -> difference.
+        estimate: mean over the seeds; None where the metric is undefined.
+        low: end of the 95 % interval over seeds and images; None where there is none.
+        high: the other end.
+        se_seeds: standard error from the seeds alone (None with one seed).
+        se_images: standard error from the images alone.
+        method: how the interval was made.
+        p: of the hypothesis of no difference.
+        p_holm: corrected for the number of arms; only for the main metric, the rest is exploratory.
+    """
+
+    metric: str
+    per_seed: Mapping[int, float]
+    estimate: float | None
+    low: float | None
+    high: float | None
+    se_seeds: float | None
+    se_images: float | None
+    method: str
+    p: float | None = None
+    p_holm: float | None = None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One sentence, and what it rests on."""
+
+    kind: VerdictKind
+    text: str
+    more_seeds: int | None = None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One arm against the baseline.
+
+    Attributes:
+        arm: its name.
+        baseline: the other's.
+        seeds: of the pairs that were compared.
+        dropped: seed -> why its pair is missing.
+        differences: the main metric first.
+        verdict: of the main metric.
+        pairing_correlation: of the two arms' scores over the seeds; None with fewer than three.
+    """
+
+    arm: str
+    baseline: str
+    seeds: tuple[int, ...]
+    dropped: Mapping[int, str]
+    differences: tuple[Difference, ...]
+    verdict: Verdict
+    pairing_correlation: float | None
