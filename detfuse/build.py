@@ -8,12 +8,11 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytorch_lightning as pl
-import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate as hydra_instantiate
 from lightning_fabric.utilities.exceptions import MisconfigurationException
@@ -22,13 +21,13 @@ from omegaconf import OmegaConf
 from detfuse.data import DetectionDataModule
 from detfuse.detector import Detector
 from detfuse.evaluation.coco import CocoEvaluator
+from detfuse.initialisation import initialised
 from detfuse.inserts import BACKBONE_SITES, HEAD_SITES, NECK_SITES, Attention, AttentionChoice, Levels, Site
 from detfuse.protocols import Backbone, Combine, Head, Neck
 from detfuse.structures import Categories, FeatureSpec
 from detfuse.training.module import DetectionModule
 
 Config = Mapping[str, Any]
-_PARTS = ("backbone", "neck", "head")
 _MIN_DIVISOR = 32
 _NO_ATTENTION = "detfuse.attention.none"
 
@@ -47,12 +46,12 @@ def instantiate(node: Config) -> Callable[..., Any]:
         Exception: what a nested target raised.
     """
     try:
-        partial: Callable[..., Any] = hydra_instantiate(node, _partial_=True, _convert_="all")
+        made: Callable[..., Any] = hydra_instantiate(node, _partial_=True, _convert_="all")
     except InstantiationException as error:
         if error.__cause__ is not None:
             raise error.__cause__ from None  # Hydra's wrapper hides the message behind a dump of the call
         raise ConfigError(str(error)) from error
-    return partial
+    return made
 
 
 @dataclass(frozen=True)
@@ -81,15 +80,6 @@ def build_parts(config: Config, *, stage: str) -> Parts:
     return Parts(data, detector, module)
 
 
-def seed_part(seed: int, part: str) -> None:
-    """Seed the initialisation of one part, independently of the others.
-
-    Whatever is done before (reading data, another neck), a part of the same kind starts from the same weights.
-    """
-    state = np.random.SeedSequence([seed, _PARTS.index(part)]).generate_state(1)[0]
-    torch.manual_seed(int(state))
-
-
 def size_divisor(spec: FeatureSpec) -> int:
     """What image sizes are padded to a multiple of: the backbone's coarsest stride, at least 32."""
     return max(_MIN_DIVISOR, spec.strides[-1])
@@ -114,9 +104,9 @@ def build_attention(config: Config, sites: Sequence[Site]) -> Attention:
 
 def build_backbone(config: Config) -> Backbone:
     """The feature extractor."""
-    seed_part(config["seed"], "backbone")
     backbone = instantiate(config["backbone"])
-    built: Backbone = backbone(**_attention_for(backbone, config, BACKBONE_SITES, "backbone"))
+    make = partial(backbone, **_attention_for(backbone, config, BACKBONE_SITES, "backbone"))
+    built: Backbone = initialised(make, config["seed"], "backbone")
     return built
 
 
@@ -151,7 +141,6 @@ def build_neck(config: Config, in_spec: FeatureSpec) -> Neck:
     Raises:
         ConfigError: if there is attention for a site that the neck does not have.
     """
-    seed_part(config["seed"], "neck")
     neck = instantiate(config["neck"])
     taken = inspect.signature(neck).parameters
     resample = config.get("resample", {})
@@ -161,21 +150,22 @@ def build_neck(config: Config, in_spec: FeatureSpec) -> Neck:
         "resample_down": resample.get("down"),
     }
     wired = {name: instantiate(node) for name, node in available.items() if node is not None and name in taken}
-    built: Neck = neck(in_spec=in_spec, **wired, **_attention_for(neck, config, NECK_SITES, "neck"))
+    attention = _attention_for(neck, config, NECK_SITES, "neck")
+    built: Neck = initialised(partial(neck, in_spec=in_spec, **wired, **attention), config["seed"], "neck")
     return built
 
 
 def build_head(config: Config, in_spec: FeatureSpec, num_classes: int) -> Head:
     """The head on a neck's maps."""
-    seed_part(config["seed"], "head")
     head = instantiate(config["head"])
     attention = _attention_for(head, config, HEAD_SITES, "head")
-    built: Head = head(in_spec=in_spec, num_classes=num_classes, **attention)
+    make = partial(head, in_spec=in_spec, num_classes=num_classes, **attention)
+    built: Head = initialised(make, config["seed"], "head")
     return built
 
 
 def build_detector(config: Config, num_classes: int, backbone: Backbone | None = None) -> Detector:
-    """Backbone, neck and head.
+    """Backbone, neck and head; each parameter starts from its name and ``config["seed"]``, whatever else there is.
 
     Args:
         config: plain and resolved.

@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
 from detfuse.protocols import AttentionFactory
@@ -103,9 +102,7 @@ def make_insert(
         ValueError: naming the place, if the attention cannot take the width.
     """
     try:
-        # The weights of everything else must be those of the detector without attention.
-        with torch.random.fork_rng(devices=[]):
-            made = attention[site].factory(channels)
+        made = attention[site].factory(channels)
     except ValueError as error:
         raise ValueError(f"attention.{site} at {at} ({channels} channels): {error}") from error
     return Insert(made, site, at, level, nhwc=nhwc)

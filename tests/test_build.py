@@ -6,7 +6,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from detfuse.build import build_backbone, build_detector, instantiate, seed_part, size_divisor, targets
+from detfuse.build import build_backbone, build_detector, instantiate, size_divisor, targets
 from detfuse.config import conf_dir
 from detfuse.config.compose import Composer
 from detfuse.structures import FeatureSpec
@@ -44,14 +44,6 @@ def test_another_neck_leaves_the_other_parts_as_they_are() -> None:
     assert equal(fpn.backbone, pafpn.backbone)
     assert equal(fpn.head, pafpn.head)
     assert not equal(fpn.neck, pafpn.neck)
-
-
-def test_parts_are_seeded_independently() -> None:
-    drawn = []
-    for seed, part in ((0, "backbone"), (0, "neck"), (0, "head"), (1, "backbone")):
-        seed_part(seed, part)
-        drawn.append(torch.rand(1).item())
-    assert len(set(drawn)) == 4
 
 
 def test_a_backbone_may_come_first() -> None:

@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from contracts.composing import compose_train
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+from detfuse.build import build_backbone, build_detector, instantiate
+from detfuse.initialisation import initialised
+
+SMALL = ("neck.out_channels=16", "head.num_convs=1")
+
+
+def tensors(module: nn.Module) -> dict[str, Tensor]:
+    return dict(module.named_parameters()) | dict(module.named_buffers())
+
+
+def toy(**parts: Callable[[], nn.Module]) -> Callable[[], nn.ModuleDict]:
+    return lambda: nn.ModuleDict({name: make() for name, make in parts.items()})
+
+
+def test_a_module_starts_alike_whatever_stands_before_it() -> None:
+    alone = initialised(toy(conv=lambda: nn.Conv2d(3, 8, 3)), 0, "neck")
+    after = initialised(toy(first=lambda: nn.Linear(9, 9), conv=lambda: nn.Conv2d(3, 8, 3)), 0, "neck")
+    assert torch.equal(alone["conv"].weight, after["conv"].weight)
+    assert torch.equal(alone["conv"].bias, after["conv"].bias)
+
+
+def test_parts_names_and_seeds_have_starts_of_their_own() -> None:
+    def two() -> nn.ModuleDict:
+        return nn.ModuleDict({"a": nn.Linear(4, 4), "b": nn.Linear(4, 4)})
+
+    neck, head, other = initialised(two, 0, "neck"), initialised(two, 0, "head"), initialised(two, 1, "neck")
+    starts = [neck["a"].weight, neck["b"].weight, head["a"].weight, other["a"].weight]
+    assert not any(torch.equal(x, y) for i, x in enumerate(starts) for y in starts[:i])
+
+
+def test_only_the_last_initialiser_counts() -> None:
+    def conv(times: int) -> nn.Module:
+        made = nn.Conv2d(3, 8, 3)
+        for _ in range(times):
+            nn.init.xavier_uniform_(made.weight)
+        return made
+
+    once, twice = (initialised(toy(conv=lambda n=n: conv(n)), 0, "neck") for n in (1, 2))
+    assert torch.equal(once["conv"].weight, twice["conv"].weight)
+
+
+class Fused(nn.Module):
+    """One parameter in two draws, and one that is computed from a draw."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.halves = nn.Parameter(torch.empty(8, 4))
+        for half in self.halves.detach().chunk(2):
+            nn.init.normal_(half)
+        self.scaled = nn.Parameter(torch.randn(4, 4) * 0.02)
+
+
+def test_draws_that_end_in_one_parameter_differ() -> None:
+    made = initialised(Fused, 0, "head")
+    assert not torch.equal(made.halves[:4], made.halves[4:])
+
+
+def test_what_is_computed_from_a_draw_is_known_by_its_name() -> None:
+    alone = initialised(toy(x=Fused), 0, "head")
+    after = initialised(toy(first=Fused, x=Fused), 0, "head")
+    assert torch.equal(alone["x"].scaled, after["x"].scaled)
+    assert torch.equal(alone["x"].halves, after["x"].halves)
+
+
+def test_spectral_norm_keeps_its_vectors() -> None:
+    def normed() -> nn.Module:
+        return spectral_norm(nn.Conv2d(4, 6, 3))
+
+    alone = initialised(toy(conv=normed), 0, "neck")
+    after = initialised(toy(first=normed, conv=normed), 0, "neck")
+    kept = tensors(alone)
+    assert {"conv.parametrizations.weight.0._u", "conv.parametrizations.weight.0._v"} <= kept.keys()
+    assert all(torch.equal(value, tensors(after)[name]) for name, value in kept.items())
+    assert torch.linalg.matrix_norm(alone["conv"].weight.flatten(1), 2).item() == pytest.approx(1, abs=0.1)
+
+
+def test_constants_and_weights_that_are_read_stay() -> None:
+    read = torch.arange(16.0).reshape(4, 4)
+
+    def pretrained() -> nn.Module:
+        made = nn.Linear(4, 4)
+        made.load_state_dict({"weight": read, "bias": torch.zeros(4)})
+        return made
+
+    made = initialised(pretrained, 0, "backbone")
+    assert torch.equal(made.weight, read)
+    assert not made.bias.any()
+
+
+def test_torchs_generator_is_left_in_a_state_of_seed_and_part() -> None:
+    drawn = []
+    for make in (toy(a=lambda: nn.Linear(2, 2)), toy(a=lambda: nn.Linear(2, 2), b=lambda: nn.Linear(3, 3))):
+        torch.rand(3)
+        initialised(make, 0, "neck")
+        drawn.append(torch.rand(1).item())
+    assert drawn[0] == drawn[1]
+
+
+def test_a_constructor_that_draws_otherwise_the_second_time_is_refused() -> None:
+    widths = iter([nn.Linear, nn.Identity])
+    with pytest.raises(RuntimeError, match="neck: built twice with the same arguments it draws different random"):
+        initialised(lambda: next(widths)(4, 4), 0, "neck")
+
+
+def shared(a: nn.Module, b: nn.Module) -> set[str]:
+    """Names of equal shape in both, of tensors that are no constants."""
+    first, second = tensors(a), tensors(b)
+    common = {name for name in first.keys() & second.keys() if first[name].shape == second[name].shape}
+    return {name for name in common if first[name].numel() > 1 and first[name].unique().numel() > 1}
+
+
+@pytest.fixture(scope="module")
+def backbone() -> Any:
+    return build_backbone(compose_train(*SMALL))
+
+
+@pytest.mark.parametrize("neck", ["pafpn", "bifpn", "unfused", "early_pyramid", "unet"])
+def test_detectors_start_equal_where_they_share_names(neck: str, backbone: Any) -> None:
+    fpn, other = (build_detector(compose_train(*SMALL, f"neck={name}"), 3, backbone) for name in ("fpn", neck))
+    common = shared(fpn.neck, other.neck)
+    assert all(torch.equal(tensors(fpn.neck)[name], tensors(other.neck)[name]) for name in common)
+    assert {"pafpn": 6, "unfused": 5}.get(neck, 0) <= len(common)
+    assert all(torch.equal(x, y) for x, y in zip(fpn.head.parameters(), other.head.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("name", ["resnet10t", "swin_tiny", "mobilenetv3_large", "densenet121"])
+def test_backbones_start_alike_and_as_their_authors_have_it(name: str) -> None:
+    config = compose_train(f"backbone={name}")
+    first = build_backbone(config)
+    torch.rand(5)
+    second, other = build_backbone(config), build_backbone({**config, "seed": 1})
+    plain = instantiate(config["backbone"])()
+    assert isinstance(first, nn.Module)
+    assert isinstance(second, nn.Module)
+    assert isinstance(other, nn.Module)
+    for key, value in first.state_dict().items():
+        assert torch.equal(value, second.state_dict()[key]), key
+        if value.ndim > 1 and value.numel() > 1000 and value.unique().numel() > 1000:
+            assert not torch.equal(value, other.state_dict()[key]), key
+            spread = plain.state_dict()[key].std().item()
+            assert value.std().item() == pytest.approx(spread, rel=0.25), key
