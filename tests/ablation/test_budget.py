@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from contracts.composing import compose_train, options
+from torch import Tensor, nn
+
+from detfuse.ablation.budget import TOLERANCE, cost_of, latencies, solve
+from detfuse.ablation.records import BudgetKind, Cost
+from detfuse.build import build_backbone, build_neck
+
+CLASSES = 3
+SSD = ("head=ssd", "backbone.levels=[3,4]", "neck.extra_strides=[2,2,2,2]")  # what ssd_extras needs on small images
+
+
+def config_of(neck: str, *overrides: str) -> dict[str, Any]:
+    return compose_train(f"neck={neck}", *(SSD if neck == "ssd_extras" else ()), *overrides)
+
+
+@pytest.fixture(scope="module")
+def fpn() -> Cost:
+    return cost_of(config_of("fpn"), CLASSES)
+
+
+def of_kind(cost: Cost, kind: BudgetKind) -> int:
+    return cost.parameters if kind == "params" else cost.flops
+
+
+@pytest.mark.parametrize("kind", ["params", "flops"])
+@pytest.mark.parametrize("neck", options("neck"))
+def test_every_neck_costs_what_the_baseline_costs_or_says_that_it_does_not(
+    neck: str, kind: BudgetKind, fpn: Cost
+) -> None:
+    solved = solve(config_of(neck), fpn, kind, CLASSES)
+    error = abs(of_kind(solved.cost, kind) / of_kind(fpn, kind) - 1)
+    assert solved.reached == (error <= TOLERANCE)
+    assert solved.reached == (neck != "ssd_extras")
+    if not solved.reached:
+        assert not solved.overrides
+        assert solved.note.startswith("budget not reached: +")
+        assert solved.note.endswith("this neck has no inner width to solve for")
+        return
+    assert bool(solved.note) == bool(solved.overrides)
+    changed = config_of(neck, *solved.overrides)
+    assert cost_of(changed, CLASSES) == solved.cost  # the whole detector, really built
+    backbone = build_backbone(changed)
+    assert build_neck(changed, backbone.out_spec).out_spec == build_neck(config_of(neck), backbone.out_spec).out_spec
+
+
+def test_an_arm_that_costs_the_same_already_is_left_as_it_is(fpn: Cost) -> None:
+    assert solve(config_of("fpn"), fpn, "params", CLASSES).overrides == ()
+    assert solve(config_of("unfused"), fpn, "flops", CLASSES).overrides == ()
+
+
+def test_free_changes_nothing(fpn: Cost) -> None:
+    solved = solve(config_of("pafpn"), fpn, "free", CLASSES)
+    assert (solved.overrides, solved.reached, solved.note) == ((), True, "")
+    assert solved.cost == cost_of(config_of("pafpn"), CLASSES)
+
+
+def test_where_width_is_not_enough_plain_blocks_fill(fpn: Cost) -> None:
+    dear = replace(fpn, parameters=fpn.parameters + 1_500_000)
+    solved = solve(config_of("unfused"), dear, "params", CLASSES)
+    assert solved.reached
+    assert "neck.topology.depth=2" in solved.overrides
+    assert "2 plain blocks per level instead of 1" in solved.note
+
+
+def test_where_width_is_not_enough_layers_are_repeated(fpn: Cost) -> None:
+    dear = replace(fpn, parameters=fpn.parameters + 2_000_000)
+    solved = solve(config_of("bifpn"), dear, "params", CLASSES)
+    assert solved.reached
+    assert solved.overrides[0] in ("neck.topology.repeats=4", "neck.topology.repeats=5")
+    assert "bidirectional layers instead of 3" in solved.note
+
+
+def test_the_closest_is_taken_and_told_where_nothing_reaches(fpn: Cost) -> None:
+    solved = solve(config_of("pafpn"), replace(fpn, parameters=2 * fpn.parameters), "params", CLASSES)
+    assert not solved.reached
+    assert solved.overrides == ("neck.width=256",)
+    share = solved.cost.parameters / (2 * fpn.parameters) - 1
+    assert solved.note == f"budget not reached: {share:+.1%} parameters at the closest (inner width 256 instead of 64)"
+
+
+def test_group_norm_keeps_its_groups(fpn: Cost) -> None:
+    solved = solve(config_of("pafpn", "neck.norm=group"), fpn, "params", CLASSES)
+    assert solved.reached
+    assert solved.overrides == ("neck.width=40",)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "size"),
+    [
+        ((), (128, 128)),
+        (("data=coco", "data.root=x"), (800, 1344)),
+        (("data.transform.size=[300,300]",), (300, 300)),
+        (("data.transform.short_side=100",), (128, 128)),
+    ],
+)
+def test_costs_are_of_the_largest_padded_image(overrides: tuple[str, ...], size: tuple[int, int]) -> None:
+    assert cost_of(config_of("fpn", *overrides), CLASSES).image_size == size
+
+
+class Sleeper(nn.Module):
+    """Stands for a detector that needs so many seconds."""
+
+    mean: Tensor
+
+    def __init__(self, seconds: float, calls: list[float]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(3, 1, 1))
+        self.seconds, self.calls = seconds, calls
+
+    def predict(self, images: Tensor, sizes: Tensor, combine: object) -> list[object]:
+        assert not self.training
+        assert images.shape == (1, 3, 64, 96)
+        assert sizes.tolist() == [[64, 96]]
+        self.calls.append(self.seconds)
+        time.sleep(self.seconds)
+        return []
+
+
+def test_latencies_are_medians_of_interleaved_rounds() -> None:
+    calls: list[float] = []
+    slow, fast = Sleeper(0.03, calls), Sleeper(0.001, calls).eval()
+    times = latencies([slow, fast], (64, 96), 3)
+    assert times[0] > 25
+    assert times[0] > times[1] > 0.9
+    assert len(calls) == 2 * (3 + 2)
+    assert calls[:4] == [0.03, 0.001, 0.001, 0.03]
+    assert (slow.training, fast.training) == (True, False)
+
+
+def test_latencies_of_no_round_are_refused() -> None:
+    with pytest.raises(ValueError, match="at least one round"):
+        latencies([], (64, 64), 0)
