@@ -44,6 +44,7 @@ def test_every_neck_costs_what_the_baseline_costs_or_says_that_it_does_not(
         assert solved.note.startswith("budget not reached: +")
         assert solved.note.endswith("this neck has no inner width to solve for")
         return
+    assert error < 0.005  # one channel more or less costs little here, so the closest is close
     assert bool(solved.note) == bool(solved.overrides)
     changed = config_of(neck, *solved.overrides)
     assert cost_of(changed, CLASSES) == solved.cost  # the whole detector, really built

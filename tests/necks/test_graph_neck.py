@@ -93,6 +93,22 @@ def test_unfused_without_projection_hands_the_maps_on() -> None:
     assert all(torch.equal(x, y) for x, y in zip(inputs, outputs[:3], strict=True))
 
 
+def test_unfused_takes_more_blocks_and_stays_late() -> None:
+    deep = neck(partial(unfused, depth=3, extra_levels=0))
+    assert deep.graph.kind == "late"
+    assert deep.out_spec == neck(partial(unfused, extra_levels=0)).out_spec
+    assert len(deep.blocks) == 3 * len(neck(partial(unfused, extra_levels=0)).blocks)
+    with pytest.raises(ValueError, match="only one without projection; got depth 2"):
+        neck(partial(unfused, project=False, depth=2))
+
+
+@pytest.mark.parametrize("topology", [*TOPOLOGIES.values(), bifpn])
+def test_every_topology_takes_another_block(topology: Any) -> None:
+    blocks = {node.block for node in topology((3, 4, 5), block="separable").nodes}
+    assert "separable" in blocks
+    assert blocks <= {"separable", "relu", None}
+
+
 def test_unfused_is_fpn_without_its_top_down_edges() -> None:
     late, pyramid = neck(unfused), neck(fpn)
     names = {f"edges.c{i}->p{i}.": f"edges.c{i}->t{i}." for i in (3, 4, 5)}
