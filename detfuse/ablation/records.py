@@ -172,6 +172,7 @@ class Comparison:
         differences: the main metric first.
         verdict: of the main metric.
         pairing_correlation: of the two arms' scores over the seeds; None with fewer than three.
+        shared_start: share of the arm's parameters (0..1) that started equal to the baseline's; None if unknown.
     """
 
     arm: str
@@ -181,3 +182,4 @@ class Comparison:
     differences: tuple[Difference, ...]
     verdict: Verdict
     pairing_correlation: float | None
+    shared_start: float | None = None

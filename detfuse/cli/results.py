@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,23 +11,12 @@ from pytorch_lightning import Trainer
 from detfuse.build import Parts
 from detfuse.cli.jobs import UserError
 from detfuse.detector import Detector
+from detfuse.files import write_json as write_json
+from detfuse.files import write_text as write_text
 from detfuse.inserts import inserts_of
 from detfuse.necks.graph_neck import GraphNeck
 from detfuse.training.module import DetectionModule
 from detfuse.weights.checkpoint import Checkpoint, load_weights
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file at once: a reader sees the old one or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write strict JSON: no NaN, no Infinity."""
-    write_text(path, json.dumps(content, allow_nan=False, ensure_ascii=False, indent=1) + "\n")
 
 
 def score(trainer: Trainer, parts: Parts, checkpoint: Checkpoint) -> DetectionModule:
