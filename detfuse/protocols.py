@@ -68,6 +68,18 @@ class ResampleFactory(Protocol):
     def __call__(self, in_channels: int, out_channels: int, steps: int) -> nn.Module: ...
 
 
+@runtime_checkable
+class Learnt(Protocol):
+    """Has learnt scalars that say how much of something is fused, and tells them.
+
+    Only weights that are the same for every image: a gate that is computed from its input has no one value.
+    """
+
+    def learnt(self) -> dict[str, float]:
+        """Name -> value as it is applied (normalised); an operator names its inputs by position: ``0 1 ...``."""
+        ...
+
+
 class Combine(Protocol):
     """How the candidates of one image become its detections: NMS, soft-NMS, weighted box fusion.
 

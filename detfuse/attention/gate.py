@@ -47,6 +47,10 @@ class Gate(nn.Module):
         factor = gate if self.alpha is None else 1 + self.alpha * (gate - 1)
         return x * factor.to(x.dtype)
 
+    def learnt(self) -> dict[str, float]:
+        """How far the gate has opened, see :class:`detfuse.protocols.Learnt`; nothing in the published form."""
+        return {} if self.alpha is None else {"alpha": self.alpha.item()}
+
     def extra_repr(self) -> str:
         """The initialisation, for the model summary."""
         return f"init={self.init}"

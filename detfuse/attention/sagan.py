@@ -69,6 +69,10 @@ class SAGAN(nn.Module):
         out: Tensor = x + (self.gamma * self.out(attended)).to(x.dtype)
         return out
 
+    def learnt(self) -> dict[str, float]:
+        """How much attention is added, see :class:`detfuse.protocols.Learnt`."""
+        return {"gamma": self.gamma.item()}
+
     def weights(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to (B, HW, M): what each query position (row) takes of each of the M key positions (column)."""
         return pairwise.similarity(self.query(x), self._at_keys(self.key(x))).softmax(-1)

@@ -20,7 +20,7 @@ BEST = Path("checkpoints") / "best.ckpt"
 
 # What does not change a result, or says only where things lie, is not part of a name.
 _NO_SCIENCE = re.compile(
-    r"(project|name|runs_dir|overwrite|resume|hydra|logger|callbacks\.(progress|pictures))\b.*"
+    r"(project|name|runs_dir|overwrite|resume|hydra|logger|callbacks\.(progress|pictures|fusion_weights))\b.*"
     r"|trainer\.(devices|accelerator|num_nodes|strategy|log_every_n_steps|detect_anomaly)"
     r"|data\.(root|train_annotations|train_images|val_annotations|val_images|follow_symlinks|check_images)"
     r"|data\.loader\.num_workers"

@@ -11,6 +11,7 @@ import pytorch_lightning as pl
 import yaml
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
+from detfuse.ablation.storage import to_plain
 from detfuse.build import Parts, build_parts, build_trainer, check_stored_config
 from detfuse.cli import results, run_folder
 from detfuse.cli.jobs import Invocation, UserError, told_plainly
@@ -115,6 +116,7 @@ def _begin(trainer: pl.Trainer, parts: Parts, folder: Path, config: dict[str, An
     if isinstance(parts.detector.neck, GraphNeck):
         drawing = svg(parts.detector.neck.graph, invocation.choices["neck"], inserts_of(parts.detector).values())
         results.write_text(folder / "fusion.svg", drawing)
+        results.write_json(folder / "fusion.json", to_plain(parts.detector.neck.graph))
     print(results.header(parts, trainer, folder, config), flush=True)
 
 

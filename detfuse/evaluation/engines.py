@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import io
 from importlib import metadata
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,7 +54,8 @@ def curves(ground_truth: GroundTruthColumns, predictions: PredictionColumns, eng
     raise ValueError(f"unknown engine {engine!r}, expected hotcoco or pycocotools")
 
 
-def _hotcoco(ground_truth: GroundTruthColumns, predictions: PredictionColumns) -> Curves:
+def hotcoco_evaluation(ground_truth: GroundTruthColumns, predictions: PredictionColumns) -> Any:
+    """Hotcoco's ``COCOeval`` of these boxes, with its matches made."""
     from hotcoco import COCO, COCOeval  # here, so that the other engine works without it
 
     truth = COCO.from_arrays(
@@ -69,6 +70,11 @@ def _hotcoco(ground_truth: GroundTruthColumns, predictions: PredictionColumns) -
     found = truth.load_res(_result_array(predictions))
     evaluation = COCOeval(truth, found, "bbox")
     evaluation.evaluate()
+    return evaluation
+
+
+def _hotcoco(ground_truth: GroundTruthColumns, predictions: PredictionColumns) -> Curves:
+    evaluation = hotcoco_evaluation(ground_truth, predictions)
     evaluation.accumulate()
     arrays = evaluation.eval
     if arrays is None:

@@ -135,6 +135,10 @@ class FastNormalized(nn.Module):
         weight = self.weight.relu()
         return weight / (weight.sum() + self.eps)
 
+    def learnt(self) -> dict[str, float]:
+        """The share of each input by its position, see :class:`detfuse.protocols.Learnt`."""
+        return _by_position(self.shares())
+
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         return _weighted_sum(maps, self.shares())
 
@@ -151,8 +155,16 @@ class Softmax(nn.Module):
         """The normalised weight of each input, (n,)."""
         return self.weight.softmax(0)
 
+    def learnt(self) -> dict[str, float]:
+        """The share of each input by its position, see :class:`detfuse.protocols.Learnt`."""
+        return _by_position(self.shares())
+
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         return _weighted_sum(maps, self.shares())
+
+
+def _by_position(shares: Tensor) -> dict[str, float]:
+    return {str(position): share for position, share in enumerate(shares.tolist())}
 
 
 def _weighted_sum(maps: Sequence[Tensor], shares: Tensor) -> Tensor:

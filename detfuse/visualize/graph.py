@@ -15,6 +15,7 @@ from detfuse.inserts import BACKBONE_SITES, NECK_SITES, Insert
 
 _COLUMN, _ROW, _WIDTH, _HEIGHT, _MARGIN = 112, 84, 68, 34, 28
 _PILL = "#6d28d9"
+_HALO = "#fde68a"  # behind what another graph does not have
 _UP, _DOWN, _SAME = "#b4540a", "#1f6f8b", "#6b7280"  # an edge to a finer level, to a coarser one, within a level
 
 
@@ -47,13 +48,20 @@ def _mermaid_shape(graph: FusionGraph, name: str, noted: str) -> str:
     return f"[/{name}{noted}/]" if name in _backbone(graph) else f"[{name}{noted}]"
 
 
-def svg(graph: FusionGraph, title: str = "", inserts: Iterable[Insert] = ()) -> str:
+def svg(
+    graph: FusionGraph,
+    title: str = "",
+    inserts: Iterable[Insert] = (),
+    *,
+    baseline: FusionGraph | None = None,
+) -> str:
     """The graph as a self-contained SVG document.
 
     Args:
         graph: what to draw.
         title: written above; the kind of fusion is added.
         inserts: attention to draw.
+        baseline: another graph; nodes and edges that it does not have (by their names) are highlighted.
     """
     columns = _columns(graph)
     rows = {level: i for i, level in enumerate(sorted(set(graph.level_of.values()), reverse=True))}
@@ -78,10 +86,12 @@ def svg(graph: FusionGraph, title: str = "", inserts: Iterable[Insert] = ()) -> 
         y = _MARGIN + 34 + row * _ROW + _HEIGHT / 2
         parts.append(f'<line x1="{_MARGIN + 58}" x2="{width - 8}" y1="{y}" y2="{y}" stroke="#eceff3"/>')
         parts.append(f'<text x="{_MARGIN - 16}" y="{y + 4}" fill="#6b7280" font-size="11">stride {2**level}</text>')
+    if baseline is not None:
+        parts += _halos(graph, baseline, places, columns)
     parts += [_edge(graph, places, columns, source, node) for source, node in graph.edges]
     parts += [_box(graph, name, *place) for name, place in places.items()]
-    parts += _pills(graph, places, columns, inserts, height)
-    parts += [_legend(height), "</svg>"]
+    parts += _pills(graph, places, columns, inserts)
+    parts += [_legend(height, halo=baseline is not None), "</svg>"]
     return "\n".join(parts) + "\n"
 
 
@@ -113,17 +123,36 @@ def _columns(graph: FusionGraph) -> dict[str, int]:
     return columns
 
 
+def _halos(
+    graph: FusionGraph, baseline: FusionGraph, places: dict[str, tuple[int, int]], columns: dict[str, int]
+) -> list[str]:
+    added = [edge for edge in graph.edges if edge not in baseline.edges]
+    paths = [_path(graph, places, columns, source, node) for source, node in added]
+    halos = [f'<path d="{path}" fill="none" stroke="{_HALO}" stroke-width="9" class="added"/>' for path in paths]
+    boxes = [place for name, place in places.items() if name not in baseline.level_of]
+    return halos + [
+        f'<rect x="{x - 4}" y="{y - 4}" width="{_WIDTH + 8}" height="{_HEIGHT + 8}" fill="{_HALO}" class="added"/>'
+        for x, y in boxes
+    ]
+
+
 def _edge(
     graph: FusionGraph, places: dict[str, tuple[int, int]], columns: dict[str, int], source: str, node: str
 ) -> str:
     climb = graph.level_of[node] - graph.level_of[source]
     colour = _SAME if climb == 0 else _DOWN if climb > 0 else _UP
-    (ax, ay), (bx, by), (cx, cy), (dx, dy) = _curve(graph, places, columns, source, node)
-    path = f"M{ax} {ay} C{bx} {by} {cx} {cy} {dx} {dy}"
+    path = _path(graph, places, columns, source, node)
     return (
         f'<path d="{path}" fill="none" stroke="{colour}" stroke-width="1.6" marker-end="url(#a{colour[1:]})">'
         f"<title>{source} to {node}</title></path>"
     )
+
+
+def _path(
+    graph: FusionGraph, places: dict[str, tuple[int, int]], columns: dict[str, int], source: str, node: str
+) -> str:
+    (ax, ay), (bx, by), (cx, cy), (dx, dy) = _curve(graph, places, columns, source, node)
+    return f"M{ax} {ay} C{bx} {by} {cx} {cy} {dx} {dy}"
 
 
 def _curve(
@@ -145,7 +174,6 @@ def _pills(
     places: dict[str, tuple[int, int]],
     columns: dict[str, int],
     inserts: list[Insert],
-    height: int,
 ) -> Iterator[str]:
     """Attention, each at its place; several of one stage or of the towers as one pill with their number."""
     below = dict.fromkeys(places, 0)  # pills under each map so far
@@ -167,7 +195,7 @@ def _pills(
     if towers:
         text = ", ".join(f"{kind} x{count}" for kind, count in towers.items())
         yield (
-            f'<text x="{_MARGIN + 400}" y="{height - 12}" font-size="11" fill="{_PILL}">in the head\'s towers: '
+            f'<text x="{_MARGIN}" y="{_MARGIN + 16}" font-size="11" fill="{_PILL}">in the head\'s towers: '
             f"{escape(text)}</text>"
         )
 
@@ -209,11 +237,12 @@ def _box(graph: FusionGraph, name: str, x: int, y: int) -> str:
     )
 
 
-def _legend(height: int) -> str:
-    entries = ((_SAME, "same level"), (_UP, "up-sampled"), (_DOWN, "down-sampled"))
+def _legend(height: int, *, halo: bool) -> str:
+    entries = [(_SAME, "same level"), (_UP, "up-sampled"), (_DOWN, "down-sampled")]
+    entries += [(_HALO, "not in the baseline")] if halo else []
     return "".join(
         f'<line x1="{_MARGIN + i * 130}" x2="{_MARGIN + 22 + i * 130}" y1="{height - 16}" y2="{height - 16}" '
-        f'stroke="{colour}" stroke-width="2"/><text x="{_MARGIN + 28 + i * 130}" y="{height - 12}" '
+        f'stroke="{colour}" stroke-width="{9 if colour == _HALO else 2}"/><text x="{_MARGIN + 28 + i * 130}" y="{height - 12}" '
         f'font-size="11" fill="#475569">{text}</text>'
         for i, (colour, text) in enumerate(entries)
     )

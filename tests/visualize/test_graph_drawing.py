@@ -60,3 +60,17 @@ def test_drawings_show_where_attention_stands() -> None:
     lines = mermaid(graph, inserts).splitlines()
     assert "  c3 -->|SE lateral| t3" in lines
     assert "    c4[/c4<br/>SE stage<br/>SE branch/]" in lines
+def test_what_the_baseline_does_not_have_is_highlighted() -> None:
+    graph, baseline = pafpn((3, 4, 5)), fpn((3, 4, 5))
+
+    def added(drawing: str) -> list[str]:
+        marked = [e for e in ElementTree.fromstring(drawing).iter() if e.get("class") == "added"]
+        return [e.tag.rpartition("}")[2] for e in marked]
+
+    edges = [edge for edge in graph.edges if edge not in baseline.edges]
+    nodes = [name for name in graph.level_of if name not in baseline.level_of]
+    assert edges
+    assert nodes
+    assert added(svg(graph, baseline=baseline)) == ["path"] * len(edges) + ["rect"] * len(nodes)
+    assert added(svg(graph, baseline=graph)) == []
+    assert "not in the baseline" not in svg(graph)

@@ -1,0 +1,50 @@
+"""What fusion has learnt, epoch by epoch."""
+
+from __future__ import annotations
+
+import pytorch_lightning as pl
+from torch import nn
+
+from detfuse.necks.graph_neck import GraphNeck
+from detfuse.protocols import Learnt
+from detfuse.training.loggers import MetricsCsv
+
+
+class FusionWeights(pl.Callback):
+    """Writes ``<run folder>/<file_name>``: one row per validation, one column per learnt scalar of fusion.
+
+    Columns are ``node<-input`` for the normalised weights of a fusion graph, and the module's path for others, such as
+    SAGAN's gamma. They are the weights that were validated: with EMA, the average. A detector that learns none gets no
+    file. A resumed run continues the file.
+
+    Args:
+        file_name: name of the file in the run folder.
+    """
+
+    def __init__(self, *, file_name: str = "fusion_weights.csv") -> None:
+        self.file_name = file_name
+        self._file: MetricsCsv | None = None
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Append a row; here an average still stands in for the weights."""
+        if trainer.state.fn != "fit" or not trainer.is_global_zero:
+            return
+        detector = pl_module.detector
+        assert isinstance(detector, nn.Module)
+        weights = learnt_weights(detector)
+        if not weights:
+            return
+        self._file = self._file or MetricsCsv(trainer.default_root_dir, file_name=self.file_name)
+        self._file.log_metrics({"epoch": trainer.current_epoch, **weights}, trainer.global_step)
+
+
+def learnt_weights(detector: nn.Module) -> dict[str, float]:
+    """All scalars that the modules of a detector tell (see :class:`detfuse.protocols.Learnt`), in their order."""
+    neck = getattr(detector, "neck", None)
+    nodes = {f"neck.operators.{node.name}": node for node in neck.graph.nodes} if isinstance(neck, GraphNeck) else {}
+    found = {}
+    for path, module in detector.named_modules():
+        for name, value in module.learnt().items() if isinstance(module, Learnt) else ():
+            node = nodes.get(path)
+            found[f"{node.name}<-{node.inputs[int(name)]}" if node else f"{path}.{name}"] = value
+    return found
