@@ -136,7 +136,13 @@ def _shown(value: Any) -> str:
 
 def write_plan(folder: Path, plan: Plan) -> None:
     """``plan.yaml``."""
-    write_text(folder / PLAN, yaml.safe_dump(to_plain(plan), sort_keys=False, allow_unicode=True))
+    write_text(folder / PLAN, plan_yaml(plan))
+
+
+def plan_yaml(plan: Plan) -> str:
+    """A plan as YAML, a line for what fits into one."""
+    text: str = yaml.safe_dump(to_plain(plan), sort_keys=False, allow_unicode=True, default_flow_style=None, width=110)
+    return text
 
 
 def read_plan(folder: Path) -> Plan:

@@ -242,7 +242,7 @@ def _legend(height: int, *, halo: bool) -> str:
     entries += [(_HALO, "not in the baseline")] if halo else []
     return "".join(
         f'<line x1="{_MARGIN + i * 130}" x2="{_MARGIN + 22 + i * 130}" y1="{height - 16}" y2="{height - 16}" '
-        f'stroke="{colour}" stroke-width="{9 if colour == _HALO else 2}"/><text x="{_MARGIN + 28 + i * 130}" y="{height - 12}" '
-        f'font-size="11" fill="#475569">{text}</text>'
+        f'stroke="{colour}" stroke-width="{9 if colour == _HALO else 2}"/>'
+        f'<text x="{_MARGIN + 28 + i * 130}" y="{height - 12}" font-size="11" fill="#475569">{text}</text>'
         for i, (colour, text) in enumerate(entries)
     )

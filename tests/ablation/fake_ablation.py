@@ -113,6 +113,8 @@ def _write_run(
     write_text(place / "config.yaml", yaml.safe_dump({"seed": seed, "neck": {"name": arm}}))
     write_json(place / "environment.json", {"python": "3.11.7", "detfuse": "0.1.0", "torch": "2.15.0"})
     write_json(place / "fusion.json", to_plain(TOPOLOGIES[arm]((3, 4, 5))))
+    typed = ["data=coco", f"neck={arm}", f"seed={seed}", "evaluate=last", "name=auto", f"runs_dir={folder}"]
+    write_json(place / "command.json", {"overrides": typed, "choices": {}})
     index = ARMS.index(arm)
     flops = 2_310_000_000 + index * 11_000_000
     latency = (9.6, 8.9, 11.8, 16.3)[index]

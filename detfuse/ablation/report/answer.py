@@ -1,0 +1,128 @@
+"""The answer of a report, and what it rests on."""
+
+from __future__ import annotations
+
+from detfuse.ablation.report import charts, forest, plot, tables
+from detfuse.ablation.report.blocks import Badge, Block, Bullets, Figure, Section, Text, Verdicts
+from detfuse.ablation.report.findings import (
+    EXPLORATORY,
+    SIZES,
+    THRESHOLDS,
+    Findings,
+    mark,
+    of_metric,
+    present,
+    rows_of,
+    sentence,
+)
+from detfuse.ablation.report.wording import headline, interval, title_of
+
+_LEARNT = 0.01  # AP below which a detector has found next to nothing
+
+
+def verdict(found: Findings) -> Section:
+    """The headline, a badge per arm, and what is missing."""
+    badges = []
+    against = {comparison.arm: comparison for comparison in found.comparisons}
+    for arm in found.plan.arms[1:]:
+        comparison, color = against.get(arm.name), found.colors[arm.name]
+        if comparison is None:
+            badges.append(Badge(color, arm.name, "n/a", "missing", f"{arm.name} has no pair with the baseline."))
+            continue
+        figure = interval(comparison.differences[0], found.decimals) if comparison.differences else "n/a"
+        badges.append(Badge(color, arm.name, figure, comparison.verdict.kind, comparison.verdict.text))
+    note = f"Points of {title_of(found.metric)}, arm minus {found.plan.baseline.name}; {found.coverage}"
+    note += ", verdicts corrected for the number of arms (Holm). " if len(found.comparisons) > 1 else ". "
+    note += "Arms are compared with the baseline, not with one another." if len(found.comparisons) > 1 else ""
+    missing = [run for run in found.runs if run.state != "finished"]
+    blocks: list[Block] = [Verdicts(headline(found.plan, found.comparisons), tuple(badges)), Text(note, note=True)]
+    if missing:
+        planned = len(found.plan.arms) * len(found.plan.seeds)
+        names = ", ".join(f"{run.arm} seed {run.seed} ({run.state})" for run in missing)
+        blocks.append(Text(f"{len(missing)} of {planned} runs missing: {names}.", note=True))
+    means = [score.mean for score in found.scores if score.metric == found.metric and score.mean is not None]
+    if means and max(means) < _LEARNT:
+        blocks.append(Text("No arm reaches one point: nothing was learnt that could be compared.", note=True))
+    return Section("", blocks)
+
+
+def differences(found: Findings) -> Section:
+    """The main metric's differences, and those at one IoU threshold."""
+    baseline, metric = found.plan.baseline.name, found.metric
+    rows = []
+    for comparison in found.comparisons:
+        difference, color = of_metric(comparison, metric), found.colors[comparison.arm]
+        text = "no pairs" if difference is None else interval(difference, found.decimals)
+        note = f"{len(comparison.seeds)} of {len(found.plan.seeds)} pairs" if comparison.dropped else ""
+        rows.append(forest.Row(comparison.arm, (mark(difference, color, text),), color, note))
+    band = 100 * found.plan.equivalence
+    label = f"difference of {title_of(metric)} to {baseline}, points"
+    methods = list(dict.fromkeys(d.method for c in found.comparisons for d in c.differences[:1] if d.method))
+    caption = f"{sentence(found.coverage)} Method: {'; '.join(methods)}. Rings: single seeds. "
+    unit = "point" if band == 1 else "points"
+    caption += f"Shaded: differences of less than {plot.number(band)} {unit}, which the plan calls equivalent."
+    blocks: list[Block] = [Figure("differences", forest.forest(rows, label=label, band=band), caption)]
+    if thresholds := present(found, THRESHOLDS):
+        titles = [title_of(name) for name in thresholds]
+        drawing = forest.panels(
+            titles, rows_of(found, thresholds), label=f"difference to {baseline}, points", band=band
+        )
+        blocks.append(Figure("thresholds", drawing, f"The same at one IoU threshold. {EXPLORATORY}"))
+    return Section("Differences to the baseline", blocks, (tables.differences_file(found.comparisons),))
+
+
+def scores(found: Findings) -> Section:
+    """Means and spreads, every run, and why some are missing."""
+    given = {score.metric for score in found.scores}
+    metrics = [metric for metric in (found.metric, *THRESHOLDS, *SIZES) if metric in given]
+    seeds = tables.seeds_table(found.plan, found.runs, found.scores, found.metric, found.decimals)
+    blocks: list[Block] = [tables.scores_table(found.plan, found.scores, metrics, found.decimals), seeds]
+    reasons = [f"{run.arm} seed {run.seed}: {run.state}" for run in found.runs if run.state != "finished"]
+    why = [run.reason for run in found.runs if run.state != "finished"]
+    if reasons:
+        items = (f"{state} ({reason})" if reason else state for state, reason in zip(reasons, why, strict=True))
+        blocks += [Text("Missing runs; the pair of each is left out of the differences:"), Bullets(tuple(items))]
+    return Section("Scores", blocks, (tables.scores_file(found.scores), tables.runs_file(found.runs)))
+
+
+def control(found: Findings) -> Section:
+    """What was held equal, what the choice brought along, and how well the pairs were paired."""
+    plan = found.plan
+    budget = {
+        "free": "Nothing was solved for: the arms cost what they cost.",
+        "params": "The neck's inner width was solved so that every arm has the baseline's number of parameters.",
+        "flops": "The neck's inner width was solved so that every arm has the baseline's FLOPs.",
+    }[plan.budget]
+    items = [f"Budget {plan.budget}. {budget}"]
+    items += [f"Set equal to the baseline's: {', '.join(plan.equalise)}."] if plan.equalise else []
+    items += [f"Differences declared harmless: {', '.join(plan.allow)}."] if plan.allow else []
+    items += [f"{arm.name}: {note}" for arm in plan.arms for note in arm.notes]
+    blocks: list[Block] = [
+        Text(
+            "Within a seed, all arms see the same images in the same order with the same augmentation, and modules "
+            "they share start from the same weights. Everything that is not listed here was configured alike."
+        ),
+        Bullets(tuple(items)),
+    ]
+    covariates = tables.covariates_table(plan)
+    if covariates.rows:
+        blocks += [Text("What the choice itself brought along, and what therefore is part of the difference:")]
+        blocks.append(covariates)
+    else:
+        blocks.append(Text("The choice brought no other setting along."))
+    return Section("What was held equal", [*blocks, tables.pairing_table(plan, found.comparisons)])
+
+
+def costs(found: Findings) -> Section:
+    """AP against what it costs."""
+    panels = tables.cost_points(found.evidence, found.scores, found.metric, found.colors)
+    table = tables.costs_table(found.evidence, panels)
+    if not any(panels.values()):
+        return Section("Cost", [Text("No run has measured its cost (cost.json).")])
+    label = f"{title_of(found.metric)}, points"
+    caption = (
+        "Filled: on the Pareto front, no other arm is better at the same or a lower cost; by the means, without "
+        "regard to their noise. Vertical bars: standard deviation over the seeds."
+    )
+    drawing = charts.cost_panels(list(panels.items()), label=label)
+    return Section("Cost", [Figure("cost", drawing, caption), table], (table,))

@@ -1,0 +1,161 @@
+"""How the arms differ beyond the answer: over the epochs, by size and class, in their errors, graphs and weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import fmean
+
+from detfuse.ablation.report import charts, forest, plot, tables
+from detfuse.ablation.report.blocks import Block, Figure, Section, Text
+from detfuse.ablation.report.evidence import Curve
+from detfuse.ablation.report.findings import (
+    EXPLORATORY,
+    SIZES,
+    Findings,
+    in_points,
+    mark,
+    of_metric,
+    present,
+    rows_of,
+    sentence,
+)
+from detfuse.ablation.report.wording import interval, title_of
+from detfuse.evaluation.errors import ERROR_TYPES
+from detfuse.visualize.graph import svg
+
+_MAX_CLASSES = 12
+
+
+def series_of(name: str, color: str, curves: Sequence[Sequence[tuple[float, float]]]) -> charts.Series | None:
+    """Mean, lowest and highest of several curves over the epochs that all of them have."""
+    by_epoch = [dict(curve) for curve in curves if curve]
+    epochs = sorted(set.intersection(*(set(one) for one in by_epoch))) if by_epoch else []
+    if not epochs:
+        return None
+    values = [[one[epoch] for one in by_epoch] for epoch in epochs]
+    low, high = tuple(map(min, values)), tuple(map(max, values))
+    return charts.Series(name, color, tuple(epochs), tuple(map(fmean, values)), low, high)
+
+
+def curves(found: Findings) -> Section:
+    """Validation AP over the epochs."""
+    series = []
+    for arm, one in found.evidence.items():
+        curves = [_percent(metrics.get(f"val/{found.metric}", [])) for metrics in one.metrics.values()]
+        series.append(series_of(arm, found.colors[arm], curves))
+    drawn = tuple(one for one in series if one is not None)
+    if not drawn:
+        return Section("Learning curves", [Text("No run has logged a validation (metrics.csv).")])
+    drawing = charts.curves([charts.Chart("", drawn)], label=f"validation {title_of(found.metric)}, points")
+    caption = "Line: mean over the seeds; band: from the lowest to the highest seed. Epochs count from 0."
+    return Section("Learning curves", [Figure("curves", drawing, caption)])
+
+
+def _percent(curve: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    return [(epoch, 100 * value) for epoch, value in curve if value >= 0]  # -1 is undefined
+
+
+def details(found: Findings) -> Section:
+    """Differences by object size and by class."""
+    baseline, band = found.plan.baseline.name, 100 * found.plan.equivalence
+    blocks: list[Block] = [Text(f"{EXPLORATORY} {sentence(found.coverage)}", note=True)]
+    if sizes := present(found, SIZES):
+        label = f"difference to {baseline}, points"
+        drawing = forest.panels([title_of(name) for name in sizes], rows_of(found, sizes), label=label, band=band)
+        caption = "Objects below 32², from 32² to 96², and above 96² pixels of area."
+        blocks.append(Figure("sizes", drawing, caption))
+    names = list(
+        dict.fromkeys(d.metric for c in found.comparisons for d in c.differences if d.metric.startswith("mAP/"))
+    )
+    change = {
+        name: max(abs(d.estimate or 0) for c in found.comparisons if (d := of_metric(c, name)) is not None)
+        for name in names
+    }
+    shown = sorted(names, key=lambda name: -change[name])[:_MAX_CLASSES]
+    if shown:
+        rows = [forest.Row(title_of(name), tuple(_class_marks(found, name))) for name in shown]
+        label = f"difference of {title_of(found.metric)} to {baseline} within a class, points"
+        number = f"The {len(shown)} most changed of {len(names)} classes" if len(shown) < len(names) else "All classes"
+        caption = f"{number}, most changed first; the numbers of all are in differences.csv."
+        drawing = forest.forest(rows, label=label, pitch=18, text_width=230)
+        blocks.append(Figure("classes", drawing, caption))
+    return Section("By object size and class", blocks)
+
+
+def _class_marks(found: Findings, metric: str) -> list[forest.Mark]:
+    marks = []
+    for comparison in found.comparisons:
+        difference = of_metric(comparison, metric)
+        text = "n/a" if difference is None else interval(difference, found.decimals)
+        marks.append(mark(difference, found.colors[comparison.arm], f"{comparison.arm}  {text}"))
+    return marks
+
+
+def errors(found: Findings) -> Section:
+    """What every type of error costs every arm."""
+    rows = [
+        (arm, found.colors[arm], [in_points(one.errors[name]) for name in ERROR_TYPES])
+        for arm, one in found.evidence.items()
+    ]
+    table = tables.errors_table(found.evidence)
+    caption = (
+        "Points of AP50 that an arm would gain if all its errors of one type were put right (TIDE, arXiv 2008.08115), "
+        "mean over the seeds. The types do not add up: putting one error right may hide another."
+    )
+    drawing = forest.bars(ERROR_TYPES, rows, label="points of AP50 lost")
+    return Section("What goes wrong", [Figure("errors", drawing, caption)], (table,))
+
+
+def graphs(found: Findings) -> Section:
+    """The fusion graph of every arm against the baseline's."""
+    baseline = found.evidence[found.plan.baseline.name].graph
+    blocks: list[Block] = []
+    for arm, one in found.evidence.items():
+        if one.graph is None:
+            blocks.append(Text(f"{arm}: no run has stored a fusion graph (fusion.json)."))
+            continue
+        is_baseline = arm == found.plan.baseline.name
+        lost = [] if baseline is None else [edge for edge in baseline.edges if edge not in one.graph.edges]
+        added = [] if baseline is None else [edge for edge in one.graph.edges if edge not in baseline.edges]
+        caption = f"{arm}, the baseline."
+        if not is_baseline:
+            removed = ", ".join(f"{a} → {b}" for a, b in lost)
+            caption = f"{arm}: {len(added)} of {len(one.graph.edges)} edges are not in the baseline"
+            caption += f"; gone from the baseline: {removed}." if removed else "; none of its edges is gone."
+            caption = caption if added or lost else f"{arm}: the same graph as the baseline's."
+        drawing = svg(one.graph, arm, baseline=None if is_baseline else baseline)
+        blocks.append(Figure(f"fusion-{arm}", drawing, caption, foreign=True))
+    return Section("The fusion graphs", blocks)
+
+
+def weights(found: Findings) -> Section:
+    """Learnt scalars of fusion over the epochs."""
+    blocks: list[Block] = []
+    for arm, one in found.evidence.items():
+        drawn = _weight_charts(list(one.weights.values()))
+        if drawn:
+            drawing = charts.curves(drawn, label="learnt weight", columns=min(4, len(drawn)), tall=170)
+            caption = (
+                f"{arm}: each chart is a node, each line what it takes of an input. Mean and range over the seeds."
+            )
+            blocks.append(Figure(f"weights-{arm}", drawing, caption))
+    if not blocks:
+        blocks.append(Text("No arm has learnt scalars of fusion: its operators add, concatenate or gate by the input."))
+    return Section("What fusion learnt", blocks)
+
+
+def _weight_charts(runs: Sequence[Curve]) -> list[charts.Chart]:
+    """A chart per node with a line per input; scalars that belong to no node get one each."""
+    names = list(dict.fromkeys(name for run in runs for name in run if name != "step"))
+    groups: dict[str, list[tuple[str, str]]] = {}
+    for name in names:
+        node, arrow, source = name.partition("<-")
+        groups.setdefault(node, []).append((name, source if arrow else name.rpartition(".")[2]))
+    drawn = []
+    for node, columns in groups.items():
+        series = [
+            series_of(label, plot.PALETTE[i % len(plot.PALETTE)], [run.get(name, []) for run in runs])
+            for i, (name, label) in enumerate(columns)
+        ]
+        drawn.append(charts.Chart(node, tuple(one for one in series if one is not None)))
+    return [chart for chart in drawn if chart.series]

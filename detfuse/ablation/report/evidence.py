@@ -1,0 +1,145 @@
+"""What the run folders of an ablation say, arm by arm."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, median
+from typing import Any
+
+from detfuse.ablation.records import Cost, Plan, Run
+from detfuse.ablation.report.objects import by_image, num_found
+from detfuse.ablation.storage import COST, StorageError, from_plain, read_cost
+from detfuse.evaluation.errors import ERROR_TYPES, Errors, error_types
+from detfuse.fusion.graph import FusionGraph
+
+_PLACE = ("runs_dir", "project", "name", "resume", "overwrite")
+
+Curve = dict[str, list[tuple[float, float]]]
+"""Column of a CSV file -> (epoch, value) of its rows."""
+
+
+@dataclass(frozen=True)
+class ArmEvidence:
+    """All finished runs of one arm.
+
+    Attributes:
+        predictions: seed -> file of COCO result rows.
+        found: seed -> image id -> how many of its objects were found (see :func:`objects.num_found`).
+        metrics: seed -> what metrics.csv has.
+        weights: seed -> what fusion_weights.csv has.
+        errors: error type -> AP50 (a fraction) lost to it, mean over the seeds; None where undefined.
+        error_counts: error type -> errors per seed.
+        cost: as measured, the latency as the median over the seeds; None if no run has a cost.json.
+        graph: the fusion graph; None if the neck is none.
+        environments: versions as text, one entry per different environment.
+        overrides: of ``train``, as the first run was started, but for where it lies; empty if that was not stored.
+    """
+
+    predictions: Mapping[int, Path]
+    found: Mapping[int, Mapping[Any, int]]
+    metrics: Mapping[int, Curve]
+    weights: Mapping[int, Curve]
+    errors: Mapping[str, float | None]
+    error_counts: Mapping[str, float]
+    cost: Cost | None
+    graph: FusionGraph | None
+    environments: tuple[Mapping[str, str], ...]
+    overrides: tuple[str, ...]
+
+
+def collect(plan: Plan, runs: Sequence[Run], ground_truth: Mapping[str, Any]) -> dict[str, ArmEvidence]:
+    """Read the folders of all finished runs; a file that a run does not have is left out.
+
+    Raises:
+        StorageError: if a file is there and cannot be read.
+        ValueError: if predictions do not belong to the ground truth.
+    """
+    finished = {arm.name: [run for run in runs if run.arm == arm.name and run.state == "finished"] for arm in plan.arms}
+    return {name: _arm(found, ground_truth) for name, found in finished.items()}
+
+
+def _arm(runs: Sequence[Run], ground_truth: Mapping[str, Any]) -> ArmEvidence:
+    paths = {run.seed: run.folder / "predictions.json" for run in runs}
+    paths = {seed: path for seed, path in paths.items() if path.is_file()}
+    objects = by_image(ground_truth["annotations"])
+    errors, found = [], {}
+    for seed, path in paths.items():
+        rows = read_json(path)
+        errors.append(error_types(ground_truth, rows))
+        detections = by_image(rows)
+        found[seed] = {image: num_found(records, detections[image]) for image, records in objects.items()}
+    graphs = [(run.folder / "fusion.json", read_json(run.folder / "fusion.json")) for run in runs]
+    environments = [read_json(run.folder / "environment.json") for run in runs]
+    different = {json.dumps(one, sort_keys=True): one for one in environments if one is not None}
+    return ArmEvidence(
+        predictions=paths,
+        found=found,
+        metrics={run.seed: read_curve(run.folder / "metrics.csv") for run in runs},
+        weights={run.seed: read_curve(run.folder / "fusion_weights.csv") for run in runs},
+        errors={name: _mean_cost(errors, name) for name in ERROR_TYPES},
+        error_counts={name: fmean(one.count[name] for one in errors) for name in ERROR_TYPES if errors},
+        cost=_cost([read_cost(run.folder) for run in runs if (run.folder / COST).is_file()]),
+        graph=next((from_plain(FusionGraph, plain, str(path)) for path, plain in graphs if plain is not None), None),
+        environments=tuple(different.values()),
+        overrides=_overrides([read_json(run.folder / "command.json") for run in runs[:1]]),
+    )
+
+
+def _overrides(commands: Sequence[Any]) -> tuple[str, ...]:
+    typed = commands[0]["overrides"] if commands and commands[0] else ()
+    return tuple(text for text in typed if text.partition("=")[0] not in _PLACE)
+
+
+def _mean_cost(errors: Sequence[Errors], name: str) -> float | None:
+    values = [value for one in errors if (value := one.cost[name]) is not None]
+    return fmean(values) if values else None
+
+
+def _cost(costs: Sequence[Cost]) -> Cost | None:
+    if not costs:
+        return None
+    measured = [cost.latency_ms for cost in costs if cost.latency_ms is not None]
+    one = costs[0]
+    latency = median(measured) if measured else None
+    return Cost(one.parameters, one.neck_parameters, one.flops, one.image_size, latency)
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file; None if there is none.
+
+    Raises:
+        StorageError: if it cannot be read.
+    """
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise StorageError(f"{path} cannot be read: {error}") from error
+
+
+def read_curve(path: Path) -> Curve:
+    """The columns of a metrics file over its epochs; empty cells and numbers that are not finite are left out.
+
+    Raises:
+        StorageError: if a cell is no number.
+    """
+    found: Curve = {}
+    if not path.is_file():
+        return found
+    with path.open(newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            try:
+                values = {name: float(cell) for name, cell in row.items() if cell}
+            except (TypeError, ValueError) as error:  # TypeError: a row with more cells than columns
+                raise StorageError(f"{path} cannot be read: {error}") from error
+            epoch = values.pop("epoch", None)
+            for name, value in values.items():
+                if epoch is not None and math.isfinite(value):
+                    found.setdefault(name, []).append((epoch, value))
+    return found

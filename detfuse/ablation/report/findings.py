@@ -1,0 +1,96 @@
+"""What a report is about, and how its differences become marks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from detfuse.ablation.records import Comparison, Difference, Plan, Run, Score
+from detfuse.ablation.report import forest, plot
+from detfuse.ablation.report.evidence import ArmEvidence
+from detfuse.ablation.report.pictures import ImageOf
+from detfuse.ablation.report.wording import coverage, decimals_for, main_metric
+
+THRESHOLDS, SIZES = ("AP50", "AP75"), ("APs", "APm", "APl")
+EXPLORATORY = "Exploratory: not corrected for the number of comparisons; a lead to follow, not a result."
+
+
+@dataclass(frozen=True)
+class Findings:
+    """All that a report is about.
+
+    Attributes:
+        plan: of the ablation.
+        runs: all of them.
+        scores: of all arms and metrics.
+        comparisons: of all arms but the baseline, in the plan's order.
+        evidence: what the run folders of each arm say.
+        ground_truth: of the validation set.
+        image_of: image id -> file.
+    """
+
+    plan: Plan
+    runs: Sequence[Run]
+    scores: Sequence[Score]
+    comparisons: Sequence[Comparison]
+    evidence: Mapping[str, ArmEvidence]
+    ground_truth: Mapping[str, Any]
+    image_of: ImageOf
+
+    @property
+    def colors(self) -> dict[str, str]:
+        """Arm -> its colour in all figures."""
+        return {arm.name: plot.color_of(i) for i, arm in enumerate(self.plan.arms)}
+
+    @property
+    def decimals(self) -> int:
+        """Of points."""
+        return decimals_for(self.comparisons)
+
+    @property
+    def metric(self) -> str:
+        """The main one."""
+        return main_metric(self.comparisons)
+
+    @property
+    def coverage(self) -> str:
+        """What the intervals cover."""
+        return coverage(self.comparisons, len(self.ground_truth["images"]))
+
+
+def sentence(text: str) -> str:
+    """With a capital and a full stop."""
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def in_points(fraction: float | None) -> float | None:
+    """A fraction in points."""
+    return None if fraction is None else 100 * fraction
+
+
+def mark(difference: Difference | None, color: str, text: str = "") -> forest.Mark:
+    """A difference as a mark of a forest plot."""
+    if difference is None or difference.estimate is None:
+        return forest.Mark(color, None, None, None, (), text or "n/a")
+    seeds = tuple(100 * value for value in difference.per_seed.values())
+    ends = (in_points(difference.low), in_points(difference.high))
+    return forest.Mark(color, 100 * difference.estimate, *ends, seeds, text)
+
+
+def of_metric(comparison: Comparison, metric: str) -> Difference | None:
+    """The difference of one metric; None if it was not compared."""
+    return next((d for d in comparison.differences if d.metric == metric), None)
+
+
+def rows_of(found: Findings, metrics: Sequence[str]) -> list[forest.Row]:
+    """A row per arm with a mark per metric."""
+    return [
+        forest.Row(c.arm, tuple(mark(of_metric(c, m), found.colors[c.arm]) for m in metrics), found.colors[c.arm])
+        for c in found.comparisons
+    ]
+
+
+def present(found: Findings, metrics: Sequence[str]) -> list[str]:
+    """Those of the metrics that were compared."""
+    return [m for m in metrics if any(of_metric(c, m) for c in found.comparisons)]

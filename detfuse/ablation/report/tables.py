@@ -1,0 +1,171 @@
+"""The tables of a report. Their CSV files have AP in points, too, with all digits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+from detfuse.ablation.records import Comparison, Plan, Run, Score
+from detfuse.ablation.report.blocks import Column, Table
+from detfuse.ablation.report.charts import Point, front
+from detfuse.ablation.report.evidence import ArmEvidence
+from detfuse.ablation.report.wording import NARROW, points, si, title_of
+from detfuse.evaluation.errors import ERROR_TYPES
+
+
+def _points_column(header: str, decimals: int, *, sign: bool = False) -> Column:
+    """Its values are in points already, as in the CSV file."""
+
+    def show(value: float | None) -> str:
+        return points(None if value is None else value / 100, decimals, sign=sign)
+
+    return Column(header, show)
+
+
+def _scaled(value: float | None) -> float | None:
+    return None if value is None else 100 * value
+
+
+def scores_table(plan: Plan, scores: Sequence[Score], metrics: Sequence[str], decimals: int) -> Table:
+    """Mean and standard deviation of every arm in every metric."""
+    by_key = {(score.arm, score.metric): score for score in scores}
+
+    def show(score: Score | None) -> str:
+        if score is None or score.mean is None:
+            return "n/a"
+        deviation = "" if score.deviation is None else f" ± {points(score.deviation, decimals)}"
+        return points(score.mean, decimals) + deviation
+
+    columns = (Column("arm", numeric=False), *(Column(title_of(metric), show) for metric in metrics))
+    rows = tuple((arm.name, *(by_key.get((arm.name, metric)) for metric in metrics)) for arm in plan.arms)
+    return Table("scores-page", columns, rows, "Points: mean ± standard deviation over the seeds.")
+
+
+def scores_file(scores: Sequence[Score]) -> Table:
+    """Every score, one per line."""
+    seeds = sorted({seed for score in scores for seed in score.per_seed})
+    header = ("mean", "standard deviation", *(f"seed {seed}" for seed in seeds))
+    columns = (Column("arm"), Column("metric"), *(Column(f"{name} (points)") for name in header))
+    rows = tuple(
+        (s.arm, s.metric, _scaled(s.mean), _scaled(s.deviation), *(_scaled(s.per_seed.get(seed)) for seed in seeds))
+        for s in scores
+    )
+    return Table("scores", columns, rows)
+
+
+def seeds_table(plan: Plan, runs: Sequence[Run], scores: Sequence[Score], metric: str, decimals: int) -> Table:
+    """The main metric of every run; a run that is missing shows its state."""
+    by_run = {(run.arm, run.seed): run for run in runs}
+    by_arm = {score.arm: score for score in scores if score.metric == metric}
+
+    def cell(arm: str, seed: int) -> str:
+        run = by_run.get((arm, seed))
+        if run is None or run.state != "finished":
+            return "waiting" if run is None else run.state
+        return points(by_arm[arm].per_seed.get(seed) if arm in by_arm else None, decimals)
+
+    columns = (Column("arm", numeric=False), *(Column(f"seed {seed}") for seed in plan.seeds))
+    rows = tuple((arm.name, *(cell(arm.name, seed) for seed in plan.seeds)) for arm in plan.arms)
+    return Table("seeds-page", columns, rows, f"{title_of(metric)} of every run in points.")
+
+
+def runs_file(runs: Sequence[Run]) -> Table:
+    """Every run with its state."""
+    columns = (Column("arm"), Column("seed"), Column("state"), Column("reason"), Column("seconds"))
+    rows = tuple((run.arm, run.seed, run.state, run.reason, run.seconds) for run in runs)
+    return Table("runs", columns, rows)
+
+
+def differences_file(comparisons: Sequence[Comparison]) -> Table:
+    """Every difference with all that belongs to it."""
+    names = ("difference", "low", "high", "se over seeds", "se over images")
+    columns = (
+        *map(Column, ("arm", "baseline", "metric")),
+        *(Column(f"{name} (points)") for name in names),
+        *map(Column, ("p", "p (Holm)", "pairs", "kind", "method")),
+    )
+    rows = []
+    for comparison in comparisons:
+        for i, d in enumerate(comparison.differences):
+            values = (_scaled(value) for value in (d.estimate, d.low, d.high, d.se_seeds, d.se_images))
+            kind = "exploratory" if i else comparison.verdict.kind
+            pairs = len(d.per_seed)
+            rows.append((comparison.arm, comparison.baseline, d.metric, *values, d.p, d.p_holm, pairs, kind, d.method))
+    return Table("differences", columns, tuple(rows))
+
+
+def pairing_table(plan: Plan, comparisons: Sequence[Comparison]) -> Table:
+    """How well the pairs were paired."""
+    share = Column("parameters that started equal", lambda v: "n/a" if v is None else f"{100 * v:.1f}{NARROW}%")
+    correlation = Column("correlation of the scores over seeds", lambda v: "n/a" if v is None else f"{v:+.2f}")
+    columns = (Column("arm", numeric=False), Column("pairs"), share, correlation)
+    rows = tuple(
+        (c.arm, f"{len(c.seeds)} of {len(plan.seeds)}", c.shared_start, c.pairing_correlation) for c in comparisons
+    )
+    return Table("pairing", columns, rows, f"Pairs of an arm's and {plan.baseline.name}'s run with the same seed.")
+
+
+def covariates_table(plan: Plan) -> Table:
+    """What the choice itself brings along."""
+    header = ("arm", "setting", plan.baseline.name, "the arm")
+    rows = tuple(
+        (arm, setting, before, after)
+        for arm, settings in plan.covariates.items()
+        for setting, (before, after) in settings.items()
+    )
+    return Table("covariates", tuple(Column(name, numeric=False) for name in header), rows)
+
+
+def cost_points(
+    evidence: Mapping[str, ArmEvidence], scores: Sequence[Score], metric: str, colors: Mapping[str, str]
+) -> dict[str, list[Point]]:
+    """Kind of cost -> the arms, with AP in points."""
+    by_arm = {score.arm: score for score in scores if score.metric == metric}
+    panels: dict[str, list[Point]] = {"parameters (M)": [], "FLOPs per image (G)": [], "latency per image (ms)": []}
+    for arm, one in evidence.items():
+        score = by_arm.get(arm)
+        if one.cost is None or score is None or score.mean is None:
+            continue
+        costs = (one.cost.parameters / 1e6, one.cost.flops / 1e9, one.cost.latency_ms)
+        for title, cost in zip(panels, costs, strict=True):
+            if cost is not None:
+                panels[title].append(Point(arm, colors[arm], cost, 100 * score.mean, _scaled(score.deviation)))
+    return panels
+
+
+def costs_table(evidence: Mapping[str, ArmEvidence], panels: Mapping[str, Sequence[Point]]) -> Table:
+    """What every arm costs, and in which kinds of cost no other arm is better and cheaper."""
+    fronts = {title: {point.name for point in front(points_)} for title, points_ in panels.items()}
+    columns = (
+        Column("arm", numeric=False),
+        Column("parameters", lambda v: "n/a" if v is None else si(v)),
+        Column("of the neck", lambda v: "n/a" if v is None else si(v)),
+        Column("FLOPs", lambda v: "n/a" if v is None else si(v)),
+        Column("latency (ms)", lambda v: "not measured" if v is None else f"{v:.1f}"),
+        Column("on the Pareto front of", numeric=False),
+    )
+    rows = []
+    for arm, one in evidence.items():
+        cost = one.cost
+        values = (cost.parameters, cost.neck_parameters, cost.flops, cost.latency_ms) if cost else (None,) * 4
+        best = ", ".join(title.split(" ")[0] for title, names in fronts.items() if arm in names)
+        rows.append((arm, *values, best or "none"))
+    sizes = sorted({one.cost.image_size for one in evidence.values() if one.cost})
+    shown = ", ".join(f"{height} × {width}" for height, width in sizes)
+    caption = f"FLOPs and latency of one image of {shown} pixels (height × width, padded)." if sizes else ""
+    return Table("costs", columns, tuple(rows), caption)
+
+
+def errors_table(evidence: Mapping[str, ArmEvidence]) -> Table:
+    """AP50 lost to every type of error, and how many there are."""
+    cost = partial(_points_column, decimals=2)
+    columns = (
+        Column("arm", numeric=False),
+        *(cost(f"{name} (points of AP50)") for name in ERROR_TYPES),
+        *(Column(f"{name} (errors per seed)") for name in ERROR_TYPES),
+    )
+    rows = tuple(
+        (arm, *(_scaled(one.errors[name]) for name in ERROR_TYPES), *(one.error_counts.get(n) for n in ERROR_TYPES))
+        for arm, one in evidence.items()
+    )
+    return Table("errors", columns, rows)

@@ -1,0 +1,142 @@
+"""Numbers and verdicts in words. AP is a fraction in the records and points for people."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from detfuse.ablation.records import Comparison, Difference, Plan, Score, Verdict
+
+MINUS, NARROW = "\N{MINUS SIGN}", "\N{NARROW NO-BREAK SPACE}"
+NAMES = {
+    "mAP": "AP",
+    "APs": "AP small",
+    "APm": "AP medium",
+    "APl": "AP large",
+}
+"""How metrics are called; a class's is called by its category."""
+
+
+def title_of(metric: str) -> str:
+    """A metric's name for people."""
+    return NAMES.get(metric, metric.removeprefix("mAP/"))
+
+
+def points(fraction: float | None, decimals: int, *, sign: bool = False) -> str:
+    """A fraction in points; a difference has its sign."""
+    if fraction is None:
+        return "n/a"
+    rounded = round(100 * fraction, decimals)
+    if rounded == 0:
+        return f"{0:.{decimals}f}"
+    return f"{rounded:{'+' if sign else ''}.{decimals}f}".replace("-", MINUS)
+
+
+def interval(difference: Difference, decimals: int) -> str:
+    """A difference with its interval."""
+    if difference.estimate is None:
+        return "n/a"
+    estimate = points(difference.estimate, decimals, sign=True)
+    if difference.low is None or difference.high is None:
+        return f"{estimate} (no interval)"
+    low, high = (points(end, decimals, sign=True) for end in (difference.low, difference.high))
+    return f"{estimate} [{low}, {high}]"
+
+
+def decimals_for(comparisons: Sequence[Comparison]) -> int:
+    """One decimal beyond the noise: of intervals that are narrower than a point to each side, two."""
+    halves = [
+        100 * (main.high - main.low) / 2
+        for comparison in comparisons
+        for main in comparison.differences[:1]
+        if main.high is not None and main.low is not None and main.high > main.low
+    ]
+    return 2 if halves and min(halves) < 1 else 1
+
+
+def main_metric(comparisons: Sequence[Comparison]) -> str:
+    """What the verdicts are about: the first of every comparison."""
+    return next((c.differences[0].metric for c in comparisons if c.differences), "mAP")
+
+
+def headline(plan: Plan, comparisons: Sequence[Comparison]) -> str:
+    """The answer in a sentence."""
+    decimals, baseline = decimals_for(comparisons), plan.baseline.name
+    kinds = [comparison.verdict.kind for comparison in comparisons]
+    better = [c for c in comparisons if c.verdict.kind == "better" and c.differences]
+    if better:
+        best = max(better, key=lambda comparison: comparison.differences[0].estimate or 0)
+        others = [c.arm for c in better if c is not best]
+        more = f"; so {'is' if len(others) == 1 else 'are'} {_listed(others)}" if others else ""
+        return f"{best.arm} is better than {baseline} by {_gain(best.differences[0], decimals)}{more}."
+    if kinds and all(kind == "worse" for kind in kinds):
+        return f"{baseline} is better than {_listed([c.arm for c in comparisons])}."
+    worse = [c.arm for c in comparisons if c.verdict.kind == "worse"]
+    tail = f"; {_listed(worse)} {'is' if len(worse) == 1 else 'are'} worse" if worse else ""
+    if kinds and all(kind in ("equivalent", "identical", "worse") for kind in kinds):
+        same = _listed([c.arm for c in comparisons if c.verdict.kind != "worse"])
+        return f"It makes no difference that matters whether {baseline} or {same} is used{tail}."
+    open_ = "differ from" if set(kinds) <= {"undecided", "missing"} else "be better than"
+    return f"No arm is shown to {open_} {baseline}{tail}."
+
+
+def _gain(difference: Difference, decimals: int) -> str:
+    text = f"{points(difference.estimate, decimals)} points {title_of(difference.metric)}"
+    if difference.low is None or difference.high is None:
+        return text
+    return f"{text} (95 % interval {points(difference.low, decimals)} to {points(difference.high, decimals)})"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def coverage(comparisons: Sequence[Comparison], num_images: int) -> str:
+    """What the intervals cover: "95 % interval over 3 seeds and 60 images"."""
+    counts = sorted({len(comparison.seeds) for comparison in comparisons if comparison.seeds})
+    images = f"{num_images:,} images"
+    if not counts or counts[-1] < 2:
+        return f"95 % interval over {images} only: with one seed the spread between seeds is not covered"
+    seeds = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else str(counts[0])
+    return f"95 % interval over {seeds} seeds and {images}"
+
+
+def summary_text(plan: Plan, scores: Sequence[Score], comparisons: Sequence[Comparison]) -> str:
+    """What a person wants to read at the end of the command: the headline and a line per arm.
+
+    Args:
+        plan: of the ablation.
+        scores: of all arms.
+        comparisons: of all arms but the baseline.
+    """
+    decimals, metric = decimals_for(comparisons), main_metric(comparisons)
+    by_arm = {score.arm: score for score in scores if score.metric == metric}
+    against = {comparison.arm: comparison for comparison in comparisons}
+    rows = []
+    for arm in plan.arms:
+        score, comparison = by_arm.get(arm.name), against.get(arm.name)
+        mean = points(score.mean, decimals) if score else "n/a"
+        deviation = score.deviation if score else None
+        value = mean if deviation is None else f"{mean} ± {points(deviation, decimals)}"
+        difference = "baseline" if arm is plan.baseline else "n/a"
+        if comparison and comparison.differences:
+            difference = interval(comparison.differences[0], decimals)
+        rows.append((arm.name, value, difference, _in_short(comparison.verdict) if comparison else ""))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join([headline(plan, comparisons), f"{title_of(metric)} in points, mean ± SD over seeds:", *lines])
+
+
+def _in_short(verdict: Verdict) -> str:
+    if verdict.more_seeds is None:
+        return verdict.kind
+    return f"{verdict.kind}: about {verdict.more_seeds} more {'seed' if verdict.more_seeds == 1 else 'seeds'}"
+
+
+def si(value: float) -> str:
+    """A count in thousands, millions or billions: ``5.47 M``."""
+    for limit, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= limit:
+            scaled = value / limit
+            return f"{scaled:.{max(0, 2 - math.floor(math.log10(scaled)))}f}{NARROW}{unit}"
+    return f"{value:g}"

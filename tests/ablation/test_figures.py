@@ -1,0 +1,94 @@
+"""The figures' parts: ticks are round, labels do not collide, the front is the front."""
+
+from __future__ import annotations
+
+import random
+import re
+from itertools import pairwise
+
+import pytest
+
+from detfuse.ablation.report.charts import Chart, Point, Series, cost_panels, curves, front
+from detfuse.ablation.report.forest import Mark, Row, forest
+from detfuse.ablation.report.plot import color_of, domain, number, spread, ticks
+from detfuse.ablation.report.wording import points, si
+
+
+@pytest.mark.parametrize(("low", "high"), [(-0.013, 0.02), (0, 1), (-37, 4100), (5.2e6, 5.21e6), (1e-9, 3e-9)])
+def test_ticks_are_few_round_and_inside(low: float, high: float) -> None:
+    found = ticks(low, high)
+    assert 2 <= len(found) <= 7
+    assert low <= found[0] <= found[-1] <= high
+    steps = [b - a for a, b in pairwise(found)]
+    assert max(steps) == pytest.approx(min(steps))
+    assert re.fullmatch(r"[125]0*", f"{steps[0]:.3e}".partition("e")[0].replace(".", ""))
+
+
+def test_a_domain_is_never_empty() -> None:
+    for values in ([], [3.0], [0.0], [-2.0, -2.0]):
+        low, high = domain(values)
+        assert low < high
+
+
+def test_labels_are_spread_and_stay_near() -> None:
+    draw = random.Random(0)
+    for _ in range(100):
+        wanted = [draw.uniform(0, 100) for _ in range(draw.randint(1, 6))]
+        placed = spread(wanted, 15, 0, 100)
+        ordered = sorted(placed)
+        assert all(b - a >= 15 - 1e-9 for a, b in pairwise(ordered))
+        assert ordered[0] >= 0
+        assert ordered[-1] <= 100
+        assert [wanted.index(w) for w in sorted(wanted)] == [placed.index(p) for p in ordered], "their order is kept"
+    assert spread([10.0, 50.0], 15, 0, 100) == [10.0, 50.0]
+
+
+def test_the_front_is_what_no_other_beats() -> None:
+    arms = [Point(n, "red", c, v, None) for n, c, v in (("a", 1, 10), ("b", 2, 9), ("c", 3, 12), ("d", 3, 11))]
+    assert [point.name for point in front(arms)] == ["a", "c"]
+
+
+def test_numbers_for_people() -> None:
+    assert points(0.0123, 1, sign=True) == "+1.2"
+    assert points(-0.0123, 2, sign=True) == "\N{MINUS SIGN}1.23"
+    assert points(-0.0001, 1, sign=True) == "0.0"
+    assert points(None, 1) == "n/a"
+    assert number(-0.5, sign=True) == "\N{MINUS SIGN}0.5"
+    assert [si(value).split("\N{NARROW NO-BREAK SPACE}") for value in (5_470_000, 12_300, 999, 2.31e12)] == [
+        ["5.47", "M"], ["12.3", "k"], ["999"], ["2.31", "T"]
+    ]  # fmt: skip
+
+
+def test_neighbouring_arms_never_share_a_colour() -> None:
+    assert len({color_of(i) for i in range(9)}) == 9
+
+
+def texts(drawing: str) -> dict[str, tuple[float, float]]:
+    found = re.findall(r'<text x="([\d.-]+)" y="([\d.-]+)"[^>]*>([^<]+)</text>', drawing)
+    return {content: (float(x), float(y)) for x, y, content in found}
+
+
+def test_labels_of_equal_arms_do_not_lie_on_one_another() -> None:
+    names = ["fpn", "pafpn", "bifpn", "unfused"]
+    places = texts(cost_panels([("FLOPs", [Point(n, "red", 2.3, 40, None) for n in names])], label="AP"))
+    boxes = [(x, y, x + 0.56 * 12 * len(n), y + 15) for n, (x, y) in places.items() if n in names]
+    assert len(boxes) == 4
+    for i, a in enumerate(boxes):
+        for b in boxes[:i]:
+            assert a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1]
+    series = tuple(Series(n, "red", (0.0, 1.0), (1.0, 2.0), (1.0, 2.0), (1.0, 2.0)) for n in names)
+    places = texts(curves([Chart("", series)], label="AP"))
+    heights = sorted(places[name][1] for name in names)
+    assert all(b - a >= 13 for a, b in pairwise(heights))
+
+
+def test_one_very_long_interval_does_not_hide_the_others() -> None:
+    def lengths(*marks: Mark) -> list[float]:
+        drawing = forest([Row("arm", (mark,)) for mark in marks], label="difference")
+        bars = re.findall(r'<line x1="([\d.]+)" y1="[\d.]+" x2="([\d.]+)" y2="[\d.]+"[^>]*stroke-width="5"', drawing)
+        return [float(end) - float(start) for start, end in bars]
+
+    short = [Mark("red", 0.0, -1.0, 1.0), Mark("red", 0.0, -1.2, 1.2)]
+    alone, beside = lengths(*short), lengths(*short, Mark("red", 0.0, -60.0, 60.0))
+    assert beside[0] > 0.3 * alone[0]
+    assert "polygon" in forest([Row("arm", (mark,)) for mark in (*short, Mark("red", 0, -60, 60))], label="difference")
