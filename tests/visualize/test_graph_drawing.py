@@ -60,6 +60,8 @@ def test_drawings_show_where_attention_stands() -> None:
     lines = mermaid(graph, inserts).splitlines()
     assert "  c3 -->|SE lateral| t3" in lines
     assert "    c4[/c4<br/>SE stage<br/>SE branch/]" in lines
+
+
 def test_what_the_baseline_does_not_have_is_highlighted() -> None:
     graph, baseline = pafpn((3, 4, 5)), fpn((3, 4, 5))
 
