@@ -1,0 +1,195 @@
+"""Figures of the docs: ``python scripts/benchmark.py replicates`` or ``coverage``."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detfuse.ablation.intervals import LEVEL, interval, spread_of
+from detfuse.ablation.student import two_sided
+from detfuse.evaluation.replicates import ReplicateEvaluator
+from detfuse.files import write_text
+
+NUM_IMAGES, NUM_CLASSES, NUM_OBJECTS, NUM_DETECTIONS = 5000, 80, 36_000, 500_000
+
+
+def replicates(count: int = 1000) -> None:
+    """Processor time to score ``count`` weightings of one pair of result files as large as those of COCO val2017."""
+    rng = np.random.default_rng(0)
+    truth, objects = _ground_truth(rng)
+    evaluator = ReplicateEvaluator(truth)
+    seconds = 0.0
+    for side in ("a", "b"):
+        rows = _detections(rng, objects)
+        start = time.process_time()
+        matched = evaluator.match(rows)
+        middle = time.process_time()
+        values = matched.evaluate(rng.exponential(size=(count, NUM_IMAGES)))
+        end = time.process_time()
+        seconds += end - start
+        print(
+            f"{side}: {NUM_IMAGES:,} images, {NUM_CLASSES} classes, {NUM_OBJECTS:,} objects, {len(rows):,} detections: "
+            f"matching {middle - start:.1f} s, {count:,} replicates {end - middle:.1f} s; "
+            f"generated mAP {values[:, 0].mean():.4f}, standard error {values[:, 0].std():.4f}"
+        )
+    print(f"the pair: {seconds:.0f} s of processor time")
+
+
+def _ground_truth(rng: np.random.Generator) -> tuple[dict[str, Any], NDArray[np.float64]]:
+    """COCO json, and (objects, 6): image, category, x, y, w, h; classes as uneven as COCO's."""
+    image = rng.integers(NUM_IMAGES, size=NUM_OBJECTS)
+    category = _categories(rng, NUM_OBJECTS)
+    boxes = _boxes(rng, NUM_OBJECTS)
+    crowd = rng.random(NUM_OBJECTS) < 0.01
+    columns = zip(image.tolist(), category.tolist(), boxes.tolist(), crowd.tolist(), strict=True)
+    truth = {
+        "images": [{"id": i} for i in range(NUM_IMAGES)],
+        "categories": [{"id": k, "name": f"class {k}"} for k in range(NUM_CLASSES)],
+        "annotations": [
+            {"id": i, "image_id": im, "category_id": k, "bbox": box, "area": box[2] * box[3], "iscrowd": int(many)}
+            for i, (im, k, box, many) in enumerate(columns)
+        ],
+    }
+    return truth, np.column_stack([image, category, boxes])
+
+
+def _detections(rng: np.random.Generator, objects: NDArray[np.float64]) -> list[dict[str, Any]]:
+    """Four near every object, the rest anywhere with low scores."""
+    near = np.repeat(objects, 4, axis=0)
+    near[:, 2:4] += rng.normal(0, 0.08, (len(near), 2)) * near[:, 4:]
+    near[:, 4:] *= np.exp(rng.normal(0, 0.1, (len(near), 2)))
+    size = NUM_DETECTIONS - len(near)
+    stray = np.column_stack([rng.integers(NUM_IMAGES, size=size), _categories(rng, size), _boxes(rng, size)])
+    scores = np.concatenate([rng.beta(3, 2, len(near)), rng.beta(1, 8, size)])
+    rows = np.concatenate([near, stray]).tolist()
+    return [
+        {"image_id": int(row[0]), "category_id": int(row[1]), "bbox": row[2:], "score": score}
+        for row, score in zip(rows, scores.tolist(), strict=True)
+    ]
+
+
+def _categories(rng: np.random.Generator, size: int) -> NDArray[np.float64]:
+    return np.minimum(rng.geometric(0.06, size) - 1, NUM_CLASSES - 1)
+
+
+def _boxes(rng: np.random.Generator, size: int) -> NDArray[np.float64]:
+    return np.column_stack([rng.uniform(0, 400, (size, 2)), np.exp(rng.uniform(np.log(8), np.log(250), (size, 2)))])
+
+
+SEEDS, IMAGES = (2, 3, 5, 10), (100, 500, 2000, 5000)
+METHODS = ("detfuse", "two-way t alone", "percentile bootstrap")
+GROUPS, RESAMPLES = 100, 300
+# Of a difference of AP, in points: standard deviation between seeds, between images, and of both together for one seed
+# and one image.
+NOISE = {"seeds dominate": (0.4, 3.0, 6.0), "images dominate": (0.35, 9.0, 18.0)}
+
+
+def crossed(
+    rng: np.random.Generator, noise: str, seeds: int, images: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Differences of two equal arms: (S,), and (S, G) with each of G groups of images left out.
+
+    The means of the groups are drawn, as a jackknife of a mean sees nothing else.
+    """
+    seed_effect, image_effect, residual = NOISE[noise]
+    size = images / GROUPS
+    groups = (
+        rng.normal(0, seed_effect, (seeds, 1))
+        + rng.normal(0, image_effect / size**0.5, (1, GROUPS))
+        + rng.normal(0, residual / size**0.5, (seeds, GROUPS))
+    )
+    total = groups.mean(axis=1)
+    return total, (GROUPS * total[:, None] - groups) / (GROUPS - 1)
+
+
+def covered(rng: np.random.Generator, noise: str, seeds: int, images: int, methods: int = len(METHODS)) -> list[bool]:
+    """Whether the 95 % interval of each method holds the true difference, 0, in one simulated ablation."""
+    total, without = crossed(rng, noise, seeds, images)
+    estimate, spread = float(total.mean()), spread_of(total, without)
+    found = interval(estimate, spread)
+    assert found.low is not None
+    assert found.high is not None
+    assert spread.total is not None
+    holds = [found.low <= 0 <= found.high]
+    if methods > 1:
+        holds.append(two_sided(estimate / spread.total**0.5, spread.freedom) >= LEVEL)
+    if methods > 2:
+        groups = GROUPS * total[:, None] - (GROUPS - 1) * without
+        by_seed = rng.multinomial(seeds, np.full(seeds, 1 / seeds), RESAMPLES)
+        by_group = rng.multinomial(GROUPS, np.full(GROUPS, 1 / GROUPS), RESAMPLES)
+        low, high = np.quantile(((by_seed @ groups) * by_group).sum(axis=1), (LEVEL / 2, 1 - LEVEL / 2))
+        holds.append(bool(low <= 0 <= high))
+    return holds
+
+
+def coverage(repetitions: int = 2000) -> None:
+    """Coverage of the 95 % interval over seeds x images, as a table and as .github/coverage.svg."""
+    rates = {}
+    print("| noise | seeds | images |", " | ".join(METHODS), "|\n|---|--:|--:|--:|--:|--:|")
+    for row, noise in enumerate(NOISE):
+        for seeds in SEEDS:
+            for images in IMAGES:
+                rng = np.random.default_rng([row, seeds, images])
+                rate = np.mean([covered(rng, noise, seeds, images) for _ in range(repetitions)], axis=0)
+                rates[noise, seeds, images] = rate
+                shown = " | ".join(f"{100 * value:.1f}" for value in rate)
+                print(f"| {noise} | {seeds} | {images:,} | {shown} |", flush=True)
+    figure = Path(__file__).resolve().parent.parent / ".github" / "coverage.svg"
+    write_text(figure, _figure(rates))
+    print(f"written to {figure}")
+
+
+LOWEST = 0.7
+LEFT, WIDTH, TOP, HEIGHT = 46, 262, 40, 190  # of the panels, pixels
+SHADES = dict(zip(IMAGES, ("#9ecae1", "#6baed6", "#2171b5", "#08306b"), strict=True))
+
+
+def _figure(rates: dict[tuple[str, int, int], NDArray[np.float64]]) -> str:
+    """A row per kind of noise, a panel per method."""
+    parts = []
+    for row, noise in enumerate(NOISE):
+        for column, method in enumerate(METHODS):
+            panel = {cell[1:]: float(rate[column]) for cell, rate in rates.items() if cell[0] == noise}
+            parts += _panel(panel, f"{method}: {noise}", LEFT + column * WIDTH, TOP + row * HEIGHT)
+    bottom = TOP + len(NOISE) * HEIGHT
+    for step, (images, shade) in enumerate(SHADES.items()):
+        parts.append(f'<circle cx="{LEFT + 6 + 130 * step}" cy="{bottom - 14}" r="4" fill="{shade}"/>')
+        parts.append(f'<text x="{LEFT + 16 + 130 * step}" y="{bottom - 10}">{images:,} images</text>')
+    size = f'width="{LEFT + len(METHODS) * WIDTH - 16}" height="{bottom}"'
+    start = f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" font-size="11">'
+    title = f'<text x="{LEFT}" y="14">coverage of the 95 % interval in %, of simulated ablations</text>'
+    return "\n".join([start, f'<rect {size} fill="white"/>', title, *parts, "</svg>", ""])
+
+
+def _panel(rates: dict[tuple[int, int], float], title: str, left: int, top: int) -> list[str]:
+    """A group of dots per number of seeds, from few images (light) to many (dark); what is below lies on the edge."""
+
+    def y(rate: float) -> float:
+        return top + (1 - max(rate, LOWEST)) / (1 - LOWEST) * (HEIGHT - 60)
+
+    parts = [f'<text x="{left + 100}" y="{top - 8}" text-anchor="middle" font-weight="bold">{title}</text>']
+    for tick in (0.7, 0.8, 0.9, 0.95, 1.0):
+        line = 'stroke="#d62728" stroke-dasharray="4 3"' if tick == 0.95 else 'stroke="#ddd"'
+        parts.append(f'<line x1="{left}" x2="{left + 200}" y1="{y(tick):.1f}" y2="{y(tick):.1f}" {line}/>')
+        parts.append(f'<text x="{left - 6}" y="{y(tick) + 4:.1f}" text-anchor="end">{100 * tick:.0f}</text>')
+    for place, seeds in enumerate(SEEDS):
+        middle = left + 25 + 50 * place
+        parts.append(f'<text x="{middle}" y="{y(LOWEST) + 18:.1f}" text-anchor="middle">{seeds} seeds</text>')
+        for step, (images, shade) in enumerate(SHADES.items()):
+            rate = rates[seeds, images]
+            dot = f'cx="{middle - 12 + 8 * step}" cy="{y(rate):.1f}" r="4" fill="{shade}"'
+            parts.append(f"<circle {dot}><title>{images:,} images: {100 * rate:.1f} %</title></circle>")
+    return parts
+
+
+SECTIONS = {"replicates": replicates, "coverage": coverage}
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("section", choices=SECTIONS)
+    SECTIONS[parser.parse_args().section]()
