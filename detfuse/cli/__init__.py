@@ -1,52 +1,44 @@
-"""The commands ``detfuse-train``, ``detfuse-evaluate``, ``detfuse-predict`` and ``detfuse-cost``.
+"""The commands: ``detfuse-train`` and its siblings.
 
 Nothing here imports torch: ``--help`` and the check of a command line answer at once.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
+
 from detfuse.cli.jobs import Invocation, launch
 
 
 def train() -> None:
     """Train a detector and evaluate its best checkpoint."""
-    launch("train", _train)
+    _launch("train", "training_run")
 
 
 def evaluate() -> None:
     """Evaluate a checkpoint."""
-    launch("evaluate", _evaluate)
+    _launch("evaluate", "evaluation_run")
 
 
 def predict() -> None:
     """Detect objects in pictures."""
-    launch("predict", _predict)
+    _launch("predict", "prediction_run")
 
 
 def cost() -> None:
     """Compare what the fusion operators cost in a neck."""
-    launch("cost", _cost)
+    _launch("cost", "cost_run")
 
 
-def _train(invocation: Invocation) -> None:
-    from detfuse.cli.training_run import run
-
-    run(invocation)
-
-
-def _evaluate(invocation: Invocation) -> None:
-    from detfuse.cli.evaluation_run import run
-
-    run(invocation)
+def compare() -> None:
+    """Compare two sides of COCO result files."""
+    _launch("compare", "compare_run")
 
 
-def _predict(invocation: Invocation) -> None:
-    from detfuse.cli.prediction_run import run
+def _launch(command: str, module: str) -> None:
+    """Launch a command whose ``run(invocation)`` stands in a module that is imported only once there is a job."""
 
-    run(invocation)
+    def job(invocation: Invocation) -> None:
+        import_module(f"detfuse.cli.{module}").run(invocation)
 
-
-def _cost(invocation: Invocation) -> None:
-    from detfuse.cli.cost_run import run
-
-    run(invocation)
+    launch(command, job)

@@ -18,6 +18,7 @@ _PURPOSE = {
     "evaluate": "Evaluate a checkpoint: prints exactly the numbers that training printed.",
     "predict": "Detect objects in pictures: writes them with boxes, and the detections as COCO json.",
     "cost": "Compare what each fusion operator costs in a neck: weights, multiply-adds, memory and measured time.",
+    "compare": "Compare two sides of COCO result files of any framework: differences with intervals, and a verdict.",
 }
 _EXAMPLES = {
     "train": """\
@@ -40,6 +41,9 @@ _EXAMPLES = {
         {command}                                             every operator in the default neck
         {command} neck=bifpn backbone=resnet50 neck.out_channels=256 size=[800,1344]
         {command} operator=complex operator.readout=complex_conv output=cost.json""",
+    "compare": """\
+        {command} a=x/predictions.json b=y/predictions.json annotations=instances_val.json
+        {command} a=[x0.json,x1.json,x2.json] b=[y0.json,y1.json,y2.json] annotations=val.json output=DIR""",
 }
 _SYNTAX = """\
   group=option          choose another part:            neck=pafpn
@@ -54,31 +58,26 @@ def help_text(config_name: str, user: Path | None = None) -> str:
     """The help of a command.
 
     Args:
-        config_name: ``train``, ``evaluate``, ``predict`` or ``cost``.
+        config_name: of the command, such as ``train``.
         user: a folder given by ``--config-dir``, whose options are listed too.
     """
     composer = Composer(conf_dir(), user, config_name)
     composed = composer.compose([])
     command = f"detfuse-{config_name}"
+    usage = f"{command} {'[group=option ...] ' if composed.choices else ''}[key=value ...]"
     examples = textwrap.dedent(_EXAMPLES[config_name]).format(command=command)
     return "\n".join(
         [
             _PURPOSE[config_name],
             "",
-            f"{command} [group=option ...] [key=value ...] [-m] [--config-dir DIR] [--cfg job]",
+            f"{usage} [-m] [--config-dir DIR] [--cfg job]",
             f"(in a checkout: python scripts/{config_name}.py)",
             "",
-            "Groups that may be changed (the default is the checkpoint's):"
-            if config_name in CHECKPOINT_COMMANDS
-            else "Groups (* marks the default):",
-            *_groups(composer, composed.choices, CHECKPOINT_COMMANDS.get(config_name)),
-            "",
+            *_groups(config_name, composer, composed.choices),
             "Settings of the command:",
             *_settings(config_name, composed.config),
             "",
-            "How to write:",
-            _SYNTAX,
-            "",
+            *(["How to write:", _SYNTAX, ""] if composed.choices else []),
             "Examples:",
             textwrap.indent(examples, "  "),
             "",
@@ -88,8 +87,15 @@ def help_text(config_name: str, user: Path | None = None) -> str:
     )
 
 
-def _groups(composer: Composer, chosen: dict[str, str], allowed: tuple[str, ...] | None) -> list[str]:
-    lines = []
+def _groups(config_name: str, composer: Composer, chosen: dict[str, str]) -> list[str]:
+    if not chosen:
+        return []
+    allowed = CHECKPOINT_COMMANDS.get(config_name)
+    lines = [
+        "Groups (* marks the default):"
+        if allowed is None
+        else "Groups that may be changed (the default is the checkpoint's):"
+    ]
     for group, options in composer.groups.items():
         if allowed is not None and group not in allowed:
             continue  # the checkpoint decides
@@ -102,7 +108,7 @@ def _groups(composer: Composer, chosen: dict[str, str], allowed: tuple[str, ...]
         for listed, mounts in places.items():
             starts = [f"  {mount}=" for mount in mounts]
             lines += [*starts[:-1], *_wrapped(listed, starts[-1])]
-    return lines
+    return [*lines, ""]
 
 
 def _wrapped(listed: str, start: str) -> list[str]:

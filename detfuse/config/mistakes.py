@@ -36,7 +36,7 @@ def check(argv: list[str], config_name: str, shipped: Path | None = None) -> lis
 
     Args:
         argv: arguments of the command, as in ``sys.argv[1:]``.
-        config_name: the primary configuration: ``train``, ``evaluate``, ``predict`` or ``cost``.
+        config_name: the primary configuration: the command's name, such as ``train``.
         shipped: the configuration folder, by default detfuse's own.
 
     Returns:

@@ -110,10 +110,36 @@ class CostSettings:
             raise ValueError(f"seed={self.seed}: give a seed of at least 0")
 
 
-Settings = TrainSettings | EvaluateSettings | PredictSettings | CostSettings
+@dataclass(frozen=True, kw_only=True)
+class CompareSettings:
+    """What ``compare`` takes.
+
+    Args:
+        a: COCO result file, or a list of them, one per seed.
+        b: what a is compared with; lists are paired in the order given.
+        annotations: COCO annotations that both were predicted for.
+        equivalence: a difference of mAP, 0..1, that nobody would care about.
+        output: folder of comparison.json and comparison.csv; null only prints.
+    """
+
+    a: str | list[str]
+    b: str | list[str]
+    annotations: str
+    equivalence: float
+    output: str | None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.equivalence < 1:
+            raise ValueError(
+                f"equivalence={self.equivalence}: give a difference of mAP from 0 to 1; half a point is .005"
+            )
+
+
+Settings = TrainSettings | EvaluateSettings | PredictSettings | CostSettings | CompareSettings
 SETTINGS: dict[str, type[Settings]] = {
     "train": TrainSettings,
     "evaluate": EvaluateSettings,
     "predict": PredictSettings,
     "cost": CostSettings,
+    "compare": CompareSettings,
 }

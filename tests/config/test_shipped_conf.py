@@ -35,6 +35,7 @@ def test_every_target_is_detfuses_and_lists_its_arguments(file: Path) -> None:
         ("evaluate", ["checkpoint=x.ckpt"]),
         ("predict", ["checkpoint=x.ckpt", "source=x.jpg"]),
         ("cost", []),
+        ("compare", ["a=x.json", "b=[y.json]", "annotations=z.json"]),
     ],
 )
 def test_the_defaults_of_every_command_are_right(command: str, argv: list[str]) -> None:
@@ -70,6 +71,13 @@ def test_help_shows_every_option_and_the_syntax() -> None:
         assert all(option in text[text.index(line) :].split("=", 2)[1] for option in options), key
     for part in ("resample@resample.up=bilinear", "+key=value", "--config-dir", "-m", "resume=", "seed=0"):
         assert part in text
+
+
+def test_help_of_a_command_without_groups_shows_its_settings_only() -> None:
+    text = help_text("compare")
+    assert "annotations=(required)" in text
+    assert "equivalence=0.005" in text
+    assert "roup" not in text
 
 
 def test_help_of_commands_on_checkpoints_shows_what_may_change() -> None:
