@@ -31,7 +31,14 @@ from detfuse.heads.tower import (
 )
 from detfuse.inserts import Attention
 from detfuse.losses import focal_loss, giou_loss
-from detfuse.ops.anchors import anchors_at_origin, grid_anchors, grid_points, octave_sizes
+from detfuse.ops.anchors import (
+    anchors_at_origin,
+    from_fixed_point,
+    grid_anchors,
+    grid_points,
+    octave_sizes,
+    to_fixed_point,
+)
 from detfuse.ops.boxes import decode_deltas, encode_deltas
 from detfuse.ops.matching import Match, match_anchors
 from detfuse.protocols import Combine
@@ -138,9 +145,8 @@ class RetinaNetHead(nn.Module):
         if not self.num_anchors:
             raise ValueError("RetinaNetHead has no anchors: give at least one scale, aspect ratio and single level")
         at_origin = torch.stack([anchors_at_origin(sizes, aspect_ratios) for sizes in self.anchor_sizes])
-        # kept as bits, so that a cast of the whole model to half precision cannot round them
-        self.register_buffer("anchor_bits", at_origin.view(torch.int32), persistent=False)
-        self.anchor_bits: Tensor
+        self.register_buffer("fixed_point_anchors", to_fixed_point(at_origin), persistent=False)
+        self.fixed_point_anchors: Tensor
 
         self.attended = attended_levels(attention, in_spec, num_convs, "RetinaNetHead")
         self.cls_tower = ConvTower(width, channels, num_convs, norm, attention, "cls_tower")
@@ -171,10 +177,12 @@ class RetinaNetHead(nn.Module):
         """The anchors of each level, (H * W * n, 4) xyxy in the order of the logits."""
         return [
             grid_anchors(
-                at_origin.view(torch.float32),
+                at_origin,
                 grid_points((x.shape[2], x.shape[3]), stride, self.center_offset, x.device),
             )
-            for x, stride, at_origin in zip(outputs.logits, self.in_spec.strides, self.anchor_bits, strict=True)
+            for x, stride, at_origin in zip(
+                outputs.logits, self.in_spec.strides, from_fixed_point(self.fixed_point_anchors), strict=True
+            )
         ]
 
     def match(self, anchors: Tensor, boxes: Tensor, valid: Tensor) -> Match:

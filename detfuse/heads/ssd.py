@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from detfuse.heads.candidates import best_of_level, cells_inside, combine_images, finish
 from detfuse.heads.tower import by_prior, check_features
-from detfuse.ops.anchors import default_box_shapes, grid_points
+from detfuse.ops.anchors import default_box_shapes, from_fixed_point, grid_points, to_fixed_point
 from detfuse.ops.boxes import decode_deltas, encode_deltas
 from detfuse.ops.matching import Match, match_default_boxes
 from detfuse.protocols import Combine
@@ -30,9 +30,6 @@ from detfuse.structures import Batch, Detections, FeatureSpec
 
 COCO_SCALES = (0.07, 0.15, 0.33, 0.51, 0.69, 0.87, 1.05)
 """Of the six levels of SSD300 on COCO, and of the one that would follow, as fractions of the image."""
-
-
-_UNITS = 2.0**40  # per 1, of numbers in fixed point
 
 
 class SSDOutputs(NamedTuple):
@@ -126,8 +123,8 @@ class SSDHead(nn.Module):
         if count == 1:
             shapes = [torch.cat(shapes)]
         self.num_boxes = [len(of_level) for of_level in shapes]
-        self.register_buffer("fixed_point_shapes", _to_fixed_point(torch.cat(shapes)), persistent=False)
-        self.register_buffer("fixed_point_coder", _to_fixed_point(torch.tensor(coder_weights)), persistent=False)
+        self.register_buffer("fixed_point_shapes", to_fixed_point(torch.cat(shapes)), persistent=False)
+        self.register_buffer("fixed_point_coder", to_fixed_point(torch.tensor(coder_weights)), persistent=False)
         self.fixed_point_shapes: Tensor
         self.fixed_point_coder: Tensor
 
@@ -162,7 +159,7 @@ class SSDHead(nn.Module):
             image_sizes: (B, 2) as (height, width).
         """
         sides = image_sizes.flip(-1)[:, None].float()
-        shapes = torch.split(_to_float(self.fixed_point_shapes), self.num_boxes)
+        shapes = torch.split(from_fixed_point(self.fixed_point_shapes), self.num_boxes)
         boxes = []
         for x, step, of_level in zip(outputs.logits, self.steps, shapes, strict=True):
             centers = grid_points((x.shape[2], x.shape[3]), step, 0.5, x.device)[:, None]
@@ -195,7 +192,7 @@ class SSDHead(nn.Module):
             objects = targets.boxes.float().gather(1, match.row[..., None].expand(-1, -1, 4))
             # where there is nothing to learn the default box is its own target: finite, and without weight
             objects = torch.where(match.positive[..., None], objects, priors)
-            wanted = encode_deltas(objects, priors) * _to_float(self.fixed_point_coder)
+            wanted = encode_deltas(objects, priors) * from_fixed_point(self.fixed_point_coder)
             box = functional.smooth_l1_loss(deltas, wanted, beta=self.smooth_l1_beta, reduction="none").sum(-1)
             box = torch.where(match.positive, box, 0.0).sum()
             return {"loss_cls": share * cls, "loss_box": self.box_weight * share * box}
@@ -225,7 +222,7 @@ class SSDHead(nn.Module):
                 softmax = by_prior(logits, self.num_classes + 1).float().softmax(dim=-1)[..., 1:]
                 best = best_of_level(softmax, inside, self.score_threshold, self.candidates_per_level)
                 chosen = best.priors[..., None].expand(-1, -1, 4)
-                offsets = by_prior(deltas, 4).float().gather(1, chosen) / _to_float(self.fixed_point_coder)
+                offsets = by_prior(deltas, 4).float().gather(1, chosen) / from_fixed_point(self.fixed_point_coder)
                 boxes.append(decode_deltas(offsets, of_level.gather(1, chosen)))
                 scores.append(best.scores.clamp(min=0))  # of -inf: 0
                 labels.append(best.labels)
@@ -265,15 +262,6 @@ def _check_lengths(
     numbers = [*scales, *steps, *(ratio for of_level in ratios for ratio in of_level)]
     if not all(math.isfinite(number) and number > 0 for number in numbers):
         raise ValueError(f"SSDHead: scales, aspect_ratios and steps must be positive, got {scales}, {ratios}, {steps}")
-
-
-def _to_fixed_point(numbers: Tensor) -> Tensor:
-    """Whole numbers, which a cast of the model to half precision cannot round; exact for float32 above 2**-16."""
-    return (numbers.double() * _UNITS).round().long()
-
-
-def _to_float(fixed_point: Tensor) -> Tensor:
-    return fixed_point.float() / _UNITS
 
 
 def _predictor(in_channels: int, out_channels: int) -> nn.Conv2d:

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from detfuse.protocols import Size
 
+_UNITS = 2.0**40  # per 1, of numbers in fixed point
+
 
 def grid_points(size: Size, stride: float, offset: float, device: torch.device) -> Tensor:
     """One point per cell of a map, row by row.
@@ -72,3 +74,16 @@ def default_box_shapes(scale: float, next_scale: float, aspect_ratios: Sequence[
         long, short = scale * math.sqrt(ratio), scale / math.sqrt(ratio)
         shapes += [(long, short), (short, long)]
     return torch.tensor(shapes).clamp(max=1)
+
+
+def to_fixed_point(numbers: Tensor) -> Tensor:
+    """Whole numbers, which neither a cast of the model to half precision nor an exporter rounds.
+
+    Exact for float32 above 2**-16.
+    """
+    return (numbers.double() * _UNITS).round().long()
+
+
+def from_fixed_point(numbers: Tensor) -> Tensor:
+    """Inverse of :func:`to_fixed_point`, as float32."""
+    return numbers.float() / _UNITS
