@@ -30,6 +30,11 @@ def cost() -> None:
     _launch("cost", "cost_run")
 
 
+def export() -> None:
+    """Write a checkpoint's detector as a file for other programs."""
+    _launch("export", "export_run")
+
+
 def compare() -> None:
     """Compare two sides of COCO result files."""
     _launch("compare", "compare_run")

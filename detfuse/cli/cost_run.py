@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from detfuse.build import build_backbone, build_neck, instantiate, size_divisor
 from detfuse.cli import results
 from detfuse.cli.jobs import Invocation, UserError, told_plainly
-from detfuse.cli.prediction_run import compute_device
+from detfuse.cli.predictors import compute_device
 from detfuse.config import CostSettings
 from detfuse.config.location import group_options
 from detfuse.data.collate import padded_size

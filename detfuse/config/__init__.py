@@ -4,7 +4,14 @@ from detfuse.config.help import help_text
 from detfuse.config.location import conf_dir
 from detfuse.config.mistakes import CHECKPOINT_COMMANDS, check
 from detfuse.config.overrides import CommandLine, read_command_line
-from detfuse.config.settings import CompareSettings, CostSettings, EvaluateSettings, PredictSettings, TrainSettings
+from detfuse.config.settings import (
+    CompareSettings,
+    CostSettings,
+    EvaluateSettings,
+    ExportSettings,
+    PredictSettings,
+    TrainSettings,
+)
 
 __all__ = [
     "CHECKPOINT_COMMANDS",
@@ -12,6 +19,7 @@ __all__ = [
     "CompareSettings",
     "CostSettings",
     "EvaluateSettings",
+    "ExportSettings",
     "PredictSettings",
     "TrainSettings",
     "check",

@@ -17,6 +17,7 @@ _PURPOSE = {
     "train": "Train a detector, evaluate its best checkpoint, and write everything into a run folder.",
     "evaluate": "Evaluate a checkpoint: prints exactly the numbers that training printed.",
     "predict": "Detect objects in pictures: writes them with boxes, and the detections as COCO json.",
+    "export": "Write a checkpoint's detector with its NMS as one file for other programs, and check that file.",
     "cost": "Compare what each fusion operator costs in a neck: weights, multiply-adds, memory and measured time.",
     "compare": "Compare two sides of COCO result files of any framework: differences with intervals, and a verdict.",
 }
@@ -36,7 +37,12 @@ _EXAMPLES = {
         {command} checkpoint=best.ckpt data.root=DIR trainer.devices=2""",
     "predict": """\
         {command} checkpoint=runs/default/defaults/checkpoints/best.ckpt source=image.jpg
-        {command} checkpoint=best.ckpt source=folder threshold=0.5 output=pictures""",
+        {command} checkpoint=best.ckpt source=folder threshold=0.5 output=pictures
+        {command} checkpoint=best.onnx source=folder          an exported file, which needs nothing else""",
+    "export": """\
+        {command} checkpoint=runs/default/defaults/checkpoints/best.ckpt
+        {command} checkpoint=best.ckpt format=pt2 size=[256,320] output=detector.pt2
+        {command} checkpoint=best.ckpt combine=nms combine.iou_threshold=0.5""",
     "cost": """\
         {command}                                             every operator in the default neck
         {command} neck=bifpn backbone=resnet50 neck.out_channels=256 size=[800,1344]

@@ -26,6 +26,7 @@ from detfuse.config.overrides import Choice, CommandLine, did_you_mean, read_com
 CHECKPOINT_COMMANDS = {
     "evaluate": ("data", "evaluation", "trainer", "combine"),
     "predict": ("data", "trainer", "combine"),
+    "export": ("data", "combine"),
 }
 
 _COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, YAMLError)

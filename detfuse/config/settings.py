@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Literal
 
 NAME = re.compile(r"[A-Za-z0-9._-]+")
 
@@ -65,7 +66,7 @@ class PredictSettings:
     """What ``predict`` takes besides the parts.
 
     Args:
-        checkpoint: path of a ``.ckpt``.
+        checkpoint: path of a ``.ckpt``, or of an exported ``.onnx`` or ``.pt2``.
         source: an image, a folder of images or a glob pattern.
         threshold: least score that is drawn and written, 0..1.
         output: folder for pictures and detections.json; None makes one named after the checkpoint's run.
@@ -135,11 +136,35 @@ class CompareSettings:
             )
 
 
-Settings = TrainSettings | EvaluateSettings | PredictSettings | CostSettings | CompareSettings
+@dataclass(frozen=True, kw_only=True)
+class ExportSettings:
+    """What ``export`` takes besides the parts.
+
+    Args:
+        checkpoint: path of a ``.ckpt``.
+        format: ``onnx``, or ``pt2`` (torch's exported program).
+        size: [height, width] that images are padded to; None: the smallest that all validation images fit.
+        output: path of the file; None puts it into the checkpoint's run folder.
+    """
+
+    checkpoint: str
+    format: Literal["onnx", "pt2"]
+    size: list[int] | None
+    output: str | None
+
+    def __post_init__(self) -> None:
+        if self.size is not None and (len(self.size) != 2 or min(self.size) < 1):
+            raise ValueError(f"size={self.size}: give [height,width] in pixels")
+        if self.output is not None and not self.output.endswith(f".{self.format}"):
+            raise ValueError(f"output={self.output}: with format={self.format} the name must end in .{self.format}")
+
+
+Settings = TrainSettings | EvaluateSettings | PredictSettings | ExportSettings | CostSettings | CompareSettings
 SETTINGS: dict[str, type[Settings]] = {
     "train": TrainSettings,
     "evaluate": EvaluateSettings,
     "predict": PredictSettings,
+    "export": ExportSettings,
     "cost": CostSettings,
     "compare": CompareSettings,
 }

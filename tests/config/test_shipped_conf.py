@@ -36,6 +36,8 @@ def test_every_target_is_detfuses_and_lists_its_arguments(file: Path) -> None:
         ("predict", ["checkpoint=x.ckpt", "source=x.jpg"]),
         ("cost", []),
         ("compare", ["a=x.json", "b=[y.json]", "annotations=z.json"]),
+        ("export", ["checkpoint=x.ckpt"]),
+        ("export", ["checkpoint=x.ckpt", "format=pt2", "size=[64,96]", "combine=soft_nms", "combine.sigma=0.4"]),
     ],
 )
 def test_the_defaults_of_every_command_are_right(command: str, argv: list[str]) -> None:
@@ -81,7 +83,7 @@ def test_help_of_a_command_without_groups_shows_its_settings_only() -> None:
 
 
 def test_help_of_commands_on_checkpoints_shows_what_may_change() -> None:
-    for command in ("evaluate", "predict"):
+    for command in ("evaluate", "predict", "export"):
         text = help_text(command)
         assert "checkpoint=(required)" in text
         assert "  combine=" in text

@@ -1,4 +1,4 @@
-"""Every neck under every head: shapes, gradients, golden losses, compilation and export."""
+"""Every neck under every head: shapes, gradients, golden losses and compilation."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def test_the_loss_compiles_whole(head: str, dynamic: bool, batch: Batch) -> None
 
 
 class Inference(nn.Module):
-    """What is exported: everything up to the NMS."""
+    """Everything up to the NMS."""
 
     def __init__(self, detector: Detector) -> None:
         super().__init__()
@@ -171,17 +171,15 @@ class Training(nn.Module):
 
 
 @pytest.mark.parametrize(("neck", "head"), COMBINATIONS)
-def test_inference_compiles_and_exports_whole(neck: str, head: str, batch: Batch) -> None:
+def test_inference_compiles_whole(neck: str, head: str, batch: Batch) -> None:
     model = Inference(detector_of(neck, head).eval())
     inputs = (batch.images, batch.image_sizes)
     with torch.no_grad():
         expected = model(*inputs)
         torch._dynamo.reset()
         compiled = torch.compile(model, fullgraph=True, backend="eager")(*inputs)
-        exported = torch.export.export(model, inputs, strict=True).module()(*inputs)
-    for result in (compiled, exported):
-        for a, b in zip(result, expected, strict=True):
-            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+    for a, b in zip(compiled, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("head", options("head"))

@@ -1,0 +1,27 @@
+"""Detectors as files that need no detfuse: ONNX, and torch's exported programs (``.pt2``)."""
+
+from detfuse.export.comparison import Agreement, Picture, compare
+from detfuse.export.deployed import OUTPUTS, Deployed, place
+from detfuse.export.description import Description, ExportError, Resize, Size
+from detfuse.export.exported import Exported, read_exported
+from detfuse.export.formats import FORMATS, Format, format_of, program_of, written
+
+__all__ = [
+    "FORMATS",
+    "OUTPUTS",
+    "Agreement",
+    "Deployed",
+    "Description",
+    "ExportError",
+    "Exported",
+    "Format",
+    "Picture",
+    "Resize",
+    "Size",
+    "compare",
+    "format_of",
+    "place",
+    "program_of",
+    "read_exported",
+    "written",
+]

@@ -1,0 +1,108 @@
+"""What an exported file says about itself: plain JSON, stored inside the file."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from detfuse.data import Transforms
+from detfuse.structures import Categories
+
+KEY = "detfuse"
+"""Under which it is stored: in ONNX's metadata, and as ``detfuse.json`` in a ``.pt2``."""
+
+Size = tuple[int, int]
+"""(height, width) in pixels."""
+
+
+class ExportError(ValueError):
+    """What cannot be exported, or an exported file that cannot be used; the message names the fault and the remedy."""
+
+
+@dataclass(frozen=True)
+class Resize:
+    """How an image is resized before it is padded; see :class:`~detfuse.data.Transforms`."""
+
+    size: Size | None
+    short_side: int
+    long_side: int | None
+
+
+@dataclass(frozen=True)
+class Description:
+    """All that is needed to use an exported file.
+
+    Args:
+        version: of detfuse that wrote it.
+        model: the detector in a line, for people.
+        categories: the classes.
+        size: (H, W) that images are padded to.
+        resize: how they are resized before.
+        combine: the suppression in the file, with its settings, for people.
+    """
+
+    version: str
+    model: str
+    categories: Categories
+    size: Size
+    resize: Resize
+    combine: dict[str, Any]
+
+    def transform(self) -> Transforms:
+        """The resizing."""
+        return Transforms(**asdict(self.resize))
+
+    def to_json(self) -> str:
+        """As stored."""
+        return json.dumps(asdict(self) | {"categories": self.categories.as_dict()}, allow_nan=False, ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str, path: Path) -> Description:
+        """Inverse of :meth:`to_json`; the text is data, nothing in it is called.
+
+        Args:
+            text: from a file.
+            path: of that file, for messages.
+
+        Raises:
+            ExportError: if it was not written by this program.
+        """
+        try:
+            content = json.loads(text)
+            description = cls(
+                version=_typed(content["version"], str),
+                model=_typed(content["model"], str),
+                categories=Categories.from_dict(content["categories"]),
+                size=_size(content["size"]),
+                resize=_resize(content["resize"]),
+                combine=_typed(content["combine"], dict),
+            )
+            description.transform()
+        except (KeyError, TypeError, ValueError) as error:
+            raise ExportError(
+                f"{path}: its description ({KEY!r} in its metadata) is malformed "
+                f"({type(error).__name__}: {error}); export the checkpoint again"
+            ) from error
+        return description
+
+
+def _typed(value: Any, kind: type) -> Any:
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise TypeError(f"expected {kind.__name__}, got {value!r}")
+    return value
+
+
+def _size(value: Any) -> Size:
+    height, width = (_typed(side, int) for side in _typed(value, list))
+    return height, width
+
+
+def _resize(value: Any) -> Resize:
+    long_side = value["long_side"]
+    return Resize(
+        size=None if value["size"] is None else _size(value["size"]),
+        short_side=_typed(value["short_side"], int),
+        long_side=None if long_side is None else _typed(long_side, int),
+    )

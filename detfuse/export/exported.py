@@ -1,0 +1,111 @@
+"""Running an exported file: nothing of it is built from a configuration, and nothing but the file is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from detfuse.export.deployed import DETECTIONS, INPUTS, OUTPUTS, place
+from detfuse.export.description import KEY, Description, ExportError
+from detfuse.export.formats import EXTRA_FILE, FORMATS, format_of, missing
+from detfuse.structures import Categories, Detections
+
+_Call = Callable[[Tensor, Tensor], tuple[Tensor, ...]]
+
+
+class Exported:
+    """A detector read from an exported file, on the CPU in float32.
+
+    Args:
+        path: of the file.
+        description: what the file says about itself.
+        call: images (1, 3, H, W) uint8 and image sizes (1, 2) to the outputs.
+    """
+
+    def __init__(self, path: Path, description: Description, call: _Call) -> None:
+        self.path = path
+        self.description = description
+        self.transform = description.transform()
+        self._call = call
+
+    @property
+    def categories(self) -> Categories:
+        """The classes."""
+        return self.description.categories
+
+    @torch.inference_mode()
+    def run(self, images: Tensor, image_sizes: Tensor) -> dict[str, Tensor]:
+        """The file's outputs by name; see :meth:`detfuse.export.Deployed.forward`."""
+        return dict(zip(OUTPUTS, self._call(images, image_sizes), strict=True))
+
+    def __call__(self, image: Tensor) -> Detections:
+        """Detections in pixels of the image (3, H, W) uint8.
+
+        Raises:
+            ExportError: if it is larger, after resizing, than what the file takes.
+        """
+        sample = self.transform.evaluate(image)
+        found = detections(self.run(*place(sample.image, self.description.size)))
+        return found.to_original(torch.tensor(sample.scale), torch.tensor(sample.original_size))
+
+
+def detections(outputs: dict[str, Tensor]) -> Detections:
+    """The rows that are detections, of the outputs of a file, in pixels of the resized image."""
+    count = int(outputs["count"])
+    boxes, scores, labels, levels = (outputs[name][0, :count] for name in DETECTIONS[:-1])
+    return Detections(boxes, scores, labels, levels)
+
+
+def read_exported(path: Path) -> Exported:
+    """Read an exported file; its suffix says which kind it is.
+
+    An ``.onnx`` is data. A ``.pt2`` is a program: torch reads it by means that can run code, so open only files whose
+    origin you trust.
+
+    Raises:
+        ExportError: if it cannot be read, or was not written by this program.
+    """
+    kind = format_of(path)
+    if kind is None:
+        raise ExportError(f"{path}: exported files end in {' or '.join(f'.{name}' for name in FORMATS)}")
+    if not path.is_file():
+        raise ExportError(f"{path}: no such file")
+    text, call = _read_onnx(path) if kind == "onnx" else _read_pt2(path)
+    if not text:
+        raise ExportError(f"{path}: was not exported by detfuse (it has no {KEY!r} in its metadata)")
+    return Exported(path, Description.from_json(text, path), call)
+
+
+def _read_onnx(path: Path) -> tuple[str, _Call]:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise missing(str(path), error) from error
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's errors have no base of their own
+        raise ExportError(f"{path}: onnxruntime cannot read it ({error}); export the checkpoint again") from error
+
+    def call(images: Tensor, image_sizes: Tensor) -> tuple[Tensor, ...]:
+        feeds = dict(zip(INPUTS, (images.numpy(), image_sizes.numpy()), strict=True))
+        return tuple(torch.from_numpy(column) for column in session.run(list(OUTPUTS), feeds))
+
+    metadata: dict[str, str] = session.get_modelmeta().custom_metadata_map
+    return metadata.get(KEY, ""), call
+
+
+def _read_pt2(path: Path) -> tuple[str, _Call]:
+    extra: dict[str, Any] = {EXTRA_FILE: ""}
+    try:
+        program = torch.export.load(path, extra_files=extra)
+    except Exception as error:  # whatever its readers of zip, JSON and graph stumble over
+        raise ExportError(f"{path}: torch cannot read it ({error}); export the checkpoint again") from error
+    text = extra[EXTRA_FILE]
+    call: _Call = program.module()
+    return (text.decode() if isinstance(text, bytes) else text), call

@@ -1,0 +1,80 @@
+"""Every neck under every head as an exported program, and as ONNX every head under one neck and every neck under one
+head: an ONNX export takes seconds, and beyond a neck and a head there is nothing in a combination of them."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+from composing import options, small_batch
+from test_detectors import COMBINATIONS, detector_of
+from torch.export import ExportedProgram
+
+from detfuse.detector import Detector
+from detfuse.export import (
+    FORMATS,
+    Deployed,
+    Description,
+    Exported,
+    Format,
+    Picture,
+    Resize,
+    compare,
+    format_of,
+    program_of,
+    read_exported,
+    written,
+)
+from detfuse.ops.postprocess import Nms, SoftNms
+from detfuse.protocols import Combine
+from detfuse.structures import Categories
+
+SIZE = (96, 128)
+CATEGORIES = Categories((1, 2, 3), ("a", "b", "c"))
+AS_ONNX = [("fpn", head) for head in options("head")] + [(neck, "fcos") for neck in options("neck") if neck != "fpn"]
+
+
+def detector(neck: str, head: str) -> Detector:
+    built = detector_of(neck, head).eval()
+    built.head.score_threshold = 0.0  # an untrained detector is sure of nothing
+    return built
+
+
+def pictures() -> list[Picture]:
+    batch = small_batch()
+    rows = zip(batch.images, batch.image_sizes.tolist(), strict=True)
+    return [Picture(f"picture {i}", image[:, :height, :width]) for i, (image, (height, width)) in enumerate(rows)]
+
+
+def description() -> Description:
+    return Description(version("detfuse"), "small", CATEGORIES, SIZE, Resize(SIZE, 96, None), {})
+
+
+@pytest.mark.parametrize(("neck", "head"), COMBINATIONS)
+def test_what_is_exported_is_the_detector(neck: str, head: str, tmp_path: Path) -> None:
+    built, combine = detector(neck, head), Nms(max_detections=20)
+    program = program_of(Deployed(built, combine), SIZE)
+    agreement = compare(Exported(Path("memory"), description(), program.module()), built, combine, pictures())
+    assert agreement.candidates > agreement.detections == 40
+    assert agreement.box_difference == agreement.score_difference == 0
+    if (neck, head) in AS_ONNX:
+        check_file(tmp_path / "small.onnx", program, built, combine)
+
+
+def check_file(path: Path, program: ExportedProgram, built: Detector, combine: Combine) -> None:
+    kind = format_of(path)
+    assert kind is not None
+    with written(path, kind, program, description()) as draft:
+        assert not path.exists()
+        agreement = compare(read_exported(draft), built, combine, pictures())
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+    assert agreement.detections > 0
+    assert agreement.score_difference < 1e-5
+    assert read_exported(path).description == description()
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_soft_nms_is_exported_too(kind: Format, tmp_path: Path) -> None:
+    built, combine = detector("unfused", "retinanet"), SoftNms(max_detections=20)
+    check_file(tmp_path / f"small.{kind}", program_of(Deployed(built, combine), SIZE), built, combine)
