@@ -19,7 +19,7 @@ _FREE_ON_RESUME = (
     "callbacks.progress",
     "callbacks.pictures",
 )
-_OF_THE_COMMAND = ("project", "name", "runs_dir", "resume", "overwrite")
+_OF_THE_COMMAND = ("project", "name", "runs_dir", "resume", "overwrite", "evaluate")
 _OF_THE_MACHINE = ("accelerator", "devices", "num_nodes", "strategy", "fast_dev_run")
 
 

@@ -33,7 +33,7 @@ _SIGTERM_EXIT = 143  # 128 + SIGTERM, as shells have it
 
 
 def run(invocation: Invocation) -> None:
-    """Train, evaluate the best checkpoint, write the run folder.
+    """Train, evaluate the best or the last checkpoint, write the run folder.
 
     Raises:
         UserError: whatever the user can put right.
@@ -56,7 +56,7 @@ def run(invocation: Invocation) -> None:
         if resume:
             _say(trainer, f"resuming from {folder / run_folder.LAST}")
         _fit(trainer, parts, config["seed"], folder / run_folder.LAST if resume else None)
-        _finish(trainer, parts, folder)
+        _finish(trainer, parts, folder / (run_folder.BEST if settings.evaluate == "best" else run_folder.LAST), folder)
         _say(trainer, f"run folder: {folder}\ntotal time: {_duration(time.monotonic() - start)}")
 
 
@@ -131,15 +131,14 @@ def _fit(trainer: pl.Trainer, parts: Parts, seed: int, checkpoint: Path | None) 
         raise UserError(str(error)) from error
 
 
-def _finish(trainer: pl.Trainer, parts: Parts, folder: Path) -> None:
-    best = folder / run_folder.BEST
-    if not best.is_file():
+def _finish(trainer: pl.Trainer, parts: Parts, checkpoint: Path, folder: Path) -> None:
+    if not checkpoint.is_file():
         _say(trainer, "no checkpoint was written (trainer.fast_dev_run, or no epoch was run): nothing to evaluate")
         return
-    module = results.score(trainer, parts, read_checkpoint(best))
+    module = results.score(trainer, parts, read_checkpoint(checkpoint))
     if trainer.is_global_zero:
         results.report(module, folder)
-        print(f"checkpoint: {best}")
+        print(f"checkpoint: {checkpoint}")
 
 
 def _say(trainer: pl.Trainer, text: str) -> None:

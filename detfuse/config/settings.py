@@ -30,6 +30,7 @@ class TrainSettings:
         runs_dir: where the runs are written.
         overwrite: replace an existing run of this name.
         resume: ``true`` to continue the run that this command names, or the path of a run folder.
+        evaluate: the checkpoint that is scored at the end: the best epoch's, or the last one's.
     """
 
     seed: int
@@ -38,6 +39,7 @@ class TrainSettings:
     runs_dir: str
     overwrite: bool
     resume: bool | str
+    evaluate: Literal["best", "last"]
 
     def __post_init__(self) -> None:
         check_name("project", self.project)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
@@ -113,6 +114,15 @@ class DetectionModule(pl.LightningModule):
         wrapper = self.trainer.strategy.model
         if isinstance(wrapper, DistributedDataParallel):
             wrapper.broadcast_buffers = False
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Seed the random draws of a step (dropout, stochastic depth) by seed, epoch, batch and process.
+
+        Without it two detectors that draw differently often would part from the first step on; so runs under one seed
+        stay paired, and a resumed run draws as one that was never stopped.
+        """
+        entropy = [self.config["seed"], self.current_epoch, batch_idx, self.global_rank]
+        torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Sum of the detector's weighted loss terms.

@@ -11,6 +11,7 @@ from detfuse.config import TrainSettings
 
 def settings(**changes: object) -> TrainSettings:
     given = {"seed": 0, "project": "p", "name": "auto", "runs_dir": "runs", "overwrite": False, "resume": False}
+    given["evaluate"] = "best"
     return TrainSettings(**{**given, **changes})  # type: ignore[arg-type]  # the values are typed by each test
 
 
