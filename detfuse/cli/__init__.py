@@ -15,6 +15,11 @@ def train() -> None:
     _launch("train", "training_run")
 
 
+def ablate() -> None:
+    """Compare arms under the same seeds."""
+    _launch("ablate", "ablation_run")
+
+
 def evaluate() -> None:
     """Evaluate a checkpoint."""
     _launch("evaluate", "evaluation_run")

@@ -26,7 +26,7 @@ _NO_SCIENCE = re.compile(
     r"|data\.loader\.num_workers"
 )
 _MAX_LENGTH = 100
-_LOCK = ".lock"
+LOCK = ".lock"
 _RUN_FOLDER_VARIABLE = "DETFUSE_RUN_FOLDER"
 
 
@@ -130,7 +130,7 @@ def locked(folder: Path) -> Iterator[None]:
         return
     import fcntl
 
-    with (folder / _LOCK).open("a") as file:
+    with (folder / LOCK).open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

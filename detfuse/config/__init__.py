@@ -4,7 +4,9 @@ from detfuse.config.help import help_text
 from detfuse.config.location import conf_dir
 from detfuse.config.mistakes import CHECKPOINT_COMMANDS, check
 from detfuse.config.overrides import CommandLine, read_command_line
+from detfuse.config.resolve import Resolved, resolve
 from detfuse.config.settings import (
+    AblateSettings,
     CompareSettings,
     CostSettings,
     EvaluateSettings,
@@ -15,15 +17,18 @@ from detfuse.config.settings import (
 
 __all__ = [
     "CHECKPOINT_COMMANDS",
+    "AblateSettings",
     "CommandLine",
     "CompareSettings",
     "CostSettings",
     "EvaluateSettings",
     "ExportSettings",
     "PredictSettings",
+    "Resolved",
     "TrainSettings",
     "check",
     "conf_dir",
     "help_text",
     "read_command_line",
+    "resolve",
 ]

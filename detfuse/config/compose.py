@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -62,7 +64,7 @@ class Composer:
         return replace(known, config=deepcopy(known.config))
 
     def _compose(self, overrides: list[str]) -> Composed:
-        with initialize_config_dir(str(self.directories[0]), version_base="1.3"):
+        with _hydra_on(self.directories[0]):
             config = compose(self.config_name, [*overrides, *self._searchpath], return_hydra_config=True)
         choices = {
             mount: option for mount, option in config.hydra.runtime.choices.items() if not mount.startswith("hydra/")
@@ -74,7 +76,7 @@ class Composer:
 
     def origin(self, path: str, overrides: list[str]) -> str | None:
         """The last YAML file in the defaults list that sets a key; None if no file does."""
-        with initialize_config_dir(str(self.directories[0]), version_base="1.3"):
+        with _hydra_on(self.directories[0]):
             loader = GlobalHydra.instance().config_loader()
             listed = loader.compute_defaults_list(
                 self.config_name, [*overrides, *self._searchpath], RunMode.RUN
@@ -112,6 +114,17 @@ class Composer:
         """Whether an option's file has no defaults list, so that it brings none of the parts it needs."""
         file = self.file(f"{group}/{option}")
         return file is not None and "defaults" not in OmegaConf.load(file)
+
+
+@contextmanager
+def _hydra_on(directory: Path) -> Iterator[None]:
+    """Hydra on a folder; within a job of Hydra's own too, which it goes back to."""
+    running, GlobalHydra.instance().hydra = GlobalHydra.instance().hydra, None
+    try:
+        with initialize_config_dir(str(directory), version_base="1.3"):
+            yield
+    finally:
+        GlobalHydra.instance().hydra = running
 
 
 def _below(path: str, package: str) -> str | None:

@@ -15,6 +15,7 @@ from detfuse.config.settings import SETTINGS
 
 _PURPOSE = {
     "train": "Train a detector, evaluate its best checkpoint, and write everything into a run folder.",
+    "ablate": "Compare arms under the same seeds: plan, run, conclude. Any override of train holds for all arms.",
     "evaluate": "Evaluate a checkpoint: prints exactly the numbers that training printed.",
     "predict": "Detect objects in pictures: writes them with boxes, and the detections as COCO json.",
     "export": "Write a checkpoint's detector with its NMS as one file for other programs, and check that file.",
@@ -31,6 +32,12 @@ _EXAMPLES = {
         {command} resume=runs/default/defaults trainer.max_epochs=40          continue a run, for longer
         {command} --config-dir my neck=mine                   your own my/neck/mine.yaml
         {command} neck=pafpn --cfg job                        show the configuration and stop""",
+    "ablate": """\
+        {command}                                            the quickstart: three necks, three seeds, generated data
+        {command} ablation=necks seeds=[0,1,2,3,4] data=coco data.root=DIR
+        {command} ablation=necks plan_only=true              the plan and its cost; nothing is run
+        {command} ablation=necks jobs=2                      again: what is finished is kept, the rest goes on
+        {command} --config-dir my ablation=mine              your own my/ablation/mine.yaml""",
     "evaluate": """\
         {command} checkpoint=runs/default/defaults/checkpoints/best.ckpt
         {command} checkpoint=best.ckpt evaluation.engine=pycocotools

@@ -51,6 +51,43 @@ class TrainSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AblateSettings:
+    """What ``ablate`` takes besides the plan and the overrides that all arms share.
+
+    Args:
+        seeds: of every arm; null takes the plan's.
+        budget: what is held equal to the baseline; null takes the plan's.
+        allow: differences that would be refused; null takes the plan's.
+        jobs: runs at a time; they share the processors, and each has a GPU of its own where there are any.
+        plan_only: show the plan with its cost and stop.
+        report_only: conclude again from the runs that there are.
+        project: folder of ablations that belong together.
+        name: of the ablation; ``auto`` is the plan's.
+        runs_dir: where everything is written.
+        overwrite: delete an ablation of this name and begin again.
+    """
+
+    seeds: list[int] | None
+    budget: Literal["free", "params", "flops"] | None
+    allow: list[Literal["levels", "environment"]] | None
+    jobs: int
+    plan_only: bool
+    report_only: bool
+    project: str
+    name: str
+    runs_dir: str
+    overwrite: bool
+
+    def __post_init__(self) -> None:
+        check_name("project", self.project)
+        check_name("name", self.name)
+        if self.jobs < 1:
+            raise ValueError(f"jobs={self.jobs}: give at least 1")
+        if self.report_only and (self.overwrite or self.plan_only):
+            raise ValueError("report_only=true goes with neither overwrite=true nor plan_only=true")
+
+
+@dataclass(frozen=True, kw_only=True)
 class EvaluateSettings:
     """What ``evaluate`` takes besides the parts.
 
@@ -161,9 +198,18 @@ class ExportSettings:
             raise ValueError(f"output={self.output}: with format={self.format} the name must end in .{self.format}")
 
 
-Settings = TrainSettings | EvaluateSettings | PredictSettings | ExportSettings | CostSettings | CompareSettings
+Settings = (
+    TrainSettings
+    | AblateSettings
+    | EvaluateSettings
+    | PredictSettings
+    | ExportSettings
+    | CostSettings
+    | CompareSettings
+)
 SETTINGS: dict[str, type[Settings]] = {
     "train": TrainSettings,
+    "ablate": AblateSettings,
     "evaluate": EvaluateSettings,
     "predict": PredictSettings,
     "export": ExportSettings,

@@ -30,7 +30,7 @@ def run(folder: Path, code: str, *argv: str) -> subprocess.CompletedProcess[str]
     )
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "predict", "export", "cost", "compare"])
+@pytest.mark.parametrize("command", ["train", "ablate", "evaluate", "predict", "export", "cost", "compare"])
 def test_help_comes_without_torch(tmp_path: Path, command: str) -> None:
     done = run(tmp_path, _NO_TORCH, command, "--help")
     assert done.returncode == 0, done.stderr

@@ -32,6 +32,7 @@ def test_every_target_is_detfuses_and_lists_its_arguments(file: Path) -> None:
     ("command", "argv"),
     [
         ("train", []),
+        ("ablate", []),
         ("evaluate", ["checkpoint=x.ckpt"]),
         ("predict", ["checkpoint=x.ckpt", "source=x.jpg"]),
         ("cost", []),
@@ -55,8 +56,14 @@ def test_every_experiment_is_right() -> None:
         assert check([f"experiment={experiment}", "data.root=x"], "train") == []
 
 
+def test_every_ablation_page_is_right() -> None:
+    for page in group_options([conf_dir()])["ablation"]:
+        assert check([f"ablation={page}"], "ablate") == []
+
+
 def _choices() -> dict[str, list[str]]:
     places = {
+        "ablation": [],  # train has none
         "resample": ["resample@resample.up", "resample@resample.down"],
         "attention": [f"attention@attention.{site}" for site in get_args(Site)],
     }

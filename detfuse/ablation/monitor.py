@@ -1,0 +1,154 @@
+"""What a person sees while an ablation runs: a live table in a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from detfuse.ablation.records import Run
+from detfuse.ablation.runner import LOG, score_of
+
+_METRICS = "metrics.csv"
+_STYLES = {"finished": "green", "running": "bold", "waiting": "dim"}  # the rest went wrong
+_UNKNOWN = "-"
+
+
+@dataclass(frozen=True)
+class _Epochs:
+    """How far a run is, by its metrics.csv."""
+
+    done: int
+    score: float | None
+
+
+class Monitor:
+    """Shows states, epochs, AP and the time left; the time is that of the runs so far, or the prediction's.
+
+    Args:
+        num_epochs: of each arm's runs.
+        predicted: seconds of each arm's run.
+        slots: runs at a time.
+        console: where to; a terminal gets the live table.
+    """
+
+    def __init__(
+        self,
+        num_epochs: Mapping[str, int],
+        predicted: Mapping[str, float],
+        *,
+        slots: int = 1,
+        console: Console | None = None,
+    ) -> None:
+        self.num_epochs = num_epochs
+        self.predicted = predicted
+        self.slots = slots
+        self.console = console or Console(highlight=False, soft_wrap=True)
+        self._live = Live(console=self.console, auto_refresh=False) if self.console.is_terminal else None
+        self._said: dict[Path, tuple[str, int]] = {}
+
+    def __enter__(self) -> Monitor:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def __call__(self, runs: Sequence[Run]) -> None:
+        """Show the runs as they stand."""
+        epochs = {run.folder: _epochs(run) for run in runs if run.state != "waiting"}
+        if self._live is not None:
+            self._live.update(Group(self._table(runs, epochs), Text(self._summary(runs, epochs))), refresh=True)
+            return
+        for run in runs:
+            self._say_changes(run, runs, epochs)
+
+    def _table(self, runs: Sequence[Run], epochs: Mapping[Path, _Epochs]) -> Table:
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+        for name in ("arm", "seed", "state", "epoch", "AP", "time", "left"):
+            table.add_column(name, justify="left" if name in ("arm", "state") else "right", no_wrap=True)
+        for run in runs:
+            known = epochs.get(run.folder, _Epochs(0, None))
+            epoch = f"{known.done}/{self.num_epochs.get(run.arm, '?')}" if run.folder in epochs else _UNKNOWN
+            left = clock(self._left(run, known)) if run.state in ("running", "waiting") else ""
+            time = clock(run.seconds) if run.seconds else _UNKNOWN
+            style = _STYLES.get(run.state, "red")
+            cells = (run.arm, str(run.seed), run.state, epoch, points(_score(run, known)), time, left)
+            table.add_row(*(Text(cell) for cell in cells), style=style)
+        return table
+
+    def _say_changes(self, run: Run, runs: Sequence[Run], epochs: Mapping[Path, _Epochs]) -> None:
+        known = epochs.get(run.folder, _Epochs(0, None))
+        now = (run.state, known.done if run.state == "running" else 0)
+        if run.state == "waiting" or self._said.get(run.folder) == now:
+            return
+        first = run.folder not in self._said
+        self._said[run.folder] = now
+        name = f"{run.arm} seed {run.seed}"
+        if run.state == "running":
+            of = f"epoch {known.done}/{self.num_epochs.get(run.arm, '?')}"
+            score = f"  AP {points(known.score)}  left {clock(self._left(run, known))}" if known.done else ""
+            self._print(f"{name}: {of}{score}" if not first or known.done else f"{name}: started")
+        elif run.state == "finished":
+            again = "was finished" if first else f"finished after {clock(run.seconds)}"
+            self._print(f"{name}: {again}, AP {points(score_of(run))}  ({self._summary(runs, epochs)})")
+        else:
+            self._print(f"{name}: {run.state}: {run.reason} (see {run.folder / LOG})")
+
+    def _print(self, text: str) -> None:
+        self.console.print(text, markup=False)
+
+    def _summary(self, runs: Sequence[Run], epochs: Mapping[Path, _Epochs]) -> str:
+        counts: dict[str, int] = {}
+        for run in runs:
+            counts[run.state] = counts.get(run.state, 0) + 1
+        missing = sum(count for state, count in counts.items() if state not in _STYLES)
+        left = sum(self._left(run, epochs.get(run.folder, _Epochs(0, None))) for run in runs) / max(self.slots, 1)
+        text = f"{counts.get('finished', 0)} of {len(runs)} finished"
+        return text + (f", {missing} missing" if missing else "") + (f", about {clock(left)} left" if left else "")
+
+    def _left(self, run: Run, known: _Epochs) -> float:
+        if run.state not in ("running", "waiting"):
+            return 0.0
+        total = self.predicted.get(run.arm, 0.0)
+        if run.state == "running" and known.done:
+            total = run.seconds / known.done * max(self.num_epochs.get(run.arm, known.done), known.done)
+        return max(total - run.seconds, 0.0)
+
+
+def _epochs(run: Run) -> _Epochs:
+    """The validated epochs in a run's metrics.csv."""
+    done, score = 0, None
+    with contextlib.suppress(OSError, ValueError, csv.Error), (run.folder / _METRICS).open(newline="") as file:
+        for row in csv.DictReader(file):
+            if row.get("val/mAP"):
+                done, score = int(float(row["epoch"])) + 1, float(row["val/mAP"])
+    return _Epochs(done, score if score is not None and score >= 0 else None)
+
+
+def _score(run: Run, known: _Epochs) -> float | None:
+    return score_of(run) if run.state == "finished" else known.score
+
+
+def points(score: float | None) -> str:
+    """AP as people write it: 0.3914 is 39.14; what is undefined or unknown is a dash."""
+    return _UNKNOWN if score is None else f"{100 * score:.2f}"
+
+
+def clock(seconds: float) -> str:
+    """``2:05`` or ``1:02:05``."""
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"

@@ -1,0 +1,203 @@
+"""From a page and a command line to a plan: every arm resolved and checked, all mistakes told together. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from detfuse.ablation.control import changes, confounds, covariates
+from detfuse.ablation.design import Ablation, PlanError, arms_of, override
+from detfuse.ablation.records import Arm, Plan
+from detfuse.ablation.storage import PLAN, read_plan, to_plain, write_plan
+from detfuse.config import check
+from detfuse.config.resolve import Resolved, resolve
+from detfuse.files import write_text
+
+CONFIGS = "configs"  # folder of the arms' resolved configurations
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A plan with what its arms resolve to.
+
+    Attributes:
+        plan: what will be stored.
+        resolved: arm -> its configuration of ``train``; the seed in it is that of the first runs.
+        flags: flags that ``train`` needs too, such as ``--config-dir``.
+    """
+
+    plan: Plan
+    resolved: Mapping[str, Resolved]
+    flags: tuple[str, ...]
+
+    def argv(self, arm: Arm, seed: int) -> list[str]:
+        """Arguments of ``train`` for one run, without where it is written."""
+        return [*self.flags, *self.plan.common, *arm.overrides, f"seed={seed}"]
+
+
+def prepare(page: Ablation, name: str, typed: Sequence[str], flags: Sequence[str] = ()) -> Prepared:
+    """Make the plan of a page.
+
+    Args:
+        page: what is compared, with what was typed about it.
+        name: of the ablation.
+        typed: overrides common to all arms, as typed; they win over the page's ``common``.
+        flags: for every command line, such as ``--config-dir``.
+
+    Raises:
+        PlanError: with every mistake of every arm, and every difference that would confound a pair.
+    """
+    _check_numbers(page)
+    arms = arms_of(page)
+    common = _common(page, typed)
+    _refuse_typed_factors(arms, typed)
+    plan = Plan(
+        name=name,
+        arms=arms,
+        seeds=tuple(page.seeds),
+        common=tuple(common),
+        budget=page.budget,
+        equalise=tuple(page.equalise),
+        allow=tuple(page.allow),
+        equivalence=page.equivalence,
+    )
+    return resolved_plan(plan, flags)
+
+
+def resolved_plan(plan: Plan, flags: Sequence[str] = ()) -> Prepared:
+    """Check and resolve every arm of a plan, refuse confounded pairs, list what the choices bring along.
+
+    Raises:
+        PlanError: see :func:`prepare`.
+    """
+    prepared = Prepared(plan, {}, tuple(flags))
+    argv = {arm.name: prepared.argv(arm, plan.seeds[0]) for arm in plan.arms}
+    _raise_if(_shared({name: check(arguments, "train") for name, arguments in argv.items()}))
+    resolved = {name: resolve(arguments, "train") for name, arguments in argv.items()}
+    pairs = {arm.name: (arm, resolved[arm.name]) for arm in plan.arms}
+    baseline = pairs[plan.baseline.name]
+    _raise_if(_shared({arm.name: confounds(baseline, pairs[arm.name]) for arm in plan.arms[1:]}))
+    brought = {arm.name: covariates(baseline, pairs[arm.name]) for arm in plan.arms[1:]}
+    arms = tuple(replace(arm, notes=(*arm.notes, *_notes(baseline, pairs[arm.name]))) for arm in plan.arms)
+    return Prepared(replace(plan, arms=arms, covariates=brought), resolved, tuple(flags))
+
+
+def store(folder: Path, prepared: Prepared) -> str:
+    """Write ``plan.yaml`` and the arms' resolved configurations, once; a folder that has them must agree.
+
+    Returns:
+        What was changed about a stored plan, for people: seeds may be added or left out; empty if nothing was.
+
+    Raises:
+        PlanError: naming what differs from the stored plan.
+    """
+    said = ""
+    if (folder / PLAN).is_file():
+        said = _agree(folder, prepared)
+    write_plan(folder, prepared.plan)
+    for name, resolved in prepared.resolved.items():
+        text = yaml.safe_dump(_without_seed(resolved.config), sort_keys=False, allow_unicode=True)
+        write_text(folder / CONFIGS / f"{name}.yaml", text)
+    return said
+
+
+def _agree(folder: Path, prepared: Prepared) -> str:
+    old, new = to_plain(read_plan(folder)), to_plain(prepared.plan)
+    before, now = {arm["name"]: arm for arm in old["arms"]}, {arm["name"]: arm for arm in new["arms"]}
+    problems = [f"the arm {name} is not in it" for name in now if name not in before]
+    problems += [f"its arm {name} is gone" for name in before if name not in now]
+    keys = ("budget", "equalise", "allow", "equivalence")
+    problems += changes({key: old[key] for key in keys}, {key: new[key] for key in keys})
+    if not problems and old["arms"][0]["name"] != new["arms"][0]["name"]:
+        problems.append(f"its baseline is {old['arms'][0]['name']}, not {new['arms'][0]['name']}")
+    for name in now:
+        if name in before:
+            found = _config_changes(folder / CONFIGS / f"{name}.yaml", prepared.resolved[name])
+            problems += [f"arm {name}: {change}" for change in found]
+    if problems:
+        raise PlanError([f"{folder} holds another plan: {problem}" for problem in problems] + [_REMEDY])
+    added = [str(seed) for seed in new["seeds"] if seed not in old["seeds"]]
+    gone = [str(seed) for seed in old["seeds"] if seed not in new["seeds"]]
+    parts = [f"seeds added: {', '.join(added)}"] * bool(added) + [f"seeds left out: {', '.join(gone)}"] * bool(gone)
+    return "; ".join(parts)
+
+
+_REMEDY = "give the new plan a folder of its own by name=..., or begin again by overwrite=true"
+
+
+def _config_changes(file: Path, resolved: Resolved) -> list[str]:
+    if not file.is_file():  # the command was killed between the plan and this file: no run had begun
+        return []
+    stored = yaml.safe_load(file.read_text(encoding="utf-8"))
+    return changes(stored, yaml.safe_load(yaml.safe_dump(_without_seed(resolved.config))))
+
+
+def _without_seed(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if key != "seed"}
+
+
+def _check_numbers(page: Ablation) -> None:
+    problems = []
+    if not page.seeds:
+        problems.append("seeds=[]: give at least one seed")
+    twice = sorted({seed for seed in page.seeds if page.seeds.count(seed) > 1})
+    if twice:
+        listed = ", ".join(map(str, twice))
+        problems.append(f"seeds={page.seeds}: {listed} is given twice; a run counts once")
+    problems += [f"seeds: {seed} is negative" for seed in page.seeds if seed < 0]
+    if not 0 <= page.equivalence < 1:
+        problems.append(f"ablation.equivalence={page.equivalence}: give a fraction of AP from 0 to 1, such as 0.005")
+    _raise_if(problems)
+
+
+def _common(page: Ablation, typed: Sequence[str]) -> list[str]:
+    keys = {_key(text) for text in typed}
+    try:
+        own = [override(key, value) for key, value in (page.common or {}).items() if key.lstrip("+") not in keys]
+    except ValueError as error:
+        raise PlanError([f"common: {error}"]) from error
+    return [*own, *typed]
+
+
+def _refuse_typed_factors(arms: Iterable[Arm], typed: Sequence[str]) -> None:
+    taken = {key.lstrip("+~"): arm.name for arm in arms for key in arm.factors}
+    _raise_if(
+        f"{text}: {_key(text)} is what the arms differ in (arm {taken[_key(text)]}); leave it out, or change "
+        "the plan's factors"
+        for text in typed
+        if _key(text) in taken
+    )
+
+
+def _key(text: str) -> str:
+    return text.lstrip("+~").partition("=")[0]
+
+
+def _notes(baseline: tuple[Arm, Resolved], arm: tuple[Arm, Resolved]) -> list[str]:
+    if arm[0] is baseline[0]:
+        return []
+    ours, theirs = (_without_seed(resolved.config) for resolved in (baseline[1], arm[1]))
+    if ours == theirs:
+        return [f"configured exactly as {baseline[0].name}: any difference is noise"]
+    levels = [key for key, level in arm[0].factors.items() if baseline[0].factors.get(key, level) != level]
+    if len(levels) > 1:
+        return [f"differs from {baseline[0].name} in {' and '.join(levels)}: the difference belongs to them together"]
+    return []
+
+
+def _shared(problems: Mapping[str, list[str]]) -> list[str]:
+    """Problems by arm; those that all arms have are named once."""
+    everywhere = [p for p in next(iter(problems.values()), []) if all(p in found for found in problems.values())]
+    if len(problems) < 2:
+        everywhere = []
+    own = [f"arm {name}: {p}" for name, found in problems.items() for p in found if p not in everywhere]
+    return [f"all arms: {problem}" for problem in everywhere] + own
+
+
+def _raise_if(problems: Iterable[str]) -> None:
+    if listed := list(problems):
+        raise PlanError(listed)

@@ -1,0 +1,280 @@
+"""``ablate``: from a plan to a verdict. The plan and its mistakes come before torch, torch before the first run."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from detfuse.ablation.control import environment_differences
+from detfuse.ablation.design import Ablation, PlanError, override
+from detfuse.ablation.launcher import LocalLauncher
+from detfuse.ablation.monitor import Monitor
+from detfuse.ablation.outline import plan_text, runs_table
+from detfuse.ablation.plan import Prepared, prepare, store
+from detfuse.ablation.records import Plan, Run
+from detfuse.ablation.runner import LOG, Job, Runner, state_of
+from detfuse.ablation.storage import PLAN, STATE, read_plan
+from detfuse.cli import run_folder
+from detfuse.cli.jobs import Invocation, UserError, told_plainly
+from detfuse.config import AblateSettings
+
+if TYPE_CHECKING:
+    from detfuse.ablation.probe import Facts
+
+_RUNS = "runs"
+_ENVIRONMENT = "environment.json"
+_EXIT = {signal.SIGTERM: 143, signal.SIGINT: 130}  # 128 + the signal, as shells have it
+
+
+def run(invocation: Invocation) -> None:
+    """Plan, try every arm, run what is not finished, conclude.
+
+    Raises:
+        UserError: whatever the user can put right; runs that are missing at the end.
+    """
+    with told_plainly():
+        settings = AblateSettings(**{field.name: invocation.config[field.name] for field in fields(AblateSettings)})
+        page = _page(invocation, settings)
+    if invocation.multirun:
+        raise UserError("-m: an ablation is a sweep of its own; give the values as levels of a factor")
+    name = invocation.choices["ablation"] if settings.name == "auto" else settings.name
+    folder = Path(settings.runs_dir).expanduser() / settings.project / name
+    if settings.report_only:
+        _conclude_again(folder)
+        return
+    with told_plainly():
+        prepared = prepare(page, name, _common(invocation), _flags(invocation))
+        prepared, facts = _tried(prepared, folder, settings)
+    print(
+        plan_text(prepared.plan, facts, folder=str(folder), jobs=settings.jobs, resolution=_resolution(prepared, facts))
+    )
+    if settings.plan_only:
+        return
+    with _claimed(folder, settings), told_plainly():
+        said = store(folder, prepared)
+        print(f"\n{said}" if said else "", flush=True)
+        slots = _slots(settings.jobs, prepared)
+        jobs = _jobs(prepared, folder)
+        _refuse_other_environment(jobs, slots, prepared.plan)
+        runs = _run_all(jobs, slots, facts, folder)
+    conclude(folder, prepared.plan, runs)
+    missing = [run for run in runs if run.state != "finished"]
+    if missing:
+        raise UserError(f"{len(missing)} of {len(runs)} runs are missing; start the same command to try them again")
+
+
+def conclude(folder: Path, plan: Plan, runs: Sequence[Run]) -> None:
+    """What the runs say.
+
+    Args:
+        folder: of the ablation.
+        plan: what was planned.
+        runs: every planned run, finished or not.
+    """
+    print(f"\n{plan.name}: {len(plan.arms)} arms x {len(plan.seeds)} seeds, the last checkpoint of each run\n")
+    print(runs_table(runs))
+    print(f"\nfolder: {folder}", flush=True)
+
+
+def _conclude_again(folder: Path) -> None:
+    with told_plainly():
+        plan = read_plan(folder)
+        runs = [
+            state_of(Job(arm.name, seed, _folder(folder, arm.name, seed), ()))
+            for seed in plan.seeds
+            for arm in plan.arms
+        ]
+    conclude(folder, plan, runs)
+
+
+# ---- the plan
+
+
+def _page(invocation: Invocation, settings: AblateSettings) -> Ablation:
+    node = invocation.config["ablation"]
+    option = invocation.choices["ablation"]
+    known = [field.name for field in fields(Ablation)]
+    if not isinstance(node, dict) or "_target_" not in node:
+        target = f"{Ablation.__module__}.{Ablation.__qualname__}"
+        raise UserError(
+            f"ablation={option}: its YAML is no plan; begin it with `_target_: {target}`, then {', '.join(known)}"
+        )
+    page = Ablation(**{key: value for key, value in node.items() if key in known})
+    typed = {name: getattr(settings, name) for name in ("seeds", "budget", "allow")}
+    return replace(page, **{name: value for name, value in typed.items() if value is not None})
+
+
+def _common(invocation: Invocation) -> list[str]:
+    """What was typed besides the ablation's own settings: overrides of ``train`` for all arms."""
+    own = {field.name for field in fields(AblateSettings)} | {"ablation"}
+    return [text for text in invocation.typed if text.lstrip("+~").partition("=")[0].split(".")[0] not in own]
+
+
+def _flags(invocation: Invocation) -> list[str]:
+    directories = invocation.directories[1:]
+    return ["--config-dir", str(directories[0])] if directories else []
+
+
+def _tried(prepared: Prepared, folder: Path, settings: AblateSettings) -> tuple[Prepared, dict[str, Facts]]:
+    """Build every arm before the first run; complete what their choices bring along."""
+    start = time.perf_counter()
+    from detfuse.ablation.probe import probe, strides_differ
+
+    startup = time.perf_counter() - start
+    done = not settings.overwrite and all(state_of(job).state == "finished" for job in _jobs(prepared, folder))
+    plan = prepared.plan
+    configs = {name: resolved.config for name, resolved in prepared.resolved.items()}
+    facts = probe(configs, startup=None if done else startup, threads=_threads(settings.jobs))
+    if "levels" not in plan.allow and (problems := strides_differ(plan.baseline.name, facts)):
+        raise PlanError(problems)
+    base = facts[plan.baseline.name]
+    brought = {name: {**pairs, **base.compare(facts[name])} for name, pairs in plan.covariates.items()}
+    return replace(prepared, plan=replace(plan, covariates=brought)), facts
+
+
+def _resolution(prepared: Prepared, facts: Mapping[str, Facts]) -> str:
+    """The smallest difference that this number of seeds and images can resolve, for people."""
+    return ""
+
+
+# ---- the runs
+
+
+def _folder(folder: Path, arm: str, seed: int) -> Path:
+    return folder / _RUNS / arm / f"seed-{seed}"
+
+
+def _jobs(prepared: Prepared, folder: Path) -> list[Job]:
+    """All runs, seed by seed, so that an ablation cut short has whole pairs."""
+    plan = prepared.plan
+    return [
+        Job(
+            arm.name,
+            seed,
+            _folder(folder, arm.name, seed),
+            (
+                *(sys.executable, "-P", "-m", "detfuse.cli.arm"),
+                *prepared.argv(arm, seed),
+                override("runs_dir", str(folder / _RUNS)),
+                *(f"project={arm.name}", f"name=seed-{seed}", "resume=true", "evaluate=last"),
+            ),
+        )
+        for seed in plan.seeds
+        for arm in plan.arms
+    ]
+
+
+def begin(folder: Path) -> None:
+    """Make a run folder ready: ``train resume=true`` goes on from its last checkpoint, or begins in an emptied one."""
+    if (folder / run_folder.CONFIG).is_file() and (folder / run_folder.LAST).is_file():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    for entry in folder.iterdir():
+        if entry.name in (LOG, STATE):
+            continue
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+    (folder / run_folder.CONFIG).touch()
+
+
+def _run_all(
+    jobs: Sequence[Job], slots: Sequence[Mapping[str, str]], facts: Mapping[str, Facts], folder: Path
+) -> list[Run]:
+    epochs = {name: arm.num_epochs for name, arm in facts.items()}
+    predicted = {name: arm.seconds or 0.0 for name, arm in facts.items()}
+    with _stopped_by_signals(folder), Monitor(epochs, predicted, slots=len(slots)) as monitor:
+        return Runner(LocalLauncher(), slots, begin, monitor).run(jobs)
+
+
+@contextmanager
+def _stopped_by_signals(folder: Path) -> Iterator[None]:
+    """SIGTERM and SIGINT end the runs too, and say how to go on."""
+
+    def stop(number: int, _: Any) -> None:
+        raise SystemExit(_EXIT[signal.Signals(number)])
+
+    before = {number: signal.signal(number, stop) for number in _EXIT}
+    try:
+        yield
+    except SystemExit:
+        print(f"\nstopped: what is finished in {folder} is kept; start the same command to go on", file=sys.stderr)
+        raise
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _claimed(folder: Path, settings: AblateSettings) -> Iterator[None]:
+    """Hold the ablation's folder; delete what was in it if that was asked for."""
+    foreign = folder.exists() and any(entry.name != run_folder.LOCK for entry in folder.iterdir())
+    if foreign and not (folder / PLAN).is_file():
+        raise UserError(f"{folder} is not empty and has no {PLAN}, so it is no ablation's: give another name=")
+    folder.mkdir(parents=True, exist_ok=True)
+    with run_folder.locked(folder):
+        if settings.overwrite:
+            for entry in folder.iterdir():
+                if entry.is_dir() and not entry.is_symlink():
+                    shutil.rmtree(entry)
+                elif entry.name != run_folder.LOCK:
+                    entry.unlink()
+        yield
+
+
+def _slots(jobs: int, prepared: Prepared) -> list[dict[str, str]]:
+    """The environment of each place for a run: its share of the threads, and a GPU of its own where there are any."""
+    import torch
+
+    trainer = prepared.resolved[prepared.plan.baseline.name].config["trainer"]
+    several = trainer["devices"] not in (1, "1")
+    if several and jobs > 1:
+        raise UserError(
+            f"jobs={jobs} with trainer.devices={trainer['devices']}: a run that takes several devices runs alone"
+        )
+    threads = {"OMP_NUM_THREADS": str(_threads(jobs))}
+    gpus: list[str] = []
+    if torch.cuda.is_available() and trainer["accelerator"] in ("auto", "gpu", "cuda") and not several:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        gpus = visible.split(",") if visible else [str(index) for index in range(torch.cuda.device_count())]
+    return [{**threads, **({"CUDA_VISIBLE_DEVICES": gpus[place % len(gpus)]} if gpus else {})} for place in range(jobs)]
+
+
+def _threads(jobs: int) -> int:
+    if given := os.environ.get("OMP_NUM_THREADS"):
+        return int(given)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // jobs)
+
+
+def _refuse_other_environment(jobs: Sequence[Job], slots: Sequence[Mapping[str, str]], plan: Plan) -> None:
+    """Runs that were made with other versions are no pair of those that come now."""
+    from detfuse.training.environment import environment
+
+    if "environment" in plan.allow:
+        return
+    now = {**environment(), "threads": slots[0]["OMP_NUM_THREADS"]}
+    for job in jobs:
+        file = job.folder / _ENVIRONMENT
+        if not file.is_file() or not (job.folder / run_folder.LAST).is_file():  # it begins again
+            continue
+        then = json.loads(file.read_text(encoding="utf-8"))
+        found = environment_differences(then, now)
+        if "CUDA_VISIBLE_DEVICES" in slots[0]:
+            found.pop("device", None)  # a run sees only its own GPU
+        if found:
+            listed = "; ".join(f"{key}: {before} -> {after}" for key, (before, after) in found.items())
+            raise UserError(
+                f"{job.folder} was made in another environment ({listed}), and arms that differ in it cannot be "
+                "compared: go back to it, begin again by overwrite=true, or say allow=[environment]"
+            )
