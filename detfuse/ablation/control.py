@@ -37,7 +37,7 @@ _ABSENT = object()
 def confounds(baseline: tuple[Arm, Resolved], arm: tuple[Arm, Resolved]) -> list[str]:
     """Every difference between two arms that is not what is compared, with the reason why it is refused."""
     declared = _declared(baseline[0], arm[0])
-    areas = [area for key in declared for area in _areas(key)]
+    areas = [area for key in (*declared, *_matched(baseline[0]), *_matched(arm[0])) for area in _areas(key)]
     aspects = sorted({_aspect(key) for key in declared}) if _is_explicit(baseline[0], arm[0]) else []
     between = f"{arm[0].name} and {baseline[0].name}"
     problems = []
@@ -95,6 +95,12 @@ def _declared(baseline: Arm, arm: Arm) -> list[str]:
     """Keys of the factors in which two arms were meant to differ."""
     keys = dict.fromkeys([*baseline.factors, *arm.factors])
     return [k for k in keys if baseline.factors.get(k, _ABSENT) != arm.factors.get(k, _ABSENT)]
+
+
+def _matched(arm: Arm) -> list[str]:
+    """Keys that were set to hold something equal to the baseline (budget, equalisation): what else an arm overrides."""
+    keys = [text.partition("=")[0] for text in arm.overrides]
+    return [key for key in keys if key not in arm.factors]
 
 
 def _is_explicit(baseline: Arm, arm: Arm) -> bool:

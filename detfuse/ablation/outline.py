@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
+from itertools import chain, repeat
 from typing import TYPE_CHECKING
 
 from detfuse.ablation.monitor import clock, points
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from detfuse.ablation.probe import Facts
 
 _WIDTH = 118
-_LONGEST = 90  # characters of one override
+_LONGEST = 60  # characters of one override or value
 _BUDGETS = {
     "free": "free: each arm costs what it costs",
     "params": "parameters as the baseline's, within 2 %",
@@ -77,18 +78,21 @@ def _arms(plan: Plan) -> list[str]:
     lines = []
     for arm in plan.arms:
         name = f"{arm.name} (baseline)" if arm is plan.baseline else arm.name
-        lines.append(f"{name:<{width}}  {' '.join(map(_short, arm.overrides)) or 'as it is'}".rstrip())
+        lines += _wrapped(" ".join(map(_short, arm.overrides)) or "as it is", indent, first=f"{name:<{width}}  ")
         brought = plan.covariates.get(arm.name, {})
         if brought:
-            listed = "; ".join(f"{setting} {ours} -> {theirs}" for setting, (ours, theirs) in brought.items())
+            listed = "; ".join(
+                f"{setting} {_short(ours)} -> {_short(theirs)}" for setting, (ours, theirs) in brought.items()
+            )
             lines += _wrapped(f"brings along: {listed}", indent)
         for note in arm.notes:
             lines += _wrapped(f"note: {note}", indent)
     return lines
 
 
-def _wrapped(text: str, indent: str) -> list[str]:
-    return textwrap.wrap(text, _WIDTH, initial_indent=indent, subsequent_indent=indent + "  ")
+def _wrapped(text: str, indent: str, first: str | None = None) -> list[str]:
+    start = indent if first is None else first
+    return textwrap.wrap(text, _WIDTH, initial_indent=start, subsequent_indent=indent + "  ", break_on_hyphens=False)
 
 
 def _time(plan: Plan, facts: Mapping[str, Facts], jobs: int) -> str:
@@ -104,7 +108,13 @@ def _time(plan: Plan, facts: Mapping[str, Facts], jobs: int) -> str:
 
 
 def _row(name: str, text: str) -> str:
-    return textwrap.fill(text, _WIDTH, initial_indent=f"{name:<10}", subsequent_indent=" " * 10, break_on_hyphens=False)
+    indent = " " * 10
+    heads = chain([f"{name:<10}"], repeat(indent))
+    lines = zip(heads, text.splitlines() or [""], strict=False)
+    return "\n".join(
+        textwrap.fill(line, _WIDTH, initial_indent=head, subsequent_indent=indent, break_on_hyphens=False)
+        for head, line in lines
+    )
 
 
 def _short(text: str) -> str:

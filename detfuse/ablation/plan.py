@@ -82,8 +82,37 @@ def resolved_plan(plan: Plan, flags: Sequence[str] = ()) -> Prepared:
     baseline = pairs[plan.baseline.name]
     _raise_if(_shared({arm.name: confounds(baseline, pairs[arm.name]) for arm in plan.arms[1:]}))
     brought = {arm.name: covariates(baseline, pairs[arm.name]) for arm in plan.arms[1:]}
-    arms = tuple(replace(arm, notes=(*arm.notes, *_notes(baseline, pairs[arm.name]))) for arm in plan.arms)
+    notes = {arm.name: dict.fromkeys([*arm.notes, *_notes(baseline, pairs[arm.name])]) for arm in plan.arms}
+    arms = tuple(replace(arm, notes=tuple(notes[arm.name])) for arm in plan.arms)
     return Prepared(replace(plan, arms=arms, covariates=brought), resolved, tuple(flags))
+
+
+@dataclass(frozen=True)
+class Change:
+    """What is done to an arm so that something is held equal to the baseline.
+
+    Attributes:
+        overrides: added to the arm's.
+        note: for the report; empty if there is nothing to say.
+    """
+
+    overrides: tuple[str, ...]
+    note: str = ""
+
+
+def changed(prepared: Prepared, changes_of: Mapping[str, Change]) -> Prepared:
+    """The plan with some arms changed (arm -> change), checked and resolved again.
+
+    Raises:
+        PlanError: see :func:`prepare`.
+    """
+    plan = prepared.plan
+    arms = []
+    for arm in plan.arms:
+        change = changes_of.get(arm.name, Change(()))
+        notes = (*arm.notes, change.note) if change.note else arm.notes
+        arms.append(replace(arm, overrides=(*arm.overrides, *change.overrides), notes=notes))
+    return resolved_plan(replace(plan, arms=tuple(arms)), prepared.flags)
 
 
 def store(folder: Path, prepared: Prepared) -> str:

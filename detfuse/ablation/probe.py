@@ -58,20 +58,43 @@ class Facts:
         return {name: values for name, values in rows.items() if values[0] != values[1]}
 
 
-def probe(configs: Mapping[str, Mapping[str, Any]], *, startup: float | None, threads: int) -> dict[str, Facts]:
+Read = dict[str, DetectionDataModule]
+"""Data that was read already, by its configuration."""
+
+
+def data_of(config: Mapping[str, Any], divisor: int, read: Read) -> DetectionDataModule:
+    """An arm's data, set up; arms of one data set share it.
+
+    Args:
+        config: plain and resolved.
+        divisor: what image sizes are padded to a multiple of.
+        read: what was read before; it is added to.
+    """
+    key = json.dumps([config["data"], divisor])
+    if key not in read:
+        data = build_data(config, divisor)
+        data.prepare_data()
+        data.setup("fit")
+        read[key] = data
+    return read[key]
+
+
+def probe(
+    configs: Mapping[str, Mapping[str, Any]], *, startup: float | None, threads: int, read: Read
+) -> dict[str, Facts]:
     """Build every arm, give it a batch of training and one of validation.
 
     Args:
         configs: arm -> resolved configuration of ``train``.
         startup: seconds that a process takes to import everything; None: nothing is timed.
         threads: of a run on the CPU.
+        read: see :func:`data_of`.
 
     Raises:
         PlanError: naming every arm that cannot be built, and why.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
-    read: dict[str, DetectionDataModule] = {}
     facts, problems = {}, []
     try:
         for name, config in configs.items():
@@ -104,16 +127,10 @@ def _strides(strides: tuple[int, ...]) -> str:
     return f"stride {listed}" if len(strides) == 1 else f"strides {listed}"
 
 
-def _try(config: Mapping[str, Any], startup: float | None, read: dict[str, DetectionDataModule]) -> Facts:
+def _try(config: Mapping[str, Any], startup: float | None, read: Read) -> Facts:
     start = time.perf_counter()
     backbone = build_backbone(config)
-    divisor = size_divisor(backbone.out_spec)
-    key = json.dumps([config["data"], divisor])
-    if key not in read:
-        read[key] = build_data(config, divisor)
-        read[key].prepare_data()
-        read[key].setup("fit")
-    data = read[key]
+    data = data_of(config, size_divisor(backbone.out_spec), read)
     detector = build_detector(config, len(data.categories), backbone)
     built = time.perf_counter() - start
     seconds = _tried(config, detector, data, timed=startup is not None)
@@ -131,7 +148,7 @@ def _try(config: Mapping[str, Any], startup: float | None, read: dict[str, Detec
 
 def _tried(config: Mapping[str, Any], detector: Detector, data: DetectionDataModule, *, timed: bool) -> float:
     """Predicted seconds of training and validation, from a few steps of each."""
-    device = torch.device("cuda" if _wants_gpu(config) else "cpu")
+    device = device_of(config)
     detector = detector.to(device)
     train, load = _batch(data.train_dataloader(), device)
     val, load_val = _batch(data.val_dataloader(), device)
@@ -205,8 +222,10 @@ def _seconds(call: Callable[[], None], device: torch.device, *, timed: bool) -> 
     return later[len(later) // 2]
 
 
-def _wants_gpu(config: Mapping[str, Any]) -> bool:
-    return config["trainer"]["accelerator"] in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+def device_of(config: Mapping[str, Any]) -> torch.device:
+    """What a run of this configuration computes on."""
+    wanted = config["trainer"]["accelerator"] in ("auto", "gpu", "cuda")
+    return torch.device("cuda" if wanted and torch.cuda.is_available() else "cpu")
 
 
 def _precision(config: Mapping[str, Any], device: torch.device) -> AbstractContextManager[Any]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
 import signal
 import sys
@@ -14,24 +12,22 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from detfuse.ablation.control import environment_differences
-from detfuse.ablation.design import Ablation, PlanError, override
+from detfuse.ablation.design import Ablation, PlanError
 from detfuse.ablation.launcher import LocalLauncher
 from detfuse.ablation.monitor import Monitor
 from detfuse.ablation.outline import plan_text, runs_table
 from detfuse.ablation.plan import Prepared, prepare, store
 from detfuse.ablation.records import Plan, Run
-from detfuse.ablation.runner import LOG, Job, Runner, state_of
-from detfuse.ablation.storage import PLAN, STATE, read_plan
+from detfuse.ablation.runner import Job, Runner, state_of
+from detfuse.ablation.storage import PLAN, read_plan
 from detfuse.cli import run_folder
+from detfuse.cli.ablation_jobs import begin, folder_of, jobs_of, refuse_other_environment, slots_of, threads_of
 from detfuse.cli.jobs import Invocation, UserError, told_plainly
 from detfuse.config import AblateSettings
 
 if TYPE_CHECKING:
     from detfuse.ablation.probe import Facts
 
-_RUNS = "runs"
-_ENVIRONMENT = "environment.json"
 _EXIT = {signal.SIGTERM: 143, signal.SIGINT: 130}  # 128 + the signal, as shells have it
 
 
@@ -59,14 +55,14 @@ def run(invocation: Invocation) -> None:
     )
     if settings.plan_only:
         return
-    with _claimed(folder, settings), told_plainly():
-        said = store(folder, prepared)
+    with _claimed(folder, settings):
+        with told_plainly():
+            said = store(folder, prepared)
+            slots, jobs = slots_of(settings.jobs, prepared), jobs_of(prepared, folder)
+            refuse_other_environment(jobs, slots, prepared.plan)
         print(f"\n{said}" if said else "", flush=True)
-        slots = _slots(settings.jobs, prepared)
-        jobs = _jobs(prepared, folder)
-        _refuse_other_environment(jobs, slots, prepared.plan)
         runs = _run_all(jobs, slots, facts, folder)
-    conclude(folder, prepared.plan, runs)
+        conclude(folder, prepared.plan, runs)
     missing = [run for run in runs if run.state != "finished"]
     if missing:
         raise UserError(f"{len(missing)} of {len(runs)} runs are missing; start the same command to try them again")
@@ -89,7 +85,7 @@ def _conclude_again(folder: Path) -> None:
     with told_plainly():
         plan = read_plan(folder)
         runs = [
-            state_of(Job(arm.name, seed, _folder(folder, arm.name, seed), ()))
+            state_of(Job(arm.name, seed, folder_of(folder, arm.name, seed), ()))
             for seed in plan.seeds
             for arm in plan.arms
         ]
@@ -130,10 +126,10 @@ def _tried(prepared: Prepared, folder: Path, settings: AblateSettings) -> tuple[
     from detfuse.ablation.probe import probe, strides_differ
 
     startup = time.perf_counter() - start
-    done = not settings.overwrite and all(state_of(job).state == "finished" for job in _jobs(prepared, folder))
+    done = not settings.overwrite and all(state_of(job).state == "finished" for job in jobs_of(prepared, folder))
     plan = prepared.plan
     configs = {name: resolved.config for name, resolved in prepared.resolved.items()}
-    facts = probe(configs, startup=None if done else startup, threads=_threads(settings.jobs))
+    facts = probe(configs, startup=None if done else startup, threads=threads_of(settings.jobs), read={})
     if "levels" not in plan.allow and (problems := strides_differ(plan.baseline.name, facts)):
         raise PlanError(problems)
     base = facts[plan.baseline.name]
@@ -147,45 +143,6 @@ def _resolution(prepared: Prepared, facts: Mapping[str, Facts]) -> str:
 
 
 # ---- the runs
-
-
-def _folder(folder: Path, arm: str, seed: int) -> Path:
-    return folder / _RUNS / arm / f"seed-{seed}"
-
-
-def _jobs(prepared: Prepared, folder: Path) -> list[Job]:
-    """All runs, seed by seed, so that an ablation cut short has whole pairs."""
-    plan = prepared.plan
-    return [
-        Job(
-            arm.name,
-            seed,
-            _folder(folder, arm.name, seed),
-            (
-                *(sys.executable, "-P", "-m", "detfuse.cli.arm"),
-                *prepared.argv(arm, seed),
-                override("runs_dir", str(folder / _RUNS)),
-                *(f"project={arm.name}", f"name=seed-{seed}", "resume=true", "evaluate=last"),
-            ),
-        )
-        for seed in plan.seeds
-        for arm in plan.arms
-    ]
-
-
-def begin(folder: Path) -> None:
-    """Make a run folder ready: ``train resume=true`` goes on from its last checkpoint, or begins in an emptied one."""
-    if (folder / run_folder.CONFIG).is_file() and (folder / run_folder.LAST).is_file():
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    for entry in folder.iterdir():
-        if entry.name in (LOG, STATE):
-            continue
-        if entry.is_dir() and not entry.is_symlink():
-            shutil.rmtree(entry)
-        else:
-            entry.unlink()
-    (folder / run_folder.CONFIG).touch()
 
 
 def _run_all(
@@ -230,51 +187,3 @@ def _claimed(folder: Path, settings: AblateSettings) -> Iterator[None]:
                 elif entry.name != run_folder.LOCK:
                     entry.unlink()
         yield
-
-
-def _slots(jobs: int, prepared: Prepared) -> list[dict[str, str]]:
-    """The environment of each place for a run: its share of the threads, and a GPU of its own where there are any."""
-    import torch
-
-    trainer = prepared.resolved[prepared.plan.baseline.name].config["trainer"]
-    several = trainer["devices"] not in (1, "1")
-    if several and jobs > 1:
-        raise UserError(
-            f"jobs={jobs} with trainer.devices={trainer['devices']}: a run that takes several devices runs alone"
-        )
-    threads = {"OMP_NUM_THREADS": str(_threads(jobs))}
-    gpus: list[str] = []
-    if torch.cuda.is_available() and trainer["accelerator"] in ("auto", "gpu", "cuda") and not several:
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-        gpus = visible.split(",") if visible else [str(index) for index in range(torch.cuda.device_count())]
-    return [{**threads, **({"CUDA_VISIBLE_DEVICES": gpus[place % len(gpus)]} if gpus else {})} for place in range(jobs)]
-
-
-def _threads(jobs: int) -> int:
-    if given := os.environ.get("OMP_NUM_THREADS"):
-        return int(given)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // jobs)
-
-
-def _refuse_other_environment(jobs: Sequence[Job], slots: Sequence[Mapping[str, str]], plan: Plan) -> None:
-    """Runs that were made with other versions are no pair of those that come now."""
-    from detfuse.training.environment import environment
-
-    if "environment" in plan.allow:
-        return
-    now = {**environment(), "threads": slots[0]["OMP_NUM_THREADS"]}
-    for job in jobs:
-        file = job.folder / _ENVIRONMENT
-        if not file.is_file() or not (job.folder / run_folder.LAST).is_file():  # it begins again
-            continue
-        then = json.loads(file.read_text(encoding="utf-8"))
-        found = environment_differences(then, now)
-        if "CUDA_VISIBLE_DEVICES" in slots[0]:
-            found.pop("device", None)  # a run sees only its own GPU
-        if found:
-            listed = "; ".join(f"{key}: {before} -> {after}" for key, (before, after) in found.items())
-            raise UserError(
-                f"{job.folder} was made in another environment ({listed}), and arms that differ in it cannot be "
-                "compared: go back to it, begin again by overwrite=true, or say allow=[environment]"
-            )

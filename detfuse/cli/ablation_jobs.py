@@ -1,0 +1,115 @@
+"""The runs of an ablation as ``train`` makes them: their command lines, folders, share of the machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from detfuse.ablation.control import environment_differences
+from detfuse.ablation.design import override
+from detfuse.ablation.plan import Prepared
+from detfuse.ablation.records import Plan
+from detfuse.ablation.runner import LOG, Job
+from detfuse.ablation.storage import STATE
+from detfuse.cli import run_folder
+from detfuse.cli.jobs import UserError
+
+_RUNS = "runs"
+_ENVIRONMENT = "environment.json"
+
+
+def folder_of(folder: Path, arm: str, seed: int) -> Path:
+    """The run folder of an arm under a seed, in an ablation's folder."""
+    return folder / _RUNS / arm / f"seed-{seed}"
+
+
+def jobs_of(prepared: Prepared, folder: Path) -> list[Job]:
+    """All runs, seed by seed, so that an ablation cut short has whole pairs."""
+    plan = prepared.plan
+    return [
+        Job(
+            arm.name,
+            seed,
+            folder_of(folder, arm.name, seed),
+            (
+                *(sys.executable, "-P", "-m", "detfuse.cli.arm"),
+                *prepared.argv(arm, seed),
+                override("runs_dir", str(folder / _RUNS)),
+                *(f"project={arm.name}", f"name=seed-{seed}", "resume=true", "evaluate=last"),
+            ),
+        )
+        for seed in plan.seeds
+        for arm in plan.arms
+    ]
+
+
+def begin(folder: Path) -> None:
+    """Make a run folder ready: ``train resume=true`` goes on from its last checkpoint, or begins in an emptied one."""
+    if (folder / run_folder.CONFIG).is_file() and (folder / run_folder.LAST).is_file():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    for entry in folder.iterdir():
+        if entry.name in (LOG, STATE):
+            continue
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+    (folder / run_folder.CONFIG).touch()
+
+
+def slots_of(jobs: int, prepared: Prepared) -> list[dict[str, str]]:
+    """The environment of each place for a run: its share of the threads, and a GPU of its own where there are any."""
+    import torch
+
+    trainer = prepared.resolved[prepared.plan.baseline.name].config["trainer"]
+    several = trainer["devices"] not in (1, "1")
+    if several and jobs > 1:
+        raise UserError(
+            f"jobs={jobs} with trainer.devices={trainer['devices']}: a run that takes several devices runs alone"
+        )
+    threads = {"OMP_NUM_THREADS": str(threads_of(jobs))}
+    gpus: list[str] = []
+    if torch.cuda.is_available() and trainer["accelerator"] in ("auto", "gpu", "cuda") and not several:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        gpus = visible.split(",") if visible else [str(index) for index in range(torch.cuda.device_count())]
+    return [{**threads, **({"CUDA_VISIBLE_DEVICES": gpus[place % len(gpus)]} if gpus else {})} for place in range(jobs)]
+
+
+def threads_of(jobs: int) -> int:
+    """Threads of each run: its share of the cores, unless the environment says it."""
+    if given := os.environ.get("OMP_NUM_THREADS"):
+        return int(given.split(",")[0])
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // jobs)
+
+
+def refuse_other_environment(jobs: Sequence[Job], slots: Sequence[Mapping[str, str]], plan: Plan) -> None:
+    """Runs that were made with other versions are no pair of those that come now.
+
+    Raises:
+        UserError: naming a run and what differs, unless the plan allows it.
+    """
+    from detfuse.training.environment import environment
+
+    if "environment" in plan.allow:
+        return
+    now = {**environment(), "threads": slots[0]["OMP_NUM_THREADS"]}
+    for job in jobs:
+        file = job.folder / _ENVIRONMENT
+        if not file.is_file() or not (job.folder / run_folder.LAST).is_file():  # it begins again
+            continue
+        then = json.loads(file.read_text(encoding="utf-8"))
+        found = environment_differences(then, now)
+        if "CUDA_VISIBLE_DEVICES" in slots[0]:
+            found.pop("device", None)  # a run sees only its own GPU
+        if found:
+            listed = "; ".join(f"{key}: {before} -> {after}" for key, (before, after) in found.items())
+            raise UserError(
+                f"{job.folder} was made in another environment ({listed}), and arms that differ in it cannot be "
+                "compared: go back to it, begin again by overwrite=true, or say allow=[environment]"
+            )

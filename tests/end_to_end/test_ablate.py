@@ -1,0 +1,143 @@
+"""An ablation as a user runs it: planned, killed in the middle, started again, changed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from commands import REPOSITORY, TINY, run
+
+PAGE = """\
+_target_: detfuse.ablation.design.Ablation
+factors: {neck: [unfused, fpn]}
+"""
+SMALL = (*TINY, "trainer.max_epochs=1", "callbacks.pictures=null")
+COMMAND = ("--config-dir", "my", "ablation=mine", *SMALL, "seeds=[0]")
+FOLDER = Path("runs/ablations/mine")
+
+
+def states(folder: Path) -> dict[str, dict[str, object]]:
+    files = (folder / FOLDER / "runs").glob("*/*/state.json")
+    return {"/".join(file.parts[-3:-1]): json.loads(file.read_text()) for file in files}
+
+
+def user(folder: Path) -> Path:
+    (folder / "my" / "ablation").mkdir(parents=True)
+    (folder / "my" / "ablation" / "mine.yaml").write_text(PAGE)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, dict[str, dict[str, object]]]:
+    """An ablation killed when its first run was finished and started again: folder, output, states at the kill."""
+    folder = user(tmp_path_factory.mktemp("killed"))
+    process = subprocess.Popen(
+        [sys.executable, str(REPOSITORY / "scripts" / "ablate.py"), *COMMAND],
+        cwd=folder,
+        stdout=subprocess.DEVNULL,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    deadline = time.monotonic() + 300
+    while sum(state["state"] == "finished" for state in states(folder).values()) < 1 or len(states(folder)) < 2:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    at_kill = states(folder)
+    return folder, run("ablate", *COMMAND, folder=folder).stdout, at_kill
+
+
+def test_a_killed_ablation_goes_on_where_it_stopped(
+    interrupted: tuple[Path, str, dict[str, dict[str, object]]], tmp_path: Path
+) -> None:
+    folder, printed, at_kill = interrupted
+    done = [name for name, state in at_kill.items() if state["state"] == "finished"]
+    assert done == ["unfused/seed-0"]
+    assert "unfused seed 0: was finished" in printed
+    assert "fpn seed 0: started" in printed
+    now = states(folder)
+    assert [state["state"] for state in now.values()] == ["finished"] * 2
+    assert now["unfused/seed-0"] == at_kill["unfused/seed-0"]
+    assert printed.rstrip().endswith(f"folder: {FOLDER}")
+    run("train", *SMALL, "neck=fpn", "seed=0", "name=whole", "evaluate=last", folder=tmp_path)
+    for name in ("predictions.json", "metrics.json"):
+        whole = json.loads((tmp_path / "runs/default/whole" / name).read_text())
+        assert json.loads((folder / FOLDER / "runs/fpn/seed-0" / name).read_text()) == whole
+
+
+def test_the_last_checkpoint_is_scored(interrupted: tuple[Path, str, dict[str, dict[str, object]]]) -> None:
+    folder, _, _ = interrupted
+    log = (folder / FOLDER / "runs/fpn/seed-0/log.txt").read_text()
+    assert f"checkpoint: {FOLDER / 'runs/fpn/seed-0/checkpoints/last.ckpt'}" in log
+
+
+def test_a_finished_ablation_runs_nothing_again_and_a_changed_one_is_refused(
+    interrupted: tuple[Path, str, dict[str, dict[str, object]]],
+) -> None:
+    folder, _, _ = interrupted
+    before = states(folder)
+    printed = run("ablate", *COMMAND, folder=folder).stdout
+    assert "started" not in printed
+    assert states(folder) == before
+    refused = run("ablate", *COMMAND, "optimizer.lr=0.1", folder=folder, fails=True)
+    assert f"{FOLDER} holds another plan: arm unfused: optimizer.lr: 0.001 -> 0.1" in refused.stderr
+    assert "overwrite=true" in refused.stderr
+    assert states(folder) == before
+    assert run("ablate", *COMMAND, "report_only=true", folder=folder).stdout.count("finished") == 2
+
+
+def test_runs_of_another_environment_are_no_pairs(
+    interrupted: tuple[Path, str, dict[str, dict[str, object]]],
+) -> None:
+    folder, _, _ = interrupted
+    file = folder / FOLDER / "runs/fpn/seed-0/environment.json"
+    content = file.read_text()
+    file.write_text(json.dumps({**json.loads(content), "torch": "1.0.0"}))
+    refused = run("ablate", *COMMAND, folder=folder, fails=True)
+    file.write_text(content)
+    assert "runs/fpn/seed-0 was made in another environment (torch: 1.0.0 -> " in refused.stderr
+
+
+def test_arms_that_cannot_be_built_are_named_before_anything_runs(tmp_path: Path) -> None:
+    folder = user(tmp_path)
+    (folder / "my/ablation/bad.yaml").write_text(
+        "_target_: detfuse.ablation.design.Ablation\n"
+        "arms:\n"
+        "  fpn: {neck: fpn}\n"
+        "  wide: {neck: unfused, neck.topology.project: false}\n"
+        "  open: {neck: fpn, neck.topology: null}\n"
+    )
+    bad = ("--config-dir", "my", "ablation=bad", *TINY)
+    refused = run("ablate", *bad, folder=folder, fails=True)
+    assert "the ablation has 2 mistakes:" in refused.stderr
+    assert "arm wide cannot be built: " in refused.stderr
+    assert "arm open cannot be built: a graph neck needs a topology" in refused.stderr
+    assert not (folder / "runs").exists()
+
+
+def test_other_levels_must_be_allowed_and_a_plan_alone_leaves_nothing(tmp_path: Path) -> None:
+    folder = user(tmp_path)
+    (folder / "my/ablation/early.yaml").write_text(PAGE.replace("fpn", "early"))
+    command = ("--config-dir", "my", "ablation=early", *TINY, "plan_only=true")
+    refused = run("ablate", *command, folder=folder, fails=True)
+    assert "arm early: its head sees the stride 8, that of unfused the strides 8, 16, 32, 64, 128" in refused.stderr
+    printed = " ".join(run("ablate", *command, "allow=[levels]", folder=folder).stdout.split())
+    assert "levels strides 8, 16, 32, 64, 128 -> stride 8" in printed
+    assert "per run" in printed
+    assert not (folder / "runs").exists()
+
+
+def test_a_sweep_of_ablations_and_unknown_settings_are_refused(tmp_path: Path) -> None:
+    assert "an ablation is a sweep of its own" in run("ablate", "-m", "seeds=[0]", folder=tmp_path, fails=True).stderr
+    refused = run("ablate", "ablation=nekcs", "seed=1", "jobs=two", folder=tmp_path, fails=True)
+    assert refused.stderr.startswith("3 mistakes:")
+    assert "did you mean necks" in refused.stderr
+    assert "did you mean seeds" in refused.stderr
+    assert not (tmp_path / "runs/ablations").exists()
