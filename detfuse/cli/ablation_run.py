@@ -26,7 +26,7 @@ from detfuse.cli.jobs import Invocation, UserError, told_plainly
 from detfuse.config import AblateSettings
 
 if TYPE_CHECKING:
-    from detfuse.ablation.probe import Facts
+    from detfuse.ablation.probe import Facts, Read
 
 _EXIT = {signal.SIGTERM: 143, signal.SIGINT: 130}  # 128 + the signal, as shells have it
 
@@ -62,6 +62,7 @@ def run(invocation: Invocation) -> None:
             refuse_other_environment(jobs, slots, prepared.plan)
         print(f"\n{said}" if said else "", flush=True)
         runs = _run_all(jobs, slots, facts, folder)
+        _write_costs(prepared, facts, runs)
         conclude(folder, prepared.plan, runs)
     missing = [run for run in runs if run.state != "finished"]
     if missing:
@@ -126,15 +127,27 @@ def _tried(prepared: Prepared, folder: Path, settings: AblateSettings) -> tuple[
     from detfuse.ablation.probe import probe, strides_differ
 
     startup = time.perf_counter() - start
+    read: Read = {}
+    prepared = _matched(prepared, read)
     done = not settings.overwrite and all(state_of(job).state == "finished" for job in jobs_of(prepared, folder))
     plan = prepared.plan
     configs = {name: resolved.config for name, resolved in prepared.resolved.items()}
-    facts = probe(configs, startup=None if done else startup, threads=threads_of(settings.jobs), read={})
+    facts = probe(configs, startup=None if done else startup, threads=threads_of(settings.jobs), read=read)
     if "levels" not in plan.allow and (problems := strides_differ(plan.baseline.name, facts)):
         raise PlanError(problems)
     base = facts[plan.baseline.name]
     brought = {name: {**pairs, **base.compare(facts[name])} for name, pairs in plan.covariates.items()}
     return replace(prepared, plan=replace(plan, covariates=brought)), facts
+
+
+def _matched(prepared: Prepared, read: Read) -> Prepared:
+    """The plan with what it holds equal to the baseline."""
+    if prepared.plan.budget == "free" and not prepared.plan.equalise:
+        return prepared
+    from detfuse.ablation.matching import arms_equalised, arms_with_budget, num_classes_of
+
+    prepared = arms_equalised(prepared)
+    return arms_with_budget(prepared, num_classes_of(prepared, read))
 
 
 def _resolution(prepared: Prepared, facts: Mapping[str, Facts]) -> str:
@@ -152,6 +165,13 @@ def _run_all(
     predicted = {name: arm.seconds or 0.0 for name, arm in facts.items()}
     with _stopped_by_signals(folder), Monitor(epochs, predicted, slots=len(slots)) as monitor:
         return Runner(LocalLauncher(), slots, begin, monitor).run(jobs)
+
+
+def _write_costs(prepared: Prepared, facts: Mapping[str, Facts], runs: Sequence[Run]) -> None:
+    from detfuse.ablation.matching import write_costs
+
+    configs = {name: resolved.config for name, resolved in prepared.resolved.items()}
+    write_costs(configs, runs, facts[prepared.plan.baseline.name].num_classes)
 
 
 @contextmanager

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from detfuse.ablation.design import Ablation, PlanError
+from detfuse.ablation.matching import arms_equalised, arms_with_budget, num_classes_of, write_costs
+from detfuse.ablation.plan import prepare
+from detfuse.ablation.probe import probe, strides_differ
+from detfuse.ablation.records import Run
+from detfuse.ablation.storage import read_cost
+
+SMALL = ("neck.out_channels=16", "head.num_convs=1", "data.num_train=8", "data.num_val=4", "data.image_size=64")
+
+
+def prepared(tmp_path: Path, **given: Any) -> Any:
+    return prepare(Ablation(**given), "x", [*SMALL, "data.max_size=40", f"data.root={tmp_path}"])
+
+
+def test_a_budget_changes_the_arms_but_confounds_no_pair(tmp_path: Path) -> None:
+    free = prepared(tmp_path, factors={"operator": ["add", "concat"]}, budget="params")
+    read: dict[str, Any] = {}
+    plan = arms_with_budget(free, num_classes_of(free, read)).plan
+    assert plan.baseline == free.plan.baseline
+    width = next(text for text in plan.arms[1].overrides if text.startswith("neck.width="))
+    assert "parameters" in plan.arms[1].notes[0]
+    assert plan.covariates["concat"]["neck.width"] == ("null", width.partition("=")[2])
+    assert len(read) == 1
+
+
+def test_what_an_arm_brings_along_can_be_equalised(tmp_path: Path) -> None:
+    plan = arms_equalised(prepared(tmp_path, factors={"neck": ["fpn", "bifpn"]}, equalise=["norm", "block"])).plan
+    assert "neck.norm=none" in plan.arms[1].overrides
+    assert plan.arms[1].notes == ("norm and block as fpn has it",)
+    assert not [path for path in plan.covariates["bifpn"] if "norm" in path or "block" in path]
+
+
+def test_arms_that_cannot_be_equalised_are_all_named(tmp_path: Path) -> None:
+    given = prepared(tmp_path, factors={"neck": ["fpn", "early", "pafpn"]}, equalise=["levels"])
+    with pytest.raises(PlanError) as caught:
+        arms_equalised(given)
+    assert [problem.split(":")[0] for problem in caught.value.problems] == ["arm early"]
+
+
+def test_every_arm_is_tried_and_timed_before_anything_runs(tmp_path: Path) -> None:
+    given = prepared(tmp_path, factors={"neck": ["fpn", "early"]})
+    configs = {name: resolved.config for name, resolved in given.resolved.items()}
+    facts = probe(configs, startup=5.0, threads=1, read={})
+    assert facts["fpn"].strides == (8, 16, 32, 64, 128)
+    assert (facts["fpn"].num_images, facts["fpn"].num_classes, facts["fpn"].num_epochs) == (4, 3, 7)
+    assert facts["fpn"].seconds is not None
+    assert facts["fpn"].seconds > 5
+    (problem,) = strides_differ("fpn", facts)
+    assert problem.startswith("arm early: its head sees the stride 8, that of fpn the strides 8, 16, 32, 64, 128")
+    assert facts["fpn"].compare(facts["early"])["levels"] == ("strides 8, 16, 32, 64, 128", "stride 8")
+
+
+def test_finished_runs_get_their_cost(tmp_path: Path) -> None:
+    given = prepared(tmp_path, factors={"neck": ["fpn", "pafpn"]})
+    configs = {name: resolved.config for name, resolved in given.resolved.items()}
+    runs = [Run(arm, 0, tmp_path / arm, "finished") for arm in configs]
+    runs.append(Run("fpn", 1, tmp_path / "failed", "failed", "why"))
+    write_costs(configs, runs, 3)
+    fpn, pafpn = read_cost(tmp_path / "fpn"), read_cost(tmp_path / "pafpn")
+    assert fpn.parameters < pafpn.parameters
+    assert fpn.latency_ms
+    assert not (tmp_path / "failed").exists()
+    write_costs(configs, runs, 3)
+    assert read_cost(tmp_path / "fpn") == fpn
