@@ -16,8 +16,8 @@ from detfuse.ablation.design import Ablation, PlanError
 from detfuse.ablation.launcher import LocalLauncher
 from detfuse.ablation.monitor import Monitor
 from detfuse.ablation.outline import plan_text, runs_table
-from detfuse.ablation.plan import Prepared, prepare, store
-from detfuse.ablation.records import Plan, Run
+from detfuse.ablation.plan import Prepared, prepare, resolved_plan, store
+from detfuse.ablation.records import Run
 from detfuse.ablation.runner import Job, Runner, state_of
 from detfuse.ablation.storage import PLAN, read_plan
 from detfuse.cli import run_folder
@@ -45,7 +45,7 @@ def run(invocation: Invocation) -> None:
     name = invocation.choices["ablation"] if settings.name == "auto" else settings.name
     folder = Path(settings.runs_dir).expanduser() / settings.project / name
     if settings.report_only:
-        _conclude_again(folder)
+        _conclude_again(folder, _flags(invocation))
         return
     with told_plainly():
         prepared = prepare(page, name, _common(invocation), _flags(invocation))
@@ -63,34 +63,39 @@ def run(invocation: Invocation) -> None:
         print(f"\n{said}" if said else "", flush=True)
         runs = _run_all(jobs, slots, facts, folder)
         _write_costs(prepared, facts, runs)
-        conclude(folder, prepared.plan, runs)
+        conclude(folder, prepared, runs)
     missing = [run for run in runs if run.state != "finished"]
     if missing:
         raise UserError(f"{len(missing)} of {len(runs)} runs are missing; start the same command to try them again")
 
 
-def conclude(folder: Path, plan: Plan, runs: Sequence[Run]) -> None:
-    """What the runs say.
+def conclude(folder: Path, prepared: Prepared, runs: Sequence[Run]) -> None:
+    """Print and report what the runs say.
 
     Args:
         folder: of the ablation.
-        plan: what was planned.
+        prepared: what was planned.
         runs: every planned run, finished or not.
     """
+    from detfuse.ablation import conclusion
+
+    plan = prepared.plan
     print(f"\n{plan.name}: {len(plan.arms)} arms x {len(plan.seeds)} seeds, the last checkpoint of each run\n")
-    print(runs_table(runs))
-    print(f"\nfolder: {folder}", flush=True)
+    print(runs_table(runs), flush=True)
+    with told_plainly():
+        print(f"\n{conclusion.conclude(folder, prepared, runs)}\nfolder: {folder}", flush=True)
 
 
-def _conclude_again(folder: Path) -> None:
+def _conclude_again(folder: Path, flags: Sequence[str]) -> None:
     with told_plainly():
         plan = read_plan(folder)
+        prepared = replace(resolved_plan(plan, flags), plan=plan)  # the stored one knows what probing found
         runs = [
             state_of(Job(arm.name, seed, folder_of(folder, arm.name, seed), ()))
             for seed in plan.seeds
             for arm in plan.arms
         ]
-    conclude(folder, plan, runs)
+    conclude(folder, prepared, runs)
 
 
 # ---- the plan
@@ -152,7 +157,9 @@ def _matched(prepared: Prepared, read: Read) -> Prepared:
 
 def _resolution(prepared: Prepared, facts: Mapping[str, Facts]) -> str:
     """The smallest difference that this number of seeds and images can resolve, for people."""
-    return ""
+    from detfuse.ablation.resolution import resolution_text
+
+    return resolution_text(len(prepared.plan.seeds), facts[prepared.plan.baseline.name].num_images)
 
 
 # ---- the runs

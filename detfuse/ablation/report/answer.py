@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from detfuse.ablation.interaction import order_flips
 from detfuse.ablation.report import charts, forest, plot, tables
 from detfuse.ablation.report.blocks import Badge, Block, Bullets, Figure, Section, Text, Verdicts
 from detfuse.ablation.report.findings import (
@@ -41,6 +42,7 @@ def verdict(found: Findings) -> Section:
         names = ", ".join(f"{run.arm} seed {run.seed} ({run.state})" for run in missing)
         blocks.append(Text(f"{len(missing)} of {planned} runs missing: {names}.", note=True))
     means = [score.mean for score in found.scores if score.metric == found.metric and score.mean is not None]
+    blocks += [Text(warning, note=True) for warning in order_flips(found.plan, found.scores, found.metric)]
     if means and max(means) < _LEARNT:
         blocks.append(Text("No arm reaches one point: nothing was learnt that could be compared.", note=True))
     return Section("", blocks)

@@ -44,7 +44,10 @@ def domain(values: Iterable[float], *, margin: float = 0.06, include: Iterable[f
     if not found:
         return 0.0, 1.0
     low, high = min(found), max(found)
-    span = (high - low) or abs(high) * 0.2 or 1.0
+    if low == high:  # a single value is in the middle
+        half = abs(high) * 0.1 or 0.5
+        return low - half, high + half
+    span = high - low
     return low - margin * span, high + margin * span
 
 
