@@ -62,13 +62,28 @@ Attention = Mapping[Site, AttentionChoice]
 """The sites in use; one that is absent has no attention and costs nothing."""
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where an insert stands, and what it is: all that a drawing needs.
+
+    Attributes:
+        site: see :data:`Site`.
+        at: the map, edge or layer, as people call it: ``c4``, ``c4->t4``, ``p3``, ``cls_tower.0``.
+        kind: such as ``SE``.
+    """
+
+    site: Site
+    at: str
+    kind: str
+
+
 class Insert(nn.Module):
     """Attention at one place.
 
     Args:
         attention: from (B, C, H, W) to the same shape.
         site: where it stands.
-        at: the map, edge or layer, as people call it: ``c4``, ``c4->t4``, ``p3``, ``cls_tower.0``.
+        at: see :class:`Place`.
         level: log2 of its map's stride; None where maps of several levels pass.
         nhwc: the maps come as (B, H, W, C).
     """
@@ -83,7 +98,7 @@ class Insert(nn.Module):
 
     @property
     def kind(self) -> str:
-        """What it is, such as ``SE``."""
+        """See :class:`Place`."""
         return type(self.attention).__name__
 
     def forward(self, x: Tensor) -> Tensor:
@@ -155,6 +170,11 @@ def only_sites(attention: Attention | None, offered: Sequence[Site], part: str, 
         raise ValueError(
             f"attention.{wrong[0]}: {part} has no such site{f', since {why}' if why else ''}; it offers: {has}"
         )
+
+
+def places_of(module: nn.Module) -> list[Place]:
+    """Where the inserts of a detector or a part of it stand."""
+    return [Place(insert.site, insert.at, insert.kind) for insert in inserts_of(module).values()]
 
 
 def inserts_of(module: nn.Module) -> dict[str, Insert]:

@@ -80,7 +80,7 @@ def conclude(folder: Path, prepared: Prepared, runs: Sequence[Run]) -> None:
     from detfuse.ablation import conclusion
 
     plan = prepared.plan
-    print(f"\n{plan.name}: {len(plan.arms)} arms x {len(plan.seeds)} seeds, the last checkpoint of each run\n")
+    print(f"\n{plan.name}: {len(runs)} runs, each scored by its last checkpoint\n")
     print(runs_table(runs), flush=True)
     with told_plainly():
         print(f"\n{conclusion.conclude(folder, prepared, runs)}\nfolder: {folder}", flush=True)

@@ -19,13 +19,13 @@ from detfuse.cli.stored_config import resumed
 from detfuse.config import TrainSettings
 from detfuse.data import DataError
 from detfuse.data.collate import padded_size
-from detfuse.inserts import inserts_of
+from detfuse.inserts import places_of
 from detfuse.necks.graph_neck import GraphNeck
 from detfuse.training.attention_memory import device_memory, require_fit
 from detfuse.training.environment import environment
 from detfuse.training.module import NonFiniteLossError
 from detfuse.training.summary import summarise
-from detfuse.visualize.graph import svg
+from detfuse.visualize.graph import Fusion, svg
 from detfuse.weights.checkpoint import read_checkpoint
 
 _COMMAND = "command.json"
@@ -114,9 +114,10 @@ def _begin(trainer: pl.Trainer, parts: Parts, folder: Path, config: dict[str, An
     size = padded_size(*parts.data.transform.resized(height, width), parts.data.size_divisor)
     results.write_text(folder / "summary.txt", summarise(parts.detector, size) + "\n")
     if isinstance(parts.detector.neck, GraphNeck):
-        drawing = svg(parts.detector.neck.graph, invocation.choices["neck"], inserts_of(parts.detector).values())
+        fusion = Fusion(parts.detector.neck.graph, tuple(places_of(parts.detector)))
+        drawing = svg(fusion.graph, invocation.choices["neck"], fusion.attention)
         results.write_text(folder / "fusion.svg", drawing)
-        results.write_json(folder / "fusion.json", to_plain(parts.detector.neck.graph))
+        results.write_json(folder / "fusion.json", to_plain(fusion))
     print(results.header(parts, trainer, folder, config), flush=True)
 
 

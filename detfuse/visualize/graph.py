@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from html import escape
 
 from detfuse.fusion.graph import FusionGraph
-from detfuse.inserts import BACKBONE_SITES, NECK_SITES, Insert
+from detfuse.inserts import BACKBONE_SITES, NECK_SITES, Place
 
 _COLUMN, _ROW, _WIDTH, _HEIGHT, _MARGIN = 112, 84, 68, 34, 28
 _PILL = "#6d28d9"
@@ -19,15 +20,28 @@ _HALO = "#fde68a"  # behind what another graph does not have
 _UP, _DOWN, _SAME = "#b4540a", "#1f6f8b", "#6b7280"  # an edge to a finer level, to a coarser one, within a level
 
 
-def mermaid(graph: FusionGraph, inserts: Iterable[Insert] = ()) -> str:
+@dataclass(frozen=True)
+class Fusion:
+    """What a detector fuses, as plain data: all that a drawing needs.
+
+    Attributes:
+        graph: the neck's.
+        attention: of the whole detector.
+    """
+
+    graph: FusionGraph
+    attention: tuple[Place, ...] = ()
+
+
+def mermaid(graph: FusionGraph, attention: Iterable[Place] = ()) -> str:
     """The graph as a Mermaid flow chart, one subgraph per level.
 
     Args:
         graph: what to draw.
-        inserts: attention to write on edges and in maps.
+        attention: where it stands, to write it on edges and in maps.
     """
     # several of one kind within a stage are one note
-    marks = dict.fromkeys((insert.at.split(" ")[0], f"{insert.kind} {insert.site}") for insert in inserts)
+    marks = dict.fromkeys((place.at.split(" ")[0], f"{place.kind} {place.site}") for place in attention)
     lines = ["flowchart LR"]
     for level in sorted(set(graph.level_of.values()), reverse=True):
         lines.append(f'  subgraph level{level}["stride {2**level}"]')
@@ -51,7 +65,7 @@ def _mermaid_shape(graph: FusionGraph, name: str, noted: str) -> str:
 def svg(
     graph: FusionGraph,
     title: str = "",
-    inserts: Iterable[Insert] = (),
+    attention: Iterable[Place] = (),
     *,
     baseline: FusionGraph | None = None,
 ) -> str:
@@ -60,7 +74,7 @@ def svg(
     Args:
         graph: what to draw.
         title: written above; the kind of fusion is added.
-        inserts: attention to draw.
+        attention: where it stands.
         baseline: another graph; nodes and edges that it does not have (by their names) are highlighted.
     """
     columns = _columns(graph)
@@ -70,8 +84,8 @@ def svg(
         for name, level in graph.level_of.items()
     }
     width = max(x for x, _ in places.values()) + _WIDTH + _MARGIN
-    inserts = list(inserts)
-    room = 30 if any(insert.site in BACKBONE_SITES for insert in inserts) else 0  # for the pills under the lowest row
+    attention = list(attention)
+    room = 30 if any(place.site in BACKBONE_SITES for place in attention) else 0  # for the pills under the lowest row
     height = max(y for _, y in places.values()) + _HEIGHT + _MARGIN + 22 + room
     heading = " · ".join(part for part in (title, f"{graph.kind} fusion") if part)
     parts = [
@@ -90,7 +104,7 @@ def svg(
         parts += _halos(graph, baseline, places, columns)
     parts += [_edge(graph, places, columns, source, node) for source, node in graph.edges]
     parts += [_box(graph, name, *place) for name, place in places.items()]
-    parts += _pills(graph, places, columns, inserts)
+    parts += _pills(graph, places, columns, attention)
     parts += [_legend(height, halo=baseline is not None), "</svg>"]
     return "\n".join(parts) + "\n"
 
@@ -173,25 +187,25 @@ def _pills(
     graph: FusionGraph,
     places: dict[str, tuple[int, int]],
     columns: dict[str, int],
-    inserts: list[Insert],
+    attention: list[Place],
 ) -> Iterator[str]:
     """Attention, each at its place; several of one stage or of the towers as one pill with their number."""
     below = dict.fromkeys(places, 0)  # pills under each map so far
-    within = Counter((i.site, i.at.split(" ")[0], i.kind) for i in inserts if i.site in BACKBONE_SITES)
+    within = Counter((i.site, i.at.split(" ")[0], i.kind) for i in attention if i.site in BACKBONE_SITES)
     for (site, at, kind), count in within.items():
         if at in places:
             x, y = places[at]
             text = f"{kind} {site.replace('_', ' ')}" + (f" x{count}" if count > 1 else "")
             yield _pill(x + _WIDTH / 2, y + _HEIGHT + 10 + 15 * below[at], text, f"{kind} at {site} of {at}")
             below[at] += 1
-    for insert in inserts:
+    for insert in attention:
         title = f"{insert.kind} at {insert.site} {insert.at}"
         if insert.site == "lateral":
             yield _pill(*_on_curve(_curve(graph, places, columns, *insert.at.split("->")), 0.4), insert.kind, title)
         elif insert.site in NECK_SITES:
             x, y = places[insert.at]
             yield _pill(x + (10 if insert.site == "fused" else _WIDTH - 6), y - 3, insert.kind, title)
-    towers = Counter(i.kind for i in inserts if i.site == "head")
+    towers = Counter(i.kind for i in attention if i.site == "head")
     if towers:
         text = ", ".join(f"{kind} x{count}" for kind, count in towers.items())
         yield (

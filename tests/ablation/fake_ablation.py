@@ -21,7 +21,9 @@ from detfuse.ablation.storage import to_plain, write_comparison, write_cost, wri
 from detfuse.data.synthetic import SyntheticParameters, generate
 from detfuse.evaluation.coco import CocoEvaluator
 from detfuse.files import write_json, write_text
+from detfuse.inserts import Place
 from detfuse.necks.topologies import bifpn, fpn, pafpn, unfused
+from detfuse.visualize.graph import Fusion
 
 ARMS = ("fpn", "unfused", "pafpn", "bifpn")
 SEEDS = (0, 1, 2)
@@ -112,7 +114,8 @@ def _write_run(
     write_json(place / "predictions.json", predictions)
     write_text(place / "config.yaml", yaml.safe_dump({"seed": seed, "neck": {"name": arm}}))
     write_json(place / "environment.json", {"python": "3.11.7", "detfuse": "0.1.0", "torch": "2.15.0"})
-    write_json(place / "fusion.json", to_plain(TOPOLOGIES[arm]((3, 4, 5))))
+    places = (Place("lateral", "c3->t3", "SE"),) if arm == "fpn" else ()
+    write_json(place / "fusion.json", to_plain(Fusion(TOPOLOGIES[arm]((3, 4, 5)), places)))
     typed = ["data=coco", f"neck={arm}", f"seed={seed}", "evaluate=last", "name=auto", f"runs_dir={folder}"]
     write_json(place / "command.json", {"overrides": typed, "choices": {}})
     index = ARMS.index(arm)

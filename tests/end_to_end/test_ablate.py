@@ -90,7 +90,24 @@ def test_a_finished_ablation_runs_nothing_again_and_a_changed_one_is_refused(
     assert f"{FOLDER} holds another plan: arm unfused: optimizer.lr: 0.001 -> 0.1" in refused.stderr
     assert "overwrite=true" in refused.stderr
     assert states(folder) == before
-    assert run("ablate", *COMMAND, "report_only=true", folder=folder).stdout.count("finished") == 2
+    report = folder / FOLDER / "report" / "report.html"
+    written = report.read_bytes()
+    report.unlink()
+    again = run("ablate", *COMMAND, "report_only=true", folder=folder).stdout
+    assert again.count("finished") == 2
+    assert f"report: {FOLDER / 'report/report.html'}" in again
+    assert report.read_bytes() == written
+
+
+def test_one_arm_under_two_names_is_identical(tmp_path: Path) -> None:
+    folder = user(tmp_path)
+    (folder / "my/ablation/twice.yaml").write_text(PAGE.split("factors")[0] + "arms: {fpn: {}, again: {}}\n")
+    printed = run("ablate", "--config-dir", "my", "ablation=twice", *SMALL, "seeds=[0]", folder=folder).stdout
+    (one,) = json.loads((folder / "runs/ablations/twice/comparison.json").read_text())["comparisons"]
+    assert one["verdict"]["kind"] == "identical"
+    assert {difference["estimate"] for difference in one["differences"]} <= {0.0, None}
+    assert one["shared_start"] == 1.0
+    assert "again" in printed
 
 
 def test_runs_of_another_environment_are_no_pairs(

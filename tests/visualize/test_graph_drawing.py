@@ -7,8 +7,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from detfuse.attention import SE
-from detfuse.inserts import Insert
+from detfuse.inserts import Place
 from detfuse.necks.topologies import bifpn, early, early_pyramid, fpn, pafpn, unet, unfused
 from detfuse.visualize.graph import mermaid, svg
 
@@ -42,8 +41,8 @@ def test_drawings_show_where_attention_stands() -> None:
         ("output", "p3"),
         ("head", "cls_tower.0"),
     ]
-    inserts = [Insert(SE(16), site, at, 4) for site, at in places]  # type: ignore[arg-type]  # sites as plain strings
-    root = ElementTree.fromstring(svg(graph, "", inserts))
+    attention = [Place(site, at, "SE") for site, at in places]  # type: ignore[arg-type]  # sites as plain strings
+    root = ElementTree.fromstring(svg(graph, "", attention))
     namespace = "{http://www.w3.org/2000/svg}"
     titles = {title.text for title in root.iter(f"{namespace}title")}
     assert titles >= {"SE at stage of c4", "SE at branch of c4", "SE at lateral c3->t3", "SE at fused t4"}
@@ -57,7 +56,7 @@ def test_drawings_show_where_attention_stands() -> None:
             assert 0 <= float(rect.get("x", -1)) <= width - float(rect.get("width", 0))
             assert 0 <= float(rect.get("y", -1)) <= height - 13
 
-    lines = mermaid(graph, inserts).splitlines()
+    lines = mermaid(graph, attention).splitlines()
     assert "  c3 -->|SE lateral| t3" in lines
     assert "    c4[/c4<br/>SE stage<br/>SE branch/]" in lines
 

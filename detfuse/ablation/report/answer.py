@@ -18,8 +18,6 @@ from detfuse.ablation.report.findings import (
 )
 from detfuse.ablation.report.wording import headline, interval, title_of
 
-_LEARNT = 0.01  # AP below which a detector has found next to nothing
-
 
 def verdict(found: Findings) -> Section:
     """The headline, a badge per arm, and what is missing."""
@@ -36,15 +34,15 @@ def verdict(found: Findings) -> Section:
     note += ", verdicts corrected for the number of arms (Holm). " if len(found.comparisons) > 1 else ". "
     note += "Arms are compared with the baseline, not with one another." if len(found.comparisons) > 1 else ""
     missing = [run for run in found.runs if run.state != "finished"]
-    blocks: list[Block] = [Verdicts(headline(found.plan, found.comparisons), tuple(badges)), Text(note, note=True)]
+    blocks: list[Block] = [
+        Verdicts(headline(found.plan, found.scores, found.comparisons), tuple(badges)),
+        Text(note, note=True),
+    ]
     if missing:
         planned = len(found.plan.arms) * len(found.plan.seeds)
         names = ", ".join(f"{run.arm} seed {run.seed} ({run.state})" for run in missing)
         blocks.append(Text(f"{len(missing)} of {planned} runs missing: {names}.", note=True))
-    means = [score.mean for score in found.scores if score.metric == found.metric and score.mean is not None]
     blocks += [Text(warning, note=True) for warning in order_flips(found.plan, found.scores, found.metric)]
-    if means and max(means) < _LEARNT:
-        blocks.append(Text("No arm reaches one point: nothing was learnt that could be compared.", note=True))
     return Section("", blocks)
 
 

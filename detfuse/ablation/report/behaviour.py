@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from statistics import fmean
 
@@ -21,6 +22,7 @@ from detfuse.ablation.report.findings import (
 )
 from detfuse.ablation.report.wording import interval, title_of
 from detfuse.evaluation.errors import ERROR_TYPES
+from detfuse.inserts import Place
 from detfuse.visualize.graph import svg
 
 _MAX_CLASSES = 12
@@ -108,24 +110,31 @@ def errors(found: Findings) -> Section:
 
 def graphs(found: Findings) -> Section:
     """The fusion graph of every arm against the baseline's."""
-    baseline = found.evidence[found.plan.baseline.name].graph
+    fusion = found.evidence[found.plan.baseline.name].fusion
+    baseline = None if fusion is None else fusion.graph
     blocks: list[Block] = []
     for arm, one in found.evidence.items():
-        if one.graph is None:
+        if one.fusion is None:
             blocks.append(Text(f"{arm}: no run has stored a fusion graph (fusion.json)."))
             continue
-        is_baseline = arm == found.plan.baseline.name
-        lost = [] if baseline is None else [edge for edge in baseline.edges if edge not in one.graph.edges]
-        added = [] if baseline is None else [edge for edge in one.graph.edges if edge not in baseline.edges]
+        graph, is_baseline = one.fusion.graph, arm == found.plan.baseline.name
+        lost = [] if baseline is None else [edge for edge in baseline.edges if edge not in graph.edges]
+        added = [] if baseline is None else [edge for edge in graph.edges if edge not in baseline.edges]
         caption = f"{arm}, the baseline."
         if not is_baseline:
             removed = ", ".join(f"{a} → {b}" for a, b in lost)
-            caption = f"{arm}: {len(added)} of {len(one.graph.edges)} edges are not in the baseline"
+            caption = f"{arm}: {len(added)} of {len(graph.edges)} edges are not in the baseline"
             caption += f"; gone from the baseline: {removed}." if removed else "; none of its edges is gone."
             caption = caption if added or lost else f"{arm}: the same graph as the baseline's."
-        drawing = svg(one.graph, arm, baseline=None if is_baseline else baseline)
+            caption += f" Attention: {_listed_places(one.fusion.attention)}." if one.fusion.attention else ""
+        drawing = svg(graph, arm, one.fusion.attention, baseline=None if is_baseline else baseline)
         blocks.append(Figure(f"fusion-{arm}", drawing, caption, foreign=True))
     return Section("The fusion graphs", blocks)
+
+
+def _listed_places(attention: Sequence[Place]) -> str:
+    counts = Counter(f"{place.kind} at {place.site}" for place in attention)
+    return ", ".join(f"{what} ({number})" if number > 1 else what for what, number in counts.items())
 
 
 def weights(found: Findings) -> Section:

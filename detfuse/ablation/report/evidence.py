@@ -15,7 +15,7 @@ from detfuse.ablation.records import Cost, Plan, Run
 from detfuse.ablation.report.objects import by_image, num_found
 from detfuse.ablation.storage import COST, StorageError, from_plain, read_cost
 from detfuse.evaluation.errors import ERROR_TYPES, Errors, error_types
-from detfuse.fusion.graph import FusionGraph
+from detfuse.visualize.graph import Fusion
 
 _PLACE = ("runs_dir", "project", "name", "resume", "overwrite")
 
@@ -35,7 +35,7 @@ class ArmEvidence:
         errors: error type -> AP50 (a fraction) lost to it, mean over the seeds; None where undefined.
         error_counts: error type -> errors per seed.
         cost: as measured, the latency as the median over the seeds; None if no run has a cost.json.
-        graph: the fusion graph; None if the neck is none.
+        fusion: the fusion graph and the attention; None if the neck is no graph.
         environments: versions as text, one entry per different environment.
         overrides: of ``train``, as the first run was started, but for where it lies; empty if that was not stored.
     """
@@ -47,7 +47,7 @@ class ArmEvidence:
     errors: Mapping[str, float | None]
     error_counts: Mapping[str, float]
     cost: Cost | None
-    graph: FusionGraph | None
+    fusion: Fusion | None
     environments: tuple[Mapping[str, str], ...]
     overrides: tuple[str, ...]
 
@@ -73,7 +73,7 @@ def _arm(runs: Sequence[Run], ground_truth: Mapping[str, Any]) -> ArmEvidence:
         errors.append(error_types(ground_truth, rows))
         detections = by_image(rows)
         found[seed] = {image: num_found(records, detections[image]) for image, records in objects.items()}
-    graphs = [(run.folder / "fusion.json", read_json(run.folder / "fusion.json")) for run in runs]
+    fusions = [(run.folder / "fusion.json", read_json(run.folder / "fusion.json")) for run in runs]
     environments = [read_json(run.folder / "environment.json") for run in runs]
     different = {json.dumps(one, sort_keys=True): one for one in environments if one is not None}
     return ArmEvidence(
@@ -84,7 +84,7 @@ def _arm(runs: Sequence[Run], ground_truth: Mapping[str, Any]) -> ArmEvidence:
         errors={name: _mean_cost(errors, name) for name in ERROR_TYPES},
         error_counts={name: fmean(one.count[name] for one in errors) for name in ERROR_TYPES if errors},
         cost=_cost([read_cost(run.folder) for run in runs if (run.folder / COST).is_file()]),
-        graph=next((from_plain(FusionGraph, plain, str(path)) for path, plain in graphs if plain is not None), None),
+        fusion=next((from_plain(Fusion, plain, str(path)) for path, plain in fusions if plain is not None), None),
         environments=tuple(different.values()),
         overrides=_overrides([read_json(run.folder / "command.json") for run in runs[:1]]),
     )

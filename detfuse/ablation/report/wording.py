@@ -17,6 +17,9 @@ NAMES = {
 """How metrics are called; a class's is called by its category."""
 
 
+_LEARNT = 0.01  # AP below which a detector has found next to nothing
+
+
 def title_of(metric: str) -> str:
     """A metric's name for people."""
     return NAMES.get(metric, metric.removeprefix("mAP/"))
@@ -59,8 +62,11 @@ def main_metric(comparisons: Sequence[Comparison]) -> str:
     return next((c.differences[0].metric for c in comparisons if c.differences), "mAP")
 
 
-def headline(plan: Plan, comparisons: Sequence[Comparison]) -> str:
+def headline(plan: Plan, scores: Sequence[Score], comparisons: Sequence[Comparison]) -> str:
     """The answer in a sentence."""
+    means = [s.mean for s in scores if s.metric == main_metric(comparisons) and s.mean is not None]
+    if means and max(means) < _LEARNT:
+        return "No arm reaches one point: nothing was learnt that could be compared."
     decimals, baseline = decimals_for(comparisons), plan.baseline.name
     kinds = [comparison.verdict.kind for comparison in comparisons]
     better = [c for c in comparisons if c.verdict.kind == "better" and c.differences]
@@ -124,7 +130,9 @@ def summary_text(plan: Plan, scores: Sequence[Score], comparisons: Sequence[Comp
         rows.append((arm.name, value, difference, _in_short(comparison.verdict) if comparison else ""))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join([headline(plan, comparisons), f"{title_of(metric)} in points, mean ± SD over seeds:", *lines])
+    return "\n".join(
+        [headline(plan, scores, comparisons), f"{title_of(metric)} in points, mean ± SD over seeds:", *lines]
+    )
 
 
 def _in_short(verdict: Verdict) -> str:
