@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 from composing import options, small_batch
-from test_detectors import COMBINATIONS, detector_of
+from test_detectors import COMBINATIONS, detector_of, small
 from torch.export import ExportedProgram
 
+from detfuse.build import build_detector
 from detfuse.detector import Detector
 from detfuse.export import (
     FORMATS,
@@ -26,6 +27,7 @@ from detfuse.export import (
     read_exported,
     written,
 )
+from detfuse.inserts import inserts_of
 from detfuse.ops.postprocess import Nms, SoftNms
 from detfuse.protocols import Combine
 from detfuse.structures import Categories
@@ -78,3 +80,24 @@ def check_file(path: Path, program: ExportedProgram, built: Detector, combine: C
 def test_soft_nms_is_exported_too(kind: Format, tmp_path: Path) -> None:
     built, combine = detector("unfused", "retinanet"), SoftNms(max_detections=20)
     check_file(tmp_path / f"small.{kind}", program_of(Deployed(built, combine), SIZE), built, combine)
+
+
+# each kind once, over all sites
+ATTENTION = {
+    "stage": "se",
+    "branch": "eca",
+    "before_last_block": "non_local",
+    "lateral": "cbam",
+    "fused": "sagan",
+    "output": "gc",
+    "head": "se",
+}
+
+
+def test_attention_is_exported_too(tmp_path: Path) -> None:
+    sites = [f"attention@attention.{site}={kind}" for site, kind in ATTENTION.items()]
+    built = build_detector(small("fpn", "fcos", "backbone=resnet18", *sites), num_classes=3).eval()
+    built.head.score_threshold = 0.0
+    assert {insert.site for insert in inserts_of(built).values()} == set(ATTENTION)
+    combine = Nms(max_detections=20)
+    check_file(tmp_path / "small.onnx", program_of(Deployed(built, combine), SIZE), built, combine)
