@@ -102,10 +102,8 @@ class Insert(nn.Module):
         return type(self.attention).__name__
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.nhwc:
-            return self.attention(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)  # type: ignore[no-any-return]
-        y: Tensor = self.attention(x)
-        return y
+        y: Tensor = self.attention(x.permute(0, 3, 1, 2) if self.nhwc else x)
+        return y.permute(0, 2, 3, 1) if self.nhwc else y
 
 
 def make_insert(
@@ -149,7 +147,9 @@ def chosen_levels(
     if choice is None:
         return ()
     has = sorted(set(levels))
-    wanted = choice.levels if choice.levels is not None else default if default is not None else has
+    wanted: Sequence[int] | None = choice.levels
+    if wanted is None:
+        wanted = has if default is None else default
     if not wanted or not set(wanted) <= set(has):
         raise ValueError(
             f"attention.levels.{site}={list(wanted)}: {part} has "
