@@ -85,9 +85,10 @@ def resolution_text(num_seeds: int, num_images: int, pilot: Difference | None = 
             f"{num_seeds} seeds x {num_images:,} images find a difference of {100 * smallest:.2g} AP points or more "
             "(80 % power, 95 % level)"
         )
-    told = []
+    needed: dict[str, list[str]] = {}  # seeds -> the differences, in points, that need so many
     for difference in TOLD:
-        needed = seeds_for(noise, difference)
-        seeds = f"{needed} seeds" if needed is not None else f"out of reach with {num_images:,} images"
-        told.append(f"{100 * difference:.2g} points: {seeds}")
-    return f"{first}\nto find {'; '.join(told)}\n{noise.source}"
+        seeds = seeds_for(noise, difference)
+        what = f"{seeds} seeds" if seeds is not None else f"out of reach with {num_images:,} images"
+        needed.setdefault(what, []).append(f"{100 * difference:.2g}")
+    told = "; ".join(f"{' or '.join(sizes)} points: {seeds}" for seeds, sizes in needed.items())
+    return f"{first}\nto find {told}\n{noise.source}"
