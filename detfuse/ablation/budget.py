@@ -16,11 +16,10 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from detfuse.ablation.records import BudgetKind, Cost
-from detfuse.build import build_backbone, build_detector, build_neck, instantiate, size_divisor
-from detfuse.data.collate import padded_size
+from detfuse.build import build_backbone, build_detector, build_neck
 from detfuse.detector import Detector
 from detfuse.ops.postprocess import Nms
-from detfuse.protocols import Combine
+from detfuse.protocols import Combine, Size
 from detfuse.structures import FeatureSpec
 from detfuse.training.summary import measure
 
@@ -50,14 +49,15 @@ class Solved:
     note: str
 
 
-def cost_of(config: Mapping[str, Any], num_classes: int) -> Cost:
-    """Cost of the whole detector on one image of the largest padded size; the latency is left out.
+def cost_of(config: Mapping[str, Any], num_classes: int, image_size: Size) -> Cost:
+    """Cost of the whole detector on one image; the latency is left out.
 
     Args:
         config: plain and resolved.
         num_classes: of the data.
+        image_size: (height, width), padded.
     """
-    return _Arm(config, num_classes).cost
+    return _Arm(config, num_classes, image_size).cost
 
 
 def solve(config: Mapping[str, Any], baseline: Cost, kind: BudgetKind, num_classes: int) -> Solved:
@@ -69,14 +69,14 @@ def solve(config: Mapping[str, Any], baseline: Cost, kind: BudgetKind, num_class
 
     Args:
         config: the arm's, plain and resolved.
-        baseline: what it should cost.
+        baseline: what it should cost, on images of its size.
         kind: what is held equal; ``free`` changes nothing.
         num_classes: of the data.
 
     Returns:
         The neck that comes closest, also where that is not close enough.
     """
-    arm = _Arm(config, num_classes)
+    arm = _Arm(config, num_classes, baseline.image_size)
     if kind == "free":
         return Solved((), arm.cost, True, "")
     best = _Neck((), arm.cost)
@@ -156,7 +156,7 @@ class _Arm:
         cost: as configured.
     """
 
-    def __init__(self, config: Mapping[str, Any], num_classes: int) -> None:
+    def __init__(self, config: Mapping[str, Any], num_classes: int, image_size: Size) -> None:
         # other weights cost nothing more, but have to be read
         self.config = {**config, "backbone": {**config["backbone"], "pretrained": False}}
         backbone = build_backbone(self.config)
@@ -166,9 +166,8 @@ class _Arm:
         assert isinstance(detector.neck, nn.Module)
         shapes = self._shapes  # a function refers to the list, of which a method would see a copy: measure copies hooks
         detector.neck.register_forward_pre_hook(lambda _module, inputs: shapes.extend(x.shape for x in inputs[0]))
-        size = _image_size(config, backbone.out_spec)
-        costs = measure(detector, size)
-        self.cost = Cost(costs[""].parameters, costs["neck"].parameters, costs[""].flops, size, None)
+        costs = measure(detector, image_size)
+        self.cost = Cost(costs[""].parameters, costs["neck"].parameters, costs[""].flops, image_size, None)
         self._rest = self.cost.parameters - self.cost.neck_parameters, self.cost.flops - costs["neck"].flops
         self.with_changes = cache(self._with_changes)
 
@@ -193,13 +192,6 @@ class _Arm:
         parameters, flops = sum(parameter.numel() for parameter in neck.parameters()), counter.get_total_flops()
         rest = self._rest
         return Cost(rest[0] + parameters, parameters, rest[1] + flops, self.cost.image_size, None)
-
-
-def _image_size(config: Mapping[str, Any], spec: FeatureSpec) -> tuple[int, int]:
-    """The largest padded (height, width) that the configured resizing gives."""
-    transform = instantiate(config["data"]["transform"])()
-    height, width = transform.resized(transform.short_side, transform.long_side or transform.short_side)
-    return padded_size(height, width, transform.divisor(size_divisor(spec)))
 
 
 def _depths(config: Mapping[str, Any]) -> list[tuple[tuple[str, int], ...]]:

@@ -14,6 +14,8 @@ from detfuse.ablation.probe import Read, data_of, device_of
 from detfuse.ablation.records import Cost, Run
 from detfuse.ablation.storage import COST, write_cost
 from detfuse.build import build_backbone, build_combine, build_detector, size_divisor
+from detfuse.data import DetectionDataModule
+from detfuse.protocols import Size
 
 _LATENCY_ROUNDS = 20
 
@@ -43,44 +45,52 @@ def arms_equalised(prepared: Prepared) -> Prepared:
     return changed(prepared, found)
 
 
-def arms_with_budget(prepared: Prepared, num_classes: int) -> Prepared:
-    """The plan with every arm as expensive as the baseline, as far as the plan says so and its neck can."""
+def arms_with_budget(prepared: Prepared, data: DetectionDataModule) -> Prepared:
+    """The plan with every arm as expensive as the baseline, as far as the plan says so and its neck can.
+
+    Args:
+        prepared: the plan.
+        data: that all arms share, set up; costs are those of its largest image.
+    """
     plan = prepared.plan
     if plan.budget == "free":
         return prepared
-    baseline = cost_of(prepared.resolved[plan.baseline.name].config, num_classes)
+    num_classes = len(data.categories)
+    baseline = cost_of(prepared.resolved[plan.baseline.name].config, num_classes, data.largest_padded_size())
     solved = {
         arm.name: solve(prepared.resolved[arm.name].config, baseline, plan.budget, num_classes) for arm in plan.arms[1:]
     }
     return changed(prepared, {name: Change(found.overrides, found.note) for name, found in solved.items()})
 
 
-def num_classes_of(prepared: Prepared, read: Read) -> int:
-    """Of the data that all arms share."""
+def shared_data(prepared: Prepared, read: Read) -> DetectionDataModule:
+    """The data that all arms share, set up."""
     config = prepared.resolved[prepared.plan.baseline.name].config
-    return len(data_of(config, size_divisor(build_backbone(config).out_spec), read).categories)
+    return data_of(config, size_divisor(build_backbone(config).out_spec), read)
 
 
-def write_costs(configs: Mapping[str, Mapping[str, Any]], runs: Sequence[Run], num_classes: int) -> None:
+def write_costs(
+    configs: Mapping[str, Mapping[str, Any]], runs: Sequence[Run], num_classes: int, image_size: Size
+) -> None:
     """``cost.json`` of every finished run; all arms are timed in turn, as a machine is not equally fast all the time.
 
     Args:
         configs: arm -> resolved configuration of ``train``.
         runs: of the ablation.
         num_classes: of the data.
+        image_size: (height, width) of the largest image, padded.
     """
     finished = [run for run in runs if run.state == "finished"]
     if all((run.folder / COST).is_file() for run in finished):
         return
-    costs = _costs(configs, num_classes)
+    costs = _costs(configs, num_classes, image_size)
     for run in finished:
         write_cost(run.folder, costs[run.arm])
 
 
-def _costs(configs: Mapping[str, Mapping[str, Any]], num_classes: int) -> dict[str, Cost]:
-    costs = {name: cost_of(config, num_classes) for name, config in configs.items()}
+def _costs(configs: Mapping[str, Mapping[str, Any]], num_classes: int, image_size: Size) -> dict[str, Cost]:
+    costs = {name: cost_of(config, num_classes, image_size) for name, config in configs.items()}
     detectors = [build_detector(config, num_classes).to(device_of(config)) for config in configs.values()]
     combine = build_combine(next(iter(configs.values())))
-    size = next(iter(costs.values())).image_size
-    times = latencies(detectors, size, _LATENCY_ROUNDS, combine)
+    times = latencies(detectors, image_size, _LATENCY_ROUNDS, combine)
     return {name: replace(cost, latency_ms=ms) for (name, cost), ms in zip(costs.items(), times, strict=True)}

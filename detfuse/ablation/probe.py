@@ -19,6 +19,7 @@ from detfuse.build import build_backbone, build_combine, build_data, build_detec
 from detfuse.data import DetectionDataModule
 from detfuse.detector import Detector
 from detfuse.necks.graph_neck import GraphNeck
+from detfuse.protocols import Size
 from detfuse.structures import Batch
 
 _NO_BUILD = (ValueError, TypeError, OSError, ImportError, LookupError, RuntimeError, AttributeError)
@@ -36,6 +37,7 @@ class Facts:
         head: its levels and anchors in a line.
         num_classes: of the data.
         num_images: of the validation split.
+        image_size: (height, width) of the largest image, padded.
         num_epochs: of a run.
         seconds: predicted for one run; None if it was not timed.
     """
@@ -45,6 +47,7 @@ class Facts:
     head: str
     num_classes: int
     num_images: int
+    image_size: Size
     num_epochs: int
     seconds: float | None
 
@@ -141,6 +144,7 @@ def _try(config: Mapping[str, Any], startup: float | None, read: Read) -> Facts:
         head=detector.head.describe(),
         num_classes=len(data.categories),
         num_images=len(data.indexes["val"]),
+        image_size=data.largest_padded_size(),
         num_epochs=_num_epochs(config, _batches_per_epoch(config, data)),
         seconds=None if startup is None else startup + built + seconds,
     )

@@ -149,10 +149,10 @@ def _matched(prepared: Prepared, read: Read) -> Prepared:
     """The plan with what it holds equal to the baseline."""
     if prepared.plan.budget == "free" and not prepared.plan.equalise:
         return prepared
-    from detfuse.ablation.matching import arms_equalised, arms_with_budget, num_classes_of
+    from detfuse.ablation.matching import arms_equalised, arms_with_budget, shared_data
 
     prepared = arms_equalised(prepared)
-    return arms_with_budget(prepared, num_classes_of(prepared, read))
+    return arms_with_budget(prepared, shared_data(prepared, read))
 
 
 def _resolution(prepared: Prepared, facts: Mapping[str, Facts]) -> str:
@@ -178,7 +178,8 @@ def _write_costs(prepared: Prepared, facts: Mapping[str, Facts], runs: Sequence[
     from detfuse.ablation.matching import write_costs
 
     configs = {name: resolved.config for name, resolved in prepared.resolved.items()}
-    write_costs(configs, runs, facts[prepared.plan.baseline.name].num_classes)
+    base = facts[prepared.plan.baseline.name]
+    write_costs(configs, runs, base.num_classes, base.image_size)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from detfuse.ablation.budget import TOLERANCE, cost_of, latencies, solve
 from detfuse.ablation.records import BudgetKind, Cost
 from detfuse.build import build_backbone, build_neck
 
-CLASSES = 3
+CLASSES, SIZE = 3, (128, 128)
 SSD = ("head=ssd", "backbone.levels=[3,4]", "neck.extra_strides=[2,2,2,2]")  # what ssd_extras needs on small images
 
 
@@ -23,7 +23,7 @@ def config_of(neck: str, *overrides: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def fpn() -> Cost:
-    return cost_of(config_of("fpn"), CLASSES)
+    return cost_of(config_of("fpn"), CLASSES, SIZE)
 
 
 def of_kind(cost: Cost, kind: BudgetKind) -> int:
@@ -47,7 +47,7 @@ def test_every_neck_costs_what_the_baseline_costs_or_says_that_it_does_not(
     assert error < 0.005  # one channel more or less costs little here, so the closest is close
     assert bool(solved.note) == bool(solved.overrides)
     changed = config_of(neck, *solved.overrides)
-    assert cost_of(changed, CLASSES) == solved.cost  # the whole detector, really built
+    assert cost_of(changed, CLASSES, SIZE) == solved.cost  # the whole detector, really built
     backbone = build_backbone(changed)
     assert build_neck(changed, backbone.out_spec).out_spec == build_neck(config_of(neck), backbone.out_spec).out_spec
 
@@ -60,7 +60,7 @@ def test_an_arm_that_costs_the_same_already_is_left_as_it_is(fpn: Cost) -> None:
 def test_free_changes_nothing(fpn: Cost) -> None:
     solved = solve(config_of("pafpn"), fpn, "free", CLASSES)
     assert (solved.overrides, solved.reached, solved.note) == ((), True, "")
-    assert solved.cost == cost_of(config_of("pafpn"), CLASSES)
+    assert solved.cost == cost_of(config_of("pafpn"), CLASSES, SIZE)
 
 
 def test_where_width_is_not_enough_plain_blocks_fill(fpn: Cost) -> None:
@@ -91,19 +91,6 @@ def test_group_norm_keeps_its_groups(fpn: Cost) -> None:
     solved = solve(config_of("pafpn", "neck.norm=group"), fpn, "params", CLASSES)
     assert solved.reached
     assert solved.overrides == ("neck.width=40",)
-
-
-@pytest.mark.parametrize(
-    ("overrides", "size"),
-    [
-        ((), (128, 128)),
-        (("data=coco", "data.root=x"), (800, 1344)),
-        (("data.transform.size=[300,300]",), (300, 300)),
-        (("data.transform.short_side=100",), (128, 128)),
-    ],
-)
-def test_costs_are_of_the_largest_padded_image(overrides: tuple[str, ...], size: tuple[int, int]) -> None:
-    assert cost_of(config_of("fpn", *overrides), CLASSES).image_size == size
 
 
 class Sleeper(nn.Module):

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from detfuse.ablation.design import Ablation, PlanError
-from detfuse.ablation.matching import arms_equalised, arms_with_budget, num_classes_of, write_costs
+from detfuse.ablation.matching import arms_equalised, arms_with_budget, shared_data, write_costs
 from detfuse.ablation.plan import prepare
 from detfuse.ablation.probe import probe, strides_differ
 from detfuse.ablation.records import Run
@@ -22,7 +22,7 @@ def prepared(tmp_path: Path, **given: Any) -> Any:
 def test_a_budget_changes_the_arms_but_confounds_no_pair(tmp_path: Path) -> None:
     free = prepared(tmp_path, factors={"operator": ["add", "concat"]}, budget="params")
     read: dict[str, Any] = {}
-    plan = arms_with_budget(free, num_classes_of(free, read)).plan
+    plan = arms_with_budget(free, shared_data(free, read)).plan
     assert plan.baseline == free.plan.baseline
     width = next(text for text in plan.arms[1].overrides if text.startswith("neck.width="))
     assert "parameters" in plan.arms[1].notes[0]
@@ -62,10 +62,11 @@ def test_finished_runs_get_their_cost(tmp_path: Path) -> None:
     configs = {name: resolved.config for name, resolved in given.resolved.items()}
     runs = [Run(arm, 0, tmp_path / arm, "finished") for arm in configs]
     runs.append(Run("fpn", 1, tmp_path / "failed", "failed", "why"))
-    write_costs(configs, runs, 3)
+    write_costs(configs, runs, 3, (64, 96))
     fpn, pafpn = read_cost(tmp_path / "fpn"), read_cost(tmp_path / "pafpn")
     assert fpn.parameters < pafpn.parameters
     assert fpn.latency_ms
+    assert fpn.image_size == (64, 96)
     assert not (tmp_path / "failed").exists()
-    write_costs(configs, runs, 3)
+    write_costs(configs, runs, 3, (64, 96))
     assert read_cost(tmp_path / "fpn") == fpn
