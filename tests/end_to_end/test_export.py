@@ -38,6 +38,15 @@ def found(folder: Path, file: str, output: str) -> list[dict[str, Any]]:
     return rows
 
 
+def same(ours: dict[str, Any], theirs: dict[str, Any]) -> bool:
+    close = ours["score"] == pytest.approx(theirs["score"], abs=1e-5)
+    return (
+        close
+        and ours["category_id"] == theirs["category_id"]
+        and ours["bbox"] == pytest.approx(theirs["bbox"], abs=1e-3)
+    )
+
+
 def test_files_predict_what_the_checkpoint_predicts(folder: Path) -> None:
     pytest.importorskip("onnxruntime", reason="needs pip install 'detfuse[export]'")
     expected = found(folder, CHECKPOINT, "from_ckpt")
@@ -51,10 +60,9 @@ def test_files_predict_what_the_checkpoint_predicts(folder: Path) -> None:
         alone = folder / f"moved.{kind}"
         (folder / f"runs/default/first/best.{kind}").rename(alone)
         rows = found(folder, alone.name, f"from_{kind}")
-        assert [row["category_id"] for row in rows] == [row["category_id"] for row in expected]
-        for ours, theirs in zip(rows, expected, strict=True):
-            assert ours["score"] == pytest.approx(theirs["score"], abs=1e-5)
-            assert ours["bbox"] == pytest.approx(theirs["bbox"], abs=1e-3)
+        assert len(rows) == len(expected)
+        # two engines round differently, so rows of almost equal score may change places
+        assert [row for row in rows if not any(same(row, other) for other in expected)] == []
     Image.new("RGB", (128, 64)).save(folder / "wide.png")
     with pytest.raises(UserError, match=r"wide\.png: the image is 64 x 128 pixels.*64 x 64; export again with size"):
         prediction_run.run(invocation("predict", f"checkpoint={folder}/moved.pt2", f"source={folder}/wide.png"))

@@ -23,6 +23,22 @@ def test_the_readme_names_the_two_first_commands() -> None:
     assert f'{start} ".[test]" && .venv/bin/pytest' in LINES
 
 
+OTHERS = [
+    (line, found[1]) for line in LINES if (found := re.search(r"scripts/(\w+)\.py", line)) and found[1] != "train"
+]
+
+
+@pytest.mark.parametrize(("line", "command"), OTHERS)
+def test_other_commands_of_the_readme_are_right(
+    line: str, command: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What they do is tested where they are; here, that the README writes nothing that they would refuse."""
+    monkeypatch.chdir(folder)
+    argv = shlex.split(line)
+    given = argv[argv.index(f"scripts/{command}.py") + 1 :]
+    assert command == "benchmark" or check(given, command) == []
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the README's user works: a COCO folder, and a neck of their own as the README has it."""
