@@ -83,14 +83,18 @@ def describe(detector: Detector, config: dict[str, Any]) -> str:
     name = str(topology.get("_target_", neck["_target_"])).rpartition(".")[2]
     if neck.get("nodes"):
         name = "own graph"
-    operator = str(config.get("operator", {}).get("_target_", "")).rpartition(".")[2]
     parameters = sum(parameter.numel() for parameter in detector.parameters())
     head = str(config["head"]["_target_"]).rpartition(".")[2]
     backbone = config["backbone"].get("name", config["backbone"]["_target_"])
-    kind = f"{detector.neck.graph.kind} fusion" if isinstance(detector.neck, GraphNeck) else ""
-    notes = ", ".join(note for note in (kind, operator) if note)
-    fusion = f"{name} ({notes})" if notes else name
-    return f"{backbone} + {fusion} + {head}, {parameters / 1e6:.2f} M parameters"
+    return f"{backbone} + {name}{_fusion(detector)} + {head}, {parameters / 1e6:.2f} M parameters"
+
+
+def _fusion(detector: Detector) -> str:
+    """The kind of the graph and the operators that fuse in it, pinned ones too; nothing for a neck that is no graph."""
+    if not isinstance(detector.neck, GraphNeck):
+        return ""
+    operators = dict.fromkeys(type(operator).__name__ for operator in detector.neck.operators.values())
+    return f" ({', '.join([f'{detector.neck.graph.kind} fusion', *operators])})"
 
 
 def device(used: torch.device) -> str:

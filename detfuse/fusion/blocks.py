@@ -1,4 +1,7 @@
-"""What a node computes on its fused map, and the norms and activations that a neck uses throughout."""
+"""What a node computes on its fused map, and the norms and activations that a neck uses throughout.
+
+The neck starts the convolutions, those of its edges and operators alike (:mod:`detfuse.fill`).
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from torch import nn
+
+from detfuse.norms import group_norm
 
 NormName = Literal["none", "batch", "group"]
 ActivationName = Literal["none", "relu", "silu"]
@@ -20,12 +25,12 @@ class Style:
 
     Args:
         norm: after every convolution of an edge or a block.
-        norm_eps: epsilon of the norm.
-        norm_momentum: of the batch norm's running statistics.
+        norm_eps: epsilon of the norm, more than 0.
+        norm_momentum: of the batch norm's running statistics, in 0..1.
         activation: in every block.
 
     Raises:
-        ValueError: for a norm or an activation that does not exist.
+        ValueError: for a norm or an activation that does not exist, or a number out of range.
     """
 
     norm: NormName = "none"
@@ -38,6 +43,11 @@ class Style:
             raise ValueError(f"norm must be none, batch or group, got {self.norm!r}")
         if self.activation not in _ACTIVATIONS:
             raise ValueError(f"activation must be one of {', '.join(_ACTIVATIONS)}, got {self.activation!r}")
+        if self.norm_eps <= 0 or not 0 <= self.norm_momentum <= 1:
+            raise ValueError(
+                "norm_eps must be more than 0 and norm_momentum lie in 0..1, got "
+                f"{self.norm_eps} and {self.norm_momentum}"
+            )
 
     @property
     def bias(self) -> bool:
@@ -45,12 +55,11 @@ class Style:
         return self.norm == "none"
 
     def make_norm(self, channels: int) -> nn.Module:
-        """The norm over ``channels``; group norm uses 32 groups, or the largest divisor below."""
+        """The norm over ``channels``, see :func:`detfuse.norms.group_norm` for its groups."""
         if self.norm == "batch":
             return nn.BatchNorm2d(channels, eps=self.norm_eps, momentum=self.norm_momentum)
         if self.norm == "group":
-            groups = next(g for g in range(min(32, channels), 0, -1) if channels % g == 0)
-            return nn.GroupNorm(groups, channels, eps=self.norm_eps)
+            return group_norm(channels, self.norm_eps)
         return nn.Identity()
 
     def make_activation(self) -> nn.Module:

@@ -6,6 +6,9 @@ takes any and ends in its own 1x1 convolution; ``fast_normalized`` and ``softmax
 Sources: add, concat: FPN (Lin et al. 2017, arXiv 1612.03144) and HyperNet (Kong et al. 2016, arXiv 1604.00600);
 fast_normalized and softmax: EfficientDet, section 3.3 (Tan et al. 2020, arXiv 1911.09070); gated: AFF (Dai et al. 2021,
 arXiv 2009.14082); complex: parallel feature fusion (Yang et al. 2003, Pattern Recognition 36), read out as a modulus.
+
+Convolutions have torch's start here; the neck gives them its own (:mod:`detfuse.fill`), so that ``concat`` begins with
+the root mean square of its inputs, as an edge's projection does with that of its channels.
 """
 
 from __future__ import annotations
@@ -188,6 +191,8 @@ class Gated(nn.Module):
     def __init__(self, in_channels: tuple[int, ...], out_channels: int, *, ratio: int = 4) -> None:
         super().__init__()
         _equal_width("gated", in_channels, out_channels)
+        if ratio < 1:
+            raise ValueError(f"gated: ratio={ratio} must be at least 1; the gate is {out_channels} / ratio wide inside")
         hidden = max(1, out_channels // ratio)
         folds = range(len(in_channels) - 1)
         self.local_gates = nn.ModuleList(_gate_branch(out_channels, hidden) for _ in folds)

@@ -72,7 +72,8 @@ class Bilinear(Up):
 class Deconv(Up):
     """Learnt up-sampling: one 4x4 transposed convolution of stride 2 per level, bilinear at the start.
 
-    Source: fully convolutional networks (Long et al. 2015, arXiv 1411.4038), section 4.3.
+    Source: fully convolutional networks (Long et al. 2015, arXiv 1411.4038), section 4.3, with the start. The
+    neck's fill does not apply.
     """
 
     def __init__(self, in_channels: int, out_channels: int, steps: int) -> None:
@@ -125,7 +126,10 @@ class Subsample(Down):
 
 
 class StridedConv(Down):
-    """Learnt down-sampling: one 3x3 convolution of stride 2 per level, ReLU between them (PAFPN's, HRNet's)."""
+    """Learnt down-sampling: one 3x3 convolution of stride 2 per level, ReLU between them (PAFPN's, HRNet's).
+
+    Its start is the neck's fill.
+    """
 
     def __init__(self, in_channels: int, out_channels: int, steps: int) -> None:
         super().__init__()

@@ -4,6 +4,7 @@ Paper: SSD: Single Shot MultiBox Detector, 2016, https://arxiv.org/abs/1512.0232
 Variant: SSD300 with COCO's scales, as in torchvision, whose weights fit: softmax with the background as class 0,
 default boxes as fractions of the image, hard negatives 3:1 by loss within each image, sums divided by the positives of
 the batch (at least 1; of this process).
+Fill: the authors' ``xavier`` of Caffe, by the fan-in alone, and zero biases; torchvision's counts the fan-out as well.
 Deviations: an image without objects teaches its hardest negatives too (``min_negatives: 0`` is the original); the
 scales follow from the number of levels, so that the head works under any neck; a single level carries the boxes of all;
 the candidates are the best of each level, as in the other heads, where torchvision takes the best 400 of each class;
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from detfuse.fill import fill_convolutions
 from detfuse.heads.candidates import best_of_level, cells_inside, combine_images, finish
 from detfuse.heads.tower import by_prior, check_features
 from detfuse.ops.anchors import default_box_shapes, from_fixed_point, grid_points, to_fixed_point
@@ -265,9 +267,7 @@ def _check_lengths(
 
 
 def _predictor(in_channels: int, out_channels: int) -> nn.Conv2d:
-    """A 3x3 convolution that begins as the paper's: Xavier-uniform weights and zero bias."""
+    """A 3x3 convolution that starts as the header says."""
     layer = nn.Conv2d(in_channels, out_channels, 3, padding=1)
-    nn.init.xavier_uniform_(layer.weight)
-    if layer.bias is not None:
-        nn.init.zeros_(layer.bias)
+    fill_convolutions(layer)
     return layer

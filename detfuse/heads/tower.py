@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from detfuse.inserts import HEAD_SITES, Attention, chosen_levels, make_insert, only_sites
+from detfuse.norms import group_norm
 from detfuse.structures import FeatureSpec
 
 Norm = Literal["none", "group", "batch"]
@@ -56,8 +57,7 @@ class ConvTower(nn.Sequential):
         in_channels: width of the maps.
         channels: width after each convolution.
         num_convs: how many; 0 passes the maps on as they are.
-        norm: ``none``; ``group``, 32 groups, fewer where they would have less than 8 channels (on the 1x1 maps of small
-            images a group of one channel is always 0); ``batch``, whose statistics mix all levels.
+        norm: ``none``; ``group``, see :func:`detfuse.norms.group_norm`; ``batch``, whose statistics mix all levels.
         attention: what stands after each ReLU (site ``head``), shared by the levels as the tower is.
         name: of the tower, to name its places.
     """
@@ -80,7 +80,7 @@ class ConvTower(nn.Sequential):
                 "conv", nn.Conv2d(channels if i else in_channels, channels, 3, padding=1, bias=norm != "batch")
             )
             if norm == "group":
-                block.add_module("norm", nn.GroupNorm(math.gcd(32, channels // 8, channels), channels))
+                block.add_module("norm", group_norm(channels))
             elif norm == "batch":
                 block.add_module("norm", nn.BatchNorm2d(channels))
             block.add_module("act", nn.ReLU(inplace=True))
@@ -178,4 +178,8 @@ def check_arguments(head: str, num_classes: int, tower: tuple[int, int | None, i
             f"{head}: tower_channels={channels} has no effect without a tower; set num_convs to at least 1, or "
             f"tower_channels to null (the neck's {in_channels})"
         )
-    return channels or in_channels
+    if channels is not None and channels < 1:
+        raise ValueError(
+            f"{head}: tower_channels={channels} must be at least 1; null takes the neck's width, {in_channels}"
+        )
+    return in_channels if channels is None else channels

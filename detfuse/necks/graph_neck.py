@@ -1,4 +1,9 @@
-"""The executor: a neck made of any fusion graph, any operator and any resampler."""
+"""The executor: a neck made of any fusion graph, any operator and any resampler.
+
+One fill starts all of its convolutions, those of edges, of blocks, of extra levels and of operators alike, so that an
+operator that has weights neither grows nor shrinks what it reads by their start. It is a setting, ``fill``, and not the
+topology's: two topologies would else differ in it. What each is published with: :mod:`detfuse.necks.topologies`.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from detfuse.fill import Fill, fill_convolutions
 from detfuse.fusion.blocks import BLOCKS, ActivationName, NormName, Style
 from detfuse.fusion.graph import FusionGraph, GraphError, Node
 from detfuse.fusion.operators import OPERATORS
@@ -43,11 +49,12 @@ class GraphNeck(nn.Module):
         norm_eps: epsilon of the norm.
         norm_momentum: of the batch norm's running statistics.
         activation: in every block.
+        fill: the start of every convolution but the attention's, see :mod:`detfuse.fill`.
 
     Raises:
         GraphError: if the graph is invalid, names an unknown part, or an operator cannot fuse the widths that meet;
             raised before any weight is allocated.
-        ValueError: if there is no such site or level for attention.
+        ValueError: if there is no such site or level for attention, or no such fill.
     """
 
     def __init__(
@@ -67,13 +74,15 @@ class GraphNeck(nn.Module):
         norm_eps: float = 1e-5,
         norm_momentum: float = 0.1,
         activation: ActivationName = "none",
+        fill: Fill = "fan_in",
     ) -> None:
         super().__init__()
+        _check_widths(out_channels, width)
         self.in_spec = in_spec
         self.graph = _make_graph(in_spec, topology, nodes, outputs)
         self._style = Style(norm, norm_eps, norm_momentum, activation)
         self._factories = (operator, resample_up, resample_down)
-        widths = _Widths(self.graph, in_spec, out_channels, width or out_channels)
+        widths = _Widths(self.graph, in_spec, out_channels, out_channels if width is None else width)
         with torch.device("meta"):  # every part checks its widths before a weight is allocated
             self._make_parts(widths)
         self.edges, self.operators, self.blocks = self._make_parts(widths)
@@ -82,7 +91,8 @@ class GraphNeck(nn.Module):
             tuple(2**level for level in self.graph.out_levels),
         )
         self._off: frozenset[tuple[str, str]] = frozenset()
-        _init_weights(self)
+        for part in (self.edges, self.operators, self.blocks):
+            fill_convolutions(part, fill)
         self.inserts = self._make_inserts(widths, attention)
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
@@ -239,6 +249,13 @@ class _Widths:
             self.fused[node.name] = width if inner else made
 
 
+def _check_widths(out_channels: int, width: int | None) -> None:
+    if out_channels < 1:
+        raise GraphError(f"neck.out_channels={out_channels}: a map has at least 1 channel")
+    if width is not None and width < 1:
+        raise GraphError(f"neck.width={width}: a map has at least 1 channel; null takes out_channels, {out_channels}")
+
+
 def _make_graph(
     in_spec: FeatureSpec,
     topology: Topology | None,
@@ -293,13 +310,3 @@ def _size_at(level: int, sizes: Mapping[int, Size]) -> Size:
         return height * factor, width * factor
     factor = 2 ** (level - nearest)
     return (height + factor - 1) // factor, (width + factor - 1) // factor
-
-
-def _init_weights(neck: GraphNeck) -> None:
-    """Xavier-uniform weights and zero biases on edges and in blocks, as FPN's authors do; operators keep their own."""
-    for part in (*neck.edges.values(), *neck.blocks.values()):
-        for module in part.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.xavier_uniform_(module.weight)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)

@@ -4,6 +4,8 @@ Paper: SSD: Single Shot MultiBox Detector, 2016, https://arxiv.org/abs/1512.0232
 Variant: SSD300 on VGG-16 cut after conv4_3 and conv5_3; 300 x 300 pixels give maps of 38, 19, 10, 5, 3 and 1. Here
 conv5_3 is followed by pool5 (3x3, stride 1), fc6 (3x3, dilated by 6) and fc7 (1x1); with ``fc_channels: null`` the
 coarsest map is used as it is (mmdetection's SSDNeck). torchvision's weights fit.
+Fill: the authors' ``xavier`` of Caffe, by the fan-in alone, and zero biases; fc6 and fc7 too, since no weights of VGG's
+linear layers are converted. torchvision's counts the fan-out as well.
 Deviations: no dropout after fc6 and fc7, as in torchvision; any backbone with two levels or more serves.
 """
 
@@ -15,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from detfuse.fill import fill_convolutions
 from detfuse.inserts import Attention, chosen_levels, make_insert, only_sites
 from detfuse.structures import FeatureSpec
 
@@ -74,13 +77,13 @@ class SSDExtras(nn.Module):
                 f"SSDExtras normalises the finest level and continues from the coarsest, so it needs two levels of the "
                 f"backbone, but there is only stride {in_spec.strides[0]}: give backbone.levels=[3,4]"
             )
-        if len(extra_channels) != len(extra_strides) or not set(extra_strides) <= {1, 2} or min(extra_channels) < 2:
-            raise ValueError(
-                "SSDExtras: each extra level has one width of at least 2 and one stride of 1 or 2; got extra_channels "
-                f"{list(extra_channels)} and extra_strides {list(extra_strides)}"
-            )
+        _check_extras(extra_channels, extra_strides)
         if fc_dilation < 1:
             raise ValueError(f"SSDExtras: fc_dilation must be at least 1, got {fc_dilation}")
+        if fc_channels is not None and fc_channels < 1:
+            raise ValueError(
+                f"SSDExtras: neck.fc_channels={fc_channels} must be at least 1; null leaves fc6 and fc7 out"
+            )
         self.in_spec = in_spec
         self.extra_strides = list(extra_strides)
         coarsest = in_spec.channels[-1] if fc_channels is None else fc_channels
@@ -95,7 +98,7 @@ class SSDExtras(nn.Module):
             _extra(before, after, stride)
             for before, after, stride in zip(widths, extra_channels, extra_strides, strict=False)
         )
-        _init_weights(self)
+        fill_convolutions(self)
         only_sites(attention, ("output",), "neck ssd_extras", "it fuses nothing")
         chosen = chosen_levels(attention, "output", self.out_spec.levels, "neck ssd_extras")
         self.outputs = nn.ModuleList(
@@ -124,6 +127,14 @@ class SSDExtras(nn.Module):
         return [output(x) for output, x in zip(self.outputs, maps, strict=True)]
 
 
+def _check_extras(channels: Sequence[int], strides: Sequence[int]) -> None:
+    if len(channels) != len(strides) or not set(strides) <= {1, 2} or any(width < 2 for width in channels):
+        raise ValueError(
+            "SSDExtras: each extra level has one width of at least 2 and one stride of 1 or 2; got extra_channels "
+            f"{list(channels)} and extra_strides {list(strides)}"
+        )
+
+
 def _fc(in_channels: int, channels: int, dilation: int) -> nn.Sequential:
     """pool5 with stride 1, then VGG's first two linear layers as convolutions (fc6 decimated, hence dilated)."""
     return nn.Sequential(
@@ -142,12 +153,3 @@ def _extra(in_channels: int, out_channels: int, stride: int) -> nn.Sequential:
         nn.Conv2d(out_channels // 2, out_channels, 3, stride=stride, padding=stride - 1),
         nn.ReLU(inplace=True),
     )
-
-
-def _init_weights(neck: SSDExtras) -> None:
-    """Xavier-uniform weights and zero biases, as the paper's."""
-    for layer in neck.modules():
-        if isinstance(layer, nn.Conv2d):
-            nn.init.xavier_uniform_(layer.weight)
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)

@@ -2,6 +2,11 @@
 
 ``c_i`` are the backbone's maps, ``p_i`` the outputs, indexed by log2 of the stride. No shipped topology pins an
 operator: which one fuses is the free choice of ``operator=``.
+
+Published starts of the convolutions (:mod:`detfuse.fill`; it is the neck's setting ``fill``, of which each YAML has the
+published value): FPN, PAFPN and the levels above them are filled by the fan-in alone (Caffe2's XavierFill in Detectron,
+also for RetinaNet's P6 and P7; kept by torchvision; mmdetection counts the fan-out as well), and so are SSD and FSSD
+(Caffe's xavier); BiFPN by the mean of fan-in and fan-out (TensorFlow's default). U-Net has a start of its own.
 """
 
 from __future__ import annotations
@@ -139,7 +144,8 @@ def unet(
     """U-Net's decoder (Ronneberger et al. 2015, arXiv 1505.04597): the *processed* map goes on downwards.
 
     Each fused map passes two 3x3 convolutions before it is both output and input of the next finer level; FPN hands
-    the plain sum on. The paper's operator is concat, its resampler a transposed convolution.
+    the plain sum on. The paper's operator is concat, its resampler a transposed convolution. Deviation: the paper's
+    weights start as Gaussians of variance 2 / fan-in; here the neck's fill starts them, as in FPN.
     """
     top = levels[-1]
     nodes = [Node(f"p{top}", top, (f"c{top}",), block=block)]
@@ -187,7 +193,8 @@ def bifpn(levels: Sequence[int], *, block: Block = "separable", extra_levels: in
 
     No single-input nodes; middle levels get an extra edge from their original input. P6 is a 1x1 of C5, then pooled, P7
     pooled from P6. In the first repeat a level used twice has two separate projections, because projection belongs to
-    the edge. The paper's operator is fast_normalized, its resamplers nearest and max_pool, its block separable.
+    the edge. The paper's operator is fast_normalized, its resamplers nearest and max_pool, its block separable, its
+    fill fan_avg.
 
     Args:
         levels: the backbone's.

@@ -1,0 +1,23 @@
+"""The one rule of how group norm divides channels."""
+
+from __future__ import annotations
+
+import math
+
+from torch import nn
+
+_GROUPS = 32  # of the paper
+_LEAST_CHANNELS = 8  # of a group
+
+
+def group_norm(channels: int, eps: float = 1e-5) -> nn.GroupNorm:
+    """Group norm (Wu, He 2018, https://arxiv.org/abs/1803.08494) that a map of 1 x 1 survives.
+
+    The paper's 32 groups, fewer where they would have less than 8 channels: on the 1x1 maps of small images a group of
+    one channel is always 0 and one of two always -1 and 1, whatever the image shows. Narrow maps are a single group.
+
+    Args:
+        channels: width of the map.
+        eps: added to the variance.
+    """
+    return nn.GroupNorm(math.gcd(_GROUPS, max(1, channels // _LEAST_CHANNELS), channels), channels, eps=eps)
