@@ -24,8 +24,8 @@ Fill = Literal["fan_in", "fan_avg"]
 def fill_convolutions(part: nn.Module, rule: Fill = "fan_in") -> None:
     """Start every convolution of a part by one rule.
 
-    Transposed convolutions are left alone, and so is a module that says ``own_start = True`` with all below it: its
-    constructor has started it already, such as a gate that begins at zero.
+    Transposed convolutions are left alone, and so is a module that says ``own_start = True``, with all below it: its
+    constructor has started it already, as that of a gate which begins at zero.
 
     Args:
         part: a convolution, or what contains some.
@@ -39,12 +39,17 @@ def fill_convolutions(part: nn.Module, rule: Fill = "fan_in") -> None:
     if getattr(part, "own_start", False):
         return
     if isinstance(part, nn.Conv2d):
-        bound = math.sqrt(3 / _fan(part, rule))
-        nn.init.uniform_(part.weight, -bound, bound)
-        if part.bias is not None:
-            nn.init.zeros_(part.bias)
+        fill_uniform(part, _fan(part, rule))
     for child in part.children():
         fill_convolutions(child, rule)
+
+
+def fill_uniform(layer: nn.Conv2d, fan: float) -> None:
+    """Start one convolution from uniform numbers of variance 1 / ``fan``, and no bias."""
+    bound = math.sqrt(3 / fan)
+    nn.init.uniform_(layer.weight, -bound, bound)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
 
 
 def _fan(layer: nn.Conv2d, rule: Fill) -> float:

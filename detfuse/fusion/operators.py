@@ -7,8 +7,8 @@ Sources: add, concat: FPN (Lin et al. 2017, arXiv 1612.03144) and HyperNet (Kong
 fast_normalized and softmax: EfficientDet, section 3.3 (Tan et al. 2020, arXiv 1911.09070); gated: AFF (Dai et al. 2021,
 arXiv 2009.14082); complex: parallel feature fusion (Yang et al. 2003, Pattern Recognition 36), read out as a modulus.
 
-Convolutions have torch's start here; the neck gives them its own (:mod:`detfuse.fill`), so that ``concat`` begins with
-the root mean square of its inputs, as an edge's projection does with that of its channels.
+The neck starts the convolutions as it starts its edges' (:mod:`detfuse.fill`), so that ``concat`` begins with the root
+mean square of its inputs, as a projection does with that of its channels.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from detfuse.fill import fill_uniform
 
 
 def _equal_width(operator: str, in_channels: tuple[int, ...], out_channels: int) -> None:
@@ -89,9 +91,12 @@ class Complex(nn.Module):
         in_channels: widths of the inputs, all equal to ``out_channels``.
         out_channels: width of the result.
         readout: ``modulus``, or ``complex_conv``: the modulus of a complex 1x1 convolution (A + iB)(x + iy); more than
-            two inputs fold from left to right.
+            two inputs fold from left to right. A and B are blocks of one matrix [A -B; B A] and start by its fan-in of
+            2 C, which keeps the mean of the squared moduli; it is square, so that every fill gives the same.
         eps: added under the root, so that the gradient at 0 is finite.
     """
+
+    own_start = True
 
     def __init__(
         self,
@@ -109,6 +114,9 @@ class Complex(nn.Module):
         folds = len(in_channels) - 1 if readout == "complex_conv" else 0
         self.real = nn.ModuleList(nn.Conv2d(out_channels, out_channels, 1, bias=False) for _ in range(folds))
         self.imaginary = nn.ModuleList(nn.Conv2d(out_channels, out_channels, 1, bias=False) for _ in range(folds))
+        for block in (*self.real, *self.imaginary):
+            assert isinstance(block, nn.Conv2d)
+            fill_uniform(block, 2 * out_channels)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         if not self.real:
