@@ -65,7 +65,7 @@ def solve(config: Mapping[str, Any], baseline: Cost, kind: BudgetKind, num_class
 
     The outputs keep their width, hence the head is the same. The width stays between an eighth and four times the
     outputs'. Where it is not enough, the topology's ``repeats`` or ``depth`` is changed as little as possible. With
-    group norm widths are multiples of 8, since others leave it few groups.
+    group norm widths are multiples of 8, as its groups are (:func:`detfuse.norms.group_norm`).
 
     Args:
         config: the arm's, plain and resolved.

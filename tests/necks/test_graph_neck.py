@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from detfuse.fusion.graph import GraphError
-from detfuse.fusion.operators import OPERATORS, Add, Concat
+from detfuse.fusion.operators import OPERATORS, Add, Concat, Gated
 from detfuse.fusion.resample import DOWN, UP, Nearest, StridedConv
 from detfuse.necks.graph_neck import GraphNeck
 from detfuse.necks.topologies import bifpn, early, early_pyramid, fpn, pafpn, unet, unfused
@@ -164,6 +164,23 @@ def test_a_resampler_of_the_other_direction_is_refused() -> None:
         neck(up=DOWN["max_pool"])
     with pytest.raises(GraphError, match=r"node 'n4'.*Nearest cannot resample down: choose one of max_pool"):
         neck(pafpn, down=Nearest)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"width": 0}, "neck.width=0: a map has at least 1 channel; null takes out_channels, 8"),
+        ({"width": -4}, "neck.width=-4"),
+        ({"out_channels": 0}, "neck.out_channels=0: a map has at least 1 channel"),
+        ({"out_channels": -4, "width": 8}, "neck.out_channels=-4"),
+        ({"norm_eps": -1.0}, "norm_eps must be more than 0"),
+        ({"norm_momentum": 2.0}, "norm_momentum lie in 0..1"),
+        ({"operator": partial(Gated, ratio=0)}, "ratio=0 must be at least 1"),
+    ],
+)
+def test_numbers_out_of_range_are_told_with_what_is_allowed(options: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        neck(fpn, **options)
 
 
 def test_topology_and_nodes_exclude_each_other() -> None:
