@@ -21,6 +21,7 @@ from detfuse.detector import Detector
 from detfuse.necks.graph_neck import GraphNeck
 from detfuse.protocols import Size
 from detfuse.structures import Batch
+from detfuse.training.batch_statistics import require_statistics
 
 _NO_BUILD = (ValueError, TypeError, OSError, ImportError, LookupError, RuntimeError, AttributeError)
 _TIMED_STEPS = 4
@@ -135,6 +136,7 @@ def _try(config: Mapping[str, Any], startup: float | None, read: Read) -> Facts:
     backbone = build_backbone(config)
     data = data_of(config, size_divisor(backbone.out_spec), read)
     detector = build_detector(config, len(data.categories), backbone)
+    require_statistics(detector, *data.smallest_training_batch(1))
     built = time.perf_counter() - start
     seconds = _tried(config, detector, data, timed=startup is not None)
     graph = detector.neck.graph if isinstance(detector.neck, GraphNeck) else None

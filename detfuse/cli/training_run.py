@@ -22,6 +22,7 @@ from detfuse.data.collate import padded_size
 from detfuse.inserts import places_of
 from detfuse.necks.graph_neck import GraphNeck
 from detfuse.training.attention_memory import device_memory, require_fit
+from detfuse.training.batch_statistics import require_statistics
 from detfuse.training.environment import environment
 from detfuse.training.module import NonFiniteLossError
 from detfuse.training.summary import summarise
@@ -96,6 +97,8 @@ def _stored(folder: Path, invocation: Invocation) -> dict[str, Any]:
 
 def _begin(trainer: pl.Trainer, parts: Parts, folder: Path, config: dict[str, Any], invocation: Invocation) -> None:
     """See that it can begin; write what the run is, and show it."""
+    smallest = parts.data.smallest_training_batch(trainer.world_size)
+    require_statistics(parts.detector, *smallest, processes=trainer.world_size)
     require_fit(
         parts.detector,
         parts.data.largest_padded_size(),

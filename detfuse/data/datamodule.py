@@ -114,6 +114,15 @@ class DetectionDataModule(pl.LightningDataModule):
                 sizes.append(padded_size(*self.transform.resized(height, width, factor), self.size_divisor))
         return max(sizes, key=lambda size: size[0] * size[1], default=padded_size(1, 1, self.size_divisor))
 
+    def smallest_training_batch(self, world_size: int) -> tuple[int, Size]:
+        """Images per process, and their (height, width), padded, in the smallest step that training can meet."""
+        sizes = [
+            padded_size(*self.transform.smallest(height, width), self.size_divisor)
+            for height, width in np.unique(self._index("train").sizes, axis=0).tolist()
+        ]
+        images = self.loader.train_batches(self.dataset("train")).fewest_images(world_size)
+        return images, min(sizes, key=max)  # a map is 1 x 1 where neither side is longer than its stride
+
     def _index(self, split: Split) -> AnnotationIndex:
         if split not in self.indexes:
             raise DataError(f"the {split} split was not read; call setup() first")

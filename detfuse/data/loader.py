@@ -64,6 +64,11 @@ class TrainBatches(Sampler[list[Key]]):
         """Batches per epoch, the same for every rank."""
         return max(1, len(self.tall) // (self.batch_size * world_size))
 
+    def fewest_images(self, world_size: int) -> int:
+        """Images in the smallest batch of a rank: ``batch_size``, unless the data set does not fill one batch."""
+        images = len(self.tall)
+        return self.batch_size if images >= self.batch_size * world_size else max(1, images // world_size)
+
     def __len__(self) -> int:
         return self.num_batches(rank_and_world_size()[1])
 

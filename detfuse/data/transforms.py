@@ -148,6 +148,17 @@ class Transforms:
         scale *= factor
         return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
 
+    def smallest(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) that an image gets in training at the least: cropped nearest to a square, jittered down."""
+        if self.crop > 0:
+            # a crop changes each side by (3/4)^.5 at most, and no side is longer than the image's
+            share = (3 / 4) ** 0.5 * max((3 / 4) ** 0.5, self.crop_area[0] ** 0.5)
+            if height > width:
+                height = max(width, int(height * share))
+            else:
+                width = max(height, int(width * share))
+        return self.resized(height, width, self.scale_jitter[0])
+
     def divisor(self, size_divisor: int) -> int:
         """What batches are padded to a multiple of: ``size_divisor``, but an exact size is not padded."""
         return size_divisor if self.size is None else 1

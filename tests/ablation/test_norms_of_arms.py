@@ -1,0 +1,25 @@
+"""An arm that would meet a norm of one value is told in the plan."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from contracts.composing import compose_train
+
+from detfuse.ablation.design import PlanError
+from detfuse.ablation.probe import probe
+
+
+def test_the_plan_names_the_arm_whose_norm_has_one_value(tmp_path: Path) -> None:
+    data = (f"data.root={tmp_path}", "data.num_train=4", "data.num_val=2", "data.loader.batch_size=1")
+    small = ("neck.out_channels=16", "head.num_convs=1", "trainer.accelerator=cpu")
+    configs = {
+        "fpn": compose_train(*data, *small),
+        "bifpn": compose_train(*data, *small, "neck=bifpn", "neck.topology.repeats=1"),
+    }
+    with pytest.raises(PlanError) as caught:
+        probe(configs, startup=None, threads=1, read={})
+    (bifpn,) = caught.value.problems
+    assert bifpn.startswith("arm bifpn cannot be built: 1 norm has 1 value per statistic")
+    assert "neck.norm=group" in bifpn
