@@ -6,7 +6,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from detfuse.build import build_backbone, build_detector, instantiate, size_divisor, targets
+from detfuse.build import build_backbone, build_detector, build_neck, instantiate, size_divisor, targets
 from detfuse.config import conf_dir
 from detfuse.config.compose import Composer
 from detfuse.structures import FeatureSpec
@@ -78,3 +78,13 @@ def test_errors_of_nested_parts_keep_their_message() -> None:
 def test_every_target_of_a_configuration_is_found() -> None:
     config = {"a": {"_target_": "x", "b": [{"_target_": "y"}, 1]}, "c": None}
     assert list(targets(config)) == [("a", "x"), ("a.b.0", "y")]
+
+
+def test_a_configuration_from_before_the_fill_still_builds_and_loads() -> None:
+    spec, config = FeatureSpec((8, 8, 8), (8, 16, 32)), compose("neck=bifpn")
+    new = build_neck(config, spec)
+    del config["neck"]["fill"]
+    old = build_neck(config, spec)
+    assert isinstance(old, torch.nn.Module)
+    assert isinstance(new, torch.nn.Module)
+    old.load_state_dict(new.state_dict())

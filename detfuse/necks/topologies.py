@@ -27,6 +27,7 @@ Block = Literal["conv3", "double_conv3", "separable"]
 
 def _extend(nodes: list[Node], outputs: list[str], top: int, extra_levels: int, extra: Extra) -> None:
     """Append ``extra_levels`` outputs above level ``top``, each from the one below (the first as ``extra`` says)."""
+    _check_extra_levels(extra_levels)
     for level in range(top + 1, top + 1 + extra_levels):
         name = f"p{level}"
         if extra == "max_pool":
@@ -41,6 +42,11 @@ def _extend(nodes: list[Node], outputs: list[str], top: int, extra_levels: int, 
         else:
             raise ValueError(f"extra must be max_pool, from_c or from_p, got {extra!r}")
         outputs.append(name)
+
+
+def _check_extra_levels(extra_levels: int) -> None:
+    if extra_levels < 0:
+        raise ValueError(f"extra_levels must not be negative, got {extra_levels} (backbone.levels leaves out its own)")
 
 
 def unfused(
@@ -108,6 +114,7 @@ def early_pyramid(
         block: what is computed on each level.
         extra_levels: levels above the backbone's top.
     """
+    _check_extra_levels(extra_levels)
     at = levels[0] if level is None else level
     nodes = [Node(f"f{at}", at, tuple(f"c{i}" for i in levels)), Node(f"p{at}", at, (f"f{at}",), block=block)]
     for i in range(at + 1, levels[-1] + extra_levels + 1):
@@ -202,6 +209,7 @@ def bifpn(levels: Sequence[int], *, block: Block = "separable", extra_levels: in
         extra_levels: levels above the backbone's top.
         repeats: how often the bidirectional layer is applied.
     """
+    _check_extra_levels(extra_levels)
     if len(levels) + extra_levels < 2 or repeats < 1:
         raise ValueError(f"bifpn needs two levels and one repeat, got {len(levels) + extra_levels} and {repeats}")
     top = levels[-1]

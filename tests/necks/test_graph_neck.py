@@ -183,6 +183,12 @@ def test_numbers_out_of_range_are_told_with_what_is_allowed(options: Any, messag
         neck(fpn, **options)
 
 
+@pytest.mark.parametrize("topology", [unfused, early_pyramid, fpn, unet, pafpn, bifpn])
+def test_levels_above_the_backbones_cannot_be_fewer_than_none(topology: Any) -> None:
+    with pytest.raises(ValueError, match="extra_levels must not be negative, got -1"):
+        topology((3, 4, 5), extra_levels=-1)
+
+
 def test_topology_and_nodes_exclude_each_other() -> None:
     with pytest.raises(GraphError, match="not both"):
         neck(fpn, nodes=[], outputs=[])

@@ -1,4 +1,4 @@
-"""An arm that would meet a norm of one value is told in the plan."""
+"""What the plan says of the arms' starts: their fill, and a norm that could not compute."""
 
 from __future__ import annotations
 
@@ -7,8 +7,17 @@ from pathlib import Path
 import pytest
 from contracts.composing import compose_train
 
-from detfuse.ablation.design import PlanError
+from detfuse.ablation.design import Ablation, PlanError
+from detfuse.ablation.plan import prepare
 from detfuse.ablation.probe import probe
+
+
+def test_another_fill_is_listed_as_what_the_neck_brings_along() -> None:
+    plan = prepare(Ablation(factors={"neck": ["fpn", "pafpn", "bifpn"]}), "x", []).plan
+    assert plan.covariates["bifpn"]["neck.fill"] == ("fan_in", "fan_avg")
+    assert "neck.fill" not in plan.covariates["pafpn"]
+    alike = prepare(Ablation(factors={"neck": ["fpn", "bifpn"]}, common={"neck.fill": "fan_in"}), "x", []).plan
+    assert "neck.fill" not in alike.covariates["bifpn"]
 
 
 def test_the_plan_names_the_arm_whose_norm_has_one_value(tmp_path: Path) -> None:
