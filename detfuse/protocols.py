@@ -53,7 +53,11 @@ class Operator(Protocol):
 
 
 class OperatorFactory(Protocol):
-    """Builds the operator of one node; raises ValueError if it cannot fuse these widths."""
+    """Builds the operator of one node; raises ValueError if it cannot fuse these widths.
+
+    The neck starts the convolutions of what is built (:mod:`detfuse.fill`), but for modules that say
+    ``own_start = True``.
+    """
 
     def __call__(self, in_channels: tuple[int, ...], out_channels: int) -> nn.Module: ...
 

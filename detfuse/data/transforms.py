@@ -151,7 +151,7 @@ class Transforms:
     def smallest(self, height: int, width: int) -> tuple[int, int]:
         """(height, width) that an image gets in training at the least: cropped nearest to a square, jittered down."""
         if self.crop > 0:
-            # a crop changes each side by (3/4)^.5 at most, and no side is longer than the image's
+            # the long side keeps (area * 3/4)^.5 of itself, the short one (area / 3/4)^.5, but at most all
             share = (3 / 4) ** 0.5 * max((3 / 4) ** 0.5, self.crop_area[0] ** 0.5)
             if height > width:
                 height = max(width, int(height * share))

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from detfuse.inserts import inserts_of
+from detfuse.inserts import Insert, inserts_of
 from detfuse.protocols import Size
 
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
@@ -42,7 +42,7 @@ def norms_of_one_value(
     twin = copy.deepcopy(detector).train()
     norms = {name: module for name, module in twin.named_modules() if isinstance(module, _NORMS)}
     if all(_values(norm, _smallest_map(norm, batch), processes) != 1 for norm in norms.values()):
-        return {}  # whatever the images: with two of them per batch that is every detector
+        return {}  # whatever the images; so it is with almost every detector where a batch has two of them
     values: dict[str, int] = {}
     for name, norm in norms.items():
         norm.forward = _counting(name, norm, processes, values)  # type: ignore[assignment]  # of the twin only
@@ -106,21 +106,22 @@ def require_statistics(detector: nn.Module, batch: int, image_size: Size, *, pro
     )
 
 
+def _insert_around(detector: nn.Module, name: str) -> Insert | None:
+    inside = (insert for prefix, insert in inserts_of(detector).items() if name.startswith(f"{prefix}."))
+    return next(inside, None)
+
+
 def _place(detector: nn.Module, name: str, norm: nn.Module) -> str:
-    kind = type(norm).__name__
-    for prefix, insert in inserts_of(detector).items():
-        if name.startswith(f"{prefix}."):
-            return f"{kind} of {insert.kind} at {insert.site} {insert.at}"
-    return f"{kind} {name}"
+    insert = _insert_around(detector, name)
+    where = name if insert is None else f"of {insert.kind} at {insert.site} {insert.at}"
+    return f"{type(norm).__name__} {where}"
 
 
 def _remedies(detector: nn.Module, found: dict[str, nn.Module]) -> list[str]:
     """What helps each of them, the nearest first, everything once."""
-    inserts = inserts_of(detector)
     remedies: list[str] = []
     for name, norm in found.items():
-        insert = next((insert for prefix, insert in inserts.items() if name.startswith(f"{prefix}.")), None)
-        if insert is not None:
+        if (insert := _insert_around(detector, name)) is not None:
             remedies.append(
                 f"finer levels for {insert.kind} (attention.levels.{insert.site}) or attention without a norm (se, eca)"
             )
