@@ -45,6 +45,11 @@ def test_levels_between_the_finest_and_the_coarsest_pass_unchanged() -> None:
     assert torch.equal(results[1], given[1])
 
 
+def test_no_extra_level_is_a_choice_too() -> None:
+    neck = SSDExtras(SPEC, fc_channels=16, extra_channels=(), extra_strides=())
+    assert [x.shape[1] for x in neck(maps(64, 64))] == [8, 16]
+
+
 def test_length_of_every_vector_is_the_learnt_scale_whatever_goes_in() -> None:
     norm = L2Norm(8, 20.0)
     x = torch.randn(2, 8, 3, 3) * 1000
