@@ -15,7 +15,7 @@ from hydra.errors import HydraException
 from detfuse.ablation.records import Arm, BudgetKind
 
 Design = Literal["one_at_a_time", "factorial"]
-Equalised = Literal["norm", "block", "levels"]
+Equalised = Literal["norm", "block", "levels", "scale"]
 Allowed = Literal["levels", "environment"]
 
 _NO_NAME = re.compile(r"[^A-Za-z0-9._-]+")

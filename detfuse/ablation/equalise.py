@@ -10,7 +10,7 @@ import torch
 from detfuse.build import build_neck
 from detfuse.structures import FeatureSpec
 
-Setting = Literal["norm", "block", "levels"]
+Setting = Literal["norm", "block", "levels", "scale"]
 Settings = dict[str, Any]
 """Key below the neck -> value."""
 
@@ -27,7 +27,8 @@ def equalised(
     """Hydra overrides that make an arm's neck equal to the baseline's in what is not the question.
 
     ``norm`` is the norm and the activation, ``block`` what a topology computes on its maps, ``levels`` the strides of
-    the outputs, by the levels above the backbone's and where they come from.
+    the outputs, by the levels above the backbone's and where they come from, ``scale`` the fill of the weights (the
+    factors that follow from a batch are no setting: see :mod:`detfuse.ablation.start`).
 
     Args:
         config: the arm's, plain and resolved.
@@ -83,10 +84,17 @@ def _levels(config: Mapping[str, Any], baseline: Mapping[str, Any]) -> Settings:
     return settings
 
 
+def _scale(config: Mapping[str, Any], baseline: Mapping[str, Any]) -> Settings:
+    if "scales" not in config["neck"]:
+        raise _no_such(config, baseline, "scale", config, "scales")
+    return {"fill": baseline["neck"]["fill"]} if "fill" in config["neck"] and "fill" in baseline["neck"] else {}
+
+
 _WANTED: dict[str, Callable[[Mapping[str, Any], Mapping[str, Any]], Settings]] = {
     "norm": _norm,
     "block": _block,
     "levels": _levels,
+    "scale": _scale,
 }
 
 

@@ -1,27 +1,33 @@
-"""What is held equal to the baseline before anything runs (equalisation, budget), and what every arm then costs."""
+"""What is held equal to the baseline before anything runs (settings, budget, scale), and what every arm then costs."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, cast
 
 from detfuse.ablation.budget import cost_of, latencies, solve
-from detfuse.ablation.design import PlanError
+from detfuse.ablation.design import PlanError, override
 from detfuse.ablation.equalise import Setting, equalised
-from detfuse.ablation.plan import Change, Prepared, changed
-from detfuse.ablation.probe import Read, data_of, device_of
+from detfuse.ablation.plan import Change, Prepared, changed, config_changes
+from detfuse.ablation.probe import Read, data_of, detector_and_data, device_of, first_batch, of_each
 from detfuse.ablation.records import Cost, Run
-from detfuse.ablation.storage import COST, write_cost
+from detfuse.ablation.start import Factors, magnitudes, shown, solve_factors
+from detfuse.ablation.storage import COST, PLAN, read_plan, write_cost
 from detfuse.build import build_backbone, build_combine, build_detector, size_divisor
 from detfuse.data import DetectionDataModule
+from detfuse.detector import Detector
 from detfuse.protocols import Size
+from detfuse.structures import Batch
 
 _LATENCY_ROUNDS = 20
+_SCALES = "neck.scales"
+_SCALE_NOTE = "scale: "  # begins what is said about factors
 
 
 def arms_equalised(prepared: Prepared) -> Prepared:
-    """The plan with what arms bring along (norm, block, levels) set to the baseline's, as far as the plan says so.
+    """The plan with the settings that arms bring along (norm, block, levels, fill) as the baseline has them.
 
     Raises:
         PlanError: naming every arm and setting that cannot be equalised.
@@ -38,7 +44,8 @@ def arms_equalised(prepared: Prepared) -> Prepared:
         except ValueError as error:
             problems.append(f"arm {arm.name}: {error}")
         else:
-            note = f"{' and '.join(plan.equalise)} as {plan.baseline.name} has it" if overrides else ""
+            settings = ["fill" if name == "scale" else name for name in plan.equalise]
+            note = f"{' and '.join(settings)} as {plan.baseline.name} has it" if overrides else ""
             found[arm.name] = Change(overrides, note)
     if problems:
         raise PlanError(problems)
@@ -61,6 +68,67 @@ def arms_with_budget(prepared: Prepared, data: DetectionDataModule) -> Prepared:
         arm.name: solve(prepared.resolved[arm.name].config, baseline, plan.budget, num_classes) for arm in plan.arms[1:]
     }
     return changed(prepared, {name: Change(found.overrides, found.note) for name, found in solved.items()})
+
+
+def arms_with_scale(prepared: Prepared, read: Read, stored: Mapping[str, Change]) -> Prepared:
+    """The plan with every fused map of every arm at the baseline's scale, as far as the plan says so.
+
+    Comes last: what was held equal before changes the weights.
+
+    Args:
+        prepared: the plan.
+        read: data that was read already; it is added to.
+        stored: arms whose factors are known, see :func:`stored_scales`.
+
+    Raises:
+        PlanError: naming every arm that cannot be built, or has no nodes.
+    """
+    plan = prepared.plan
+    if "scale" not in plan.equalise:
+        return prepared
+    configs = {arm.name: prepared.resolved[arm.name].config for arm in plan.arms if arm.name not in stored}
+    baseline, found = plan.baseline.name, dict(stored)
+
+    def begun(config: Mapping[str, Any]) -> tuple[Detector, Batch]:
+        detector, data = detector_and_data(config, read)
+        return detector, first_batch(data.train_dataloader(), device_of(config))[0]
+
+    if len(configs) > 1:
+        base = of_each({baseline: configs.pop(baseline)}, lambda config: magnitudes(*begun(config)))[baseline]
+        factors = of_each(configs, lambda config: solve_factors(*begun(config), base))
+        found.update({name: _scaled(one, baseline) for name, one in factors.items()})
+    return changed(prepared, found)
+
+
+def stored_scales(folder: Path, prepared: Prepared) -> dict[str, Change]:
+    """The factors of a stored plan, by arm: they were measured once, and another seed or machine changes them not.
+
+    Left out are arms that, but for their factors, are configured otherwise now.
+    """
+    if not (folder / PLAN).is_file() or "scale" not in (old := read_plan(folder)).equalise:
+        return {}
+    before = {arm.name: arm for arm in old.arms}
+
+    def is_known(name: str) -> bool:
+        return name in before and all(text.startswith(_SCALES) for text in config_changes(folder, prepared, name))
+
+    base, *others = (arm.name for arm in prepared.plan.arms)
+    found = {}
+    for name in filter(is_known, others if is_known(base) else ()):
+        overrides = tuple(text for text in before[name].overrides if text.startswith(f"{_SCALES}="))
+        notes = (note for note in before[name].notes if note.startswith(_SCALE_NOTE))
+        found[name] = Change(overrides[-1:], next(notes, ""))
+    return found
+
+
+def _scaled(factors: Factors, baseline: str) -> Change:
+    listed = ", ".join(f"{node} × {shown(factor)}" for node, factor in factors.by_node.items())
+    done = f"what its nodes fuse is multiplied to be as large as {baseline}'s: {listed}"
+    note = done if listed else f"nothing that it fuses is multiplied to be as large as {baseline}'s"
+    if factors.left:
+        note += f"; as they are: {', '.join(factors.left)}, which {baseline} has nothing to compare with"
+    overrides = (override(_SCALES, dict(factors.by_node)),) if listed else ()
+    return Change(overrides, _SCALE_NOTE + note)
 
 
 def shared_data(prepared: Prepared, read: Read) -> DetectionDataModule:

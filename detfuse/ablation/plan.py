@@ -145,8 +145,7 @@ def _agree(folder: Path, prepared: Prepared) -> str:
         problems.append(f"its baseline is {old['arms'][0]['name']}, not {new['arms'][0]['name']}")
     for name in now:
         if name in before:
-            found = _config_changes(folder / CONFIGS / f"{name}.yaml", prepared.resolved[name])
-            problems += [f"arm {name}: {change}" for change in found]
+            problems += [f"arm {name}: {change}" for change in config_changes(folder, prepared, name)]
     if problems:
         raise PlanError([f"{folder} holds another plan: {problem}" for problem in problems] + [_REMEDY])
     added = [str(seed) for seed in new["seeds"] if seed not in old["seeds"]]
@@ -158,7 +157,9 @@ def _agree(folder: Path, prepared: Prepared) -> str:
 _REMEDY = "give the new plan a folder of its own by name=..., or begin again by overwrite=true"
 
 
-def _config_changes(file: Path, resolved: Resolved) -> list[str]:
+def config_changes(folder: Path, prepared: Prepared, arm: str) -> list[str]:
+    """``path: stored -> now`` for every setting in which an arm of a stored plan was configured otherwise."""
+    file, resolved = folder / CONFIGS / f"{arm}.yaml", prepared.resolved[arm]
     if not file.is_file():  # the command was killed between the plan and this file: no run had begun
         return []
     stored = yaml.safe_load(file.read_text(encoding="utf-8"))

@@ -8,13 +8,14 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch.utils.data import DataLoader
 
 from detfuse.ablation.control import Pairs
 from detfuse.ablation.design import PlanError
+from detfuse.ablation.start import differences, measured
 from detfuse.build import build_backbone, build_combine, build_data, build_detector, instantiate, size_divisor
 from detfuse.data import DetectionDataModule
 from detfuse.detector import Detector
@@ -22,6 +23,8 @@ from detfuse.necks.graph_neck import GraphNeck
 from detfuse.protocols import Size
 from detfuse.structures import Batch
 from detfuse.training.batch_statistics import require_statistics
+
+T = TypeVar("T")
 
 _NO_BUILD = (ValueError, TypeError, OSError, ImportError, LookupError, RuntimeError, AttributeError)
 _TIMED_STEPS = 4
@@ -41,6 +44,8 @@ class Facts:
         image_size: (height, width) of the largest image, padded.
         num_epochs: of a run.
         seconds: predicted for one run; None if it was not timed.
+        start: map that the head reads, or output of the head -> its scale at the start (see
+            :func:`detfuse.ablation.start.measured`).
     """
 
     strides: tuple[int, ...]
@@ -51,6 +56,7 @@ class Facts:
     image_size: Size
     num_epochs: int
     seconds: float | None
+    start: Mapping[str, float]
 
     def compare(self, arm: Facts) -> Pairs:
         """What an arm's choice brings along besides settings, this one being the baseline."""
@@ -59,7 +65,8 @@ class Facts:
             "blocks": (", ".join(self.blocks) or "none", ", ".join(arm.blocks) or "none"),
             "anchors": (self.head, arm.head),
         }
-        return {name: values for name, values in rows.items() if values[0] != values[1]}
+        found = {name: values for name, values in rows.items() if values[0] != values[1]}
+        return found | differences(self.start, arm.start)
 
 
 Read = dict[str, DetectionDataModule]
@@ -99,19 +106,28 @@ def probe(
     """
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
-    facts, problems = {}, []
     try:
-        for name, config in configs.items():
-            try:
-                facts[name] = _try(config, startup, read)
-            except _NO_BUILD as error:
-                message = error.args[0] if isinstance(error, KeyError) and error.args else error
-                problems.append(f"arm {name} cannot be built: {message or type(error).__name__}")
+        return of_each(configs, lambda config: _try(config, startup, read))
     finally:
         torch.set_num_threads(before)
+
+
+def of_each(configs: Mapping[str, Mapping[str, Any]], find: Callable[[Mapping[str, Any]], T]) -> dict[str, T]:
+    """Arm -> what is found about its configuration by building it.
+
+    Raises:
+        PlanError: naming every arm that cannot be built, and why.
+    """
+    found, problems = {}, []
+    for name, config in configs.items():
+        try:
+            found[name] = find(config)
+        except _NO_BUILD as error:
+            message = error.args[0] if isinstance(error, KeyError) and error.args else error
+            problems.append(f"arm {name} cannot be built: {message or type(error).__name__}")
     if problems:
         raise PlanError(problems)
-    return facts
+    return found
 
 
 def strides_differ(baseline: str, facts: Mapping[str, Facts]) -> list[str]:
@@ -133,12 +149,12 @@ def _strides(strides: tuple[int, ...]) -> str:
 
 def _try(config: Mapping[str, Any], startup: float | None, read: Read) -> Facts:
     start = time.perf_counter()
-    backbone = build_backbone(config)
-    data = data_of(config, size_divisor(backbone.out_spec), read)
-    detector = build_detector(config, len(data.categories), backbone)
+    detector, data = detector_and_data(config, read)
     require_statistics(detector, *data.smallest_training_batch(1))
     built = time.perf_counter() - start
-    seconds = _tried(config, detector, data, timed=startup is not None)
+    train = first_batch(data.train_dataloader(), device_of(config))
+    scale = measured(detector, train[0])
+    seconds = _tried(config, detector, data, train, timed=startup is not None)
     graph = detector.neck.graph if isinstance(detector.neck, GraphNeck) else None
     return Facts(
         strides=detector.neck.out_spec.strides,
@@ -149,15 +165,29 @@ def _try(config: Mapping[str, Any], startup: float | None, read: Read) -> Facts:
         image_size=data.largest_padded_size(),
         num_epochs=_num_epochs(config, _batches_per_epoch(config, data)),
         seconds=None if startup is None else startup + built + seconds,
+        start=scale,
     )
 
 
-def _tried(config: Mapping[str, Any], detector: Detector, data: DetectionDataModule, *, timed: bool) -> float:
+def detector_and_data(config: Mapping[str, Any], read: Read) -> tuple[Detector, DetectionDataModule]:
+    """An arm's detector, on the device where it would be trained, and its data (see :func:`data_of`)."""
+    backbone = build_backbone(config)
+    data = data_of(config, size_divisor(backbone.out_spec), read)
+    return build_detector(config, len(data.categories), backbone).to(device_of(config)), data
+
+
+def _tried(
+    config: Mapping[str, Any],
+    detector: Detector,
+    data: DetectionDataModule,
+    first: tuple[Batch, float],
+    *,
+    timed: bool,
+) -> float:
     """Predicted seconds of training and validation, from a few steps of each."""
     device = device_of(config)
-    detector = detector.to(device)
-    train, load = _batch(data.train_dataloader(), device)
-    val, load_val = _batch(data.val_dataloader(), device)
+    train, load = first
+    val, load_val = first_batch(data.val_dataloader(), device)
     optimizer = instantiate(config["optimizer"])(detector, len(train.images))
     combine = build_combine(config)
 
@@ -202,7 +232,7 @@ def _batches_per_epoch(config: Mapping[str, Any], data: DetectionDataModule) -> 
     return min(batches, limit) if isinstance(limit, int) else int(batches * limit)
 
 
-def _batch(loader: DataLoader[Batch], device: torch.device) -> tuple[Batch, float]:
+def first_batch(loader: DataLoader[Batch], device: torch.device) -> tuple[Batch, float]:
     """A loader's first batch and the seconds that each takes, without starting its workers."""
     assert loader.batch_sampler is not None
     start = time.perf_counter()

@@ -49,10 +49,12 @@ class Plan:
         seeds: of every arm.
         common: overrides that all arms share.
         budget: what is held equal to the baseline.
-        equalise: what arms bring along and was set equal (``norm``, ``block``, ``levels``).
+        equalise: what arms bring along and was set equal (``norm``, ``block``, ``levels``, ``scale``).
         allow: differences that were declared harmless.
         equivalence: a difference of AP (a fraction) that nobody would care about.
         covariates: arm -> what the choice brings along: setting -> (baseline's, this arm's).
+        start: arm -> its scale at the start: map that the head reads (``P3``), or output of the head -> standard
+            deviation on the first batch; empty if that was not measured.
     """
 
     name: str
@@ -64,6 +66,7 @@ class Plan:
     allow: tuple[str, ...] = ()
     equivalence: float = 0.005
     covariates: Mapping[str, Mapping[str, tuple[str, str]]] = field(default_factory=dict)
+    start: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     @property
     def baseline(self) -> Arm:

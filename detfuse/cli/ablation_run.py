@@ -111,7 +111,7 @@ def _page(invocation: Invocation, settings: AblateSettings) -> Ablation:
             f"ablation={option}: its YAML is no plan; begin it with `_target_: {target}`, then {', '.join(known)}"
         )
     page = Ablation(**{key: value for key, value in node.items() if key in known})
-    typed = {name: getattr(settings, name) for name in ("seeds", "budget", "allow")}
+    typed = {name: getattr(settings, name) for name in ("seeds", "budget", "equalise", "allow")}
     return replace(page, **{name: value for name, value in typed.items() if value is not None})
 
 
@@ -133,7 +133,7 @@ def _tried(prepared: Prepared, folder: Path, settings: AblateSettings) -> tuple[
 
     startup = time.perf_counter() - start
     read: Read = {}
-    prepared = _matched(prepared, read)
+    prepared = _matched(prepared, read, None if settings.overwrite else folder)
     done = not settings.overwrite and all(state_of(job).state == "finished" for job in jobs_of(prepared, folder))
     plan = prepared.plan
     configs = {name: resolved.config for name, resolved in prepared.resolved.items()}
@@ -142,17 +142,19 @@ def _tried(prepared: Prepared, folder: Path, settings: AblateSettings) -> tuple[
         raise PlanError(problems)
     base = facts[plan.baseline.name]
     brought = {name: {**pairs, **base.compare(facts[name])} for name, pairs in plan.covariates.items()}
-    return replace(prepared, plan=replace(plan, covariates=brought)), facts
+    scales = {name: arm.start for name, arm in facts.items()}
+    return replace(prepared, plan=replace(plan, covariates=brought, start=scales)), facts
 
 
-def _matched(prepared: Prepared, read: Read) -> Prepared:
-    """The plan with what it holds equal to the baseline."""
+def _matched(prepared: Prepared, read: Read, stored: Path | None) -> Prepared:
+    """The plan with what it holds equal to the baseline; a stored plan's factors stay as they were measured."""
     if prepared.plan.budget == "free" and not prepared.plan.equalise:
         return prepared
-    from detfuse.ablation.matching import arms_equalised, arms_with_budget, shared_data
+    from detfuse.ablation.matching import arms_equalised, arms_with_budget, arms_with_scale, shared_data, stored_scales
 
     prepared = arms_equalised(prepared)
-    return arms_with_budget(prepared, shared_data(prepared, read))
+    prepared = arms_with_budget(prepared, shared_data(prepared, read))
+    return arms_with_scale(prepared, read, stored_scales(stored, prepared) if stored else {})
 
 
 def _resolution(prepared: Prepared, facts: Mapping[str, Facts]) -> str:

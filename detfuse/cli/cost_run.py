@@ -25,7 +25,17 @@ from detfuse.evaluation.table import aligned
 from detfuse.fusion.graph import FusionGraph
 from detfuse.necks.graph_neck import GraphNeck
 from detfuse.structures import FeatureSpec
-from detfuse.training.cost import Counts, Spread, Times, compare_times, count, inference, random_features, training_step
+from detfuse.training.cost import (
+    Counts,
+    Spread,
+    Times,
+    compare_times,
+    count,
+    inference,
+    random_features,
+    start_scale,
+    training_step,
+)
 from detfuse.training.environment import environment
 
 _REFERENCE = "add"
@@ -37,6 +47,7 @@ class _Measured:
     """The numbers of a neck, by operator."""
 
     counts: dict[str, Counts]
+    scales: dict[str, float]
     inference: Times
     training: Times
     refused: dict[str, str]
@@ -132,7 +143,9 @@ def _measure(necks: dict[str, nn.Module], features: list[Tensor], rounds: int, r
         return compare_times({name: make(neck, features) for name, neck in necks.items()}, reference, rounds)
 
     counts = {name: count(neck, features) for name, neck in necks.items()}
-    return _Measured(counts, times(inference), times(training_step), refused, _pins(necks[reference]), reference)
+    scales = {name: start_scale(neck, features) for name, neck in necks.items()}
+    pins = _pins(necks[reference])
+    return _Measured(counts, scales, times(inference), times(training_step), refused, pins, reference)
 
 
 def _heading(invocation: Invocation, spec: FeatureSpec, size: tuple[int, int], device: torch.device, neck: Any) -> str:
@@ -156,13 +169,13 @@ def _fusing_nodes(graph: FusionGraph) -> str:
 
 
 def _table(measured: _Measured, batch: int, chosen: str | None) -> str:
-    header = ["operator", "parameters", "M multiply-adds", "MiB kept", "inference", "training step"]
+    header = ["operator", "parameters", "M multiply-adds", "MiB kept", "scale", "inference", "training step"]
     rows = []
     for name in sorted([*measured.counts, *measured.refused], key=lambda name: (name != measured.reference, name)):
         label = f"{name} *" if name == chosen else name
         counts = measured.counts.get(name)
         if counts is None:
-            rows.append([label, "refused", *["-"] * 4])
+            rows.append([label, "refused", *["-"] * 5])
             continue
         rows.append(
             [
@@ -170,6 +183,7 @@ def _table(measured: _Measured, batch: int, chosen: str | None) -> str:
                 f"{counts.parameters:,}",
                 f"{counts.multiply_adds / batch / 1e6:,.1f}",
                 f"{counts.saved_bytes / batch / 2**20:,.2f}",
+                f"{measured.scales[name] / measured.scales[measured.reference]:.2f}",
                 _ratio(measured.inference.ratios[name]),
                 _ratio(measured.training.ratios[name]),
             ]
@@ -196,6 +210,8 @@ def _notes(measured: _Measured, settings: CostSettings, idle: str | None) -> str
         "M multiply-adds: millions per image, of convolutions and matrix products; sums, norms, activations, pooling",
         "  and resampling are not counted.",
         "MiB kept: what the neck keeps per image for the backward pass, the backbone's maps included; no weights.",
+        f"scale: standard deviation of all that the head reads at the start, by that of {reference}; what a backbone",
+        "  would deliver are ReLUs of normal numbers.",
         f"inference, training step (forward and backward): time by that of {reference}, each measured right after it:",
         f"  median (quartiles) of {settings.rounds} rounds. The first row is {reference} by itself: the noise.",
         f"{reference} takes {inferring:.2f} ms for inference and {training:.2f} ms for a training step"
@@ -226,6 +242,7 @@ def _as_json(
             if name in measured.refused
             else {
                 **asdict(measured.counts[name]),
+                "start_scale": measured.scales[name],
                 "inference_ratio": asdict(measured.inference.ratios[name]),
                 "training_ratio": asdict(measured.training.ratios[name]),
             }

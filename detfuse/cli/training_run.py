@@ -117,8 +117,9 @@ def _begin(trainer: pl.Trainer, parts: Parts, folder: Path, config: dict[str, An
     size = padded_size(*parts.data.transform.resized(height, width), parts.data.size_divisor)
     results.write_text(folder / "summary.txt", summarise(parts.detector, size) + "\n")
     if isinstance(parts.detector.neck, GraphNeck):
-        fusion = Fusion(parts.detector.neck.graph, tuple(places_of(parts.detector)))
-        drawing = svg(fusion.graph, invocation.choices["neck"], fusion.attention)
+        neck = parts.detector.neck
+        fusion = Fusion(neck.graph, tuple(places_of(parts.detector)), neck.scales)
+        drawing = svg(fusion.graph, invocation.choices["neck"], fusion.attention, scales=fusion.scales)
         results.write_text(folder / "fusion.svg", drawing)
         results.write_json(folder / "fusion.json", to_plain(fusion))
     print(results.header(parts, trainer, folder, config), flush=True)

@@ -57,6 +57,7 @@ class AblateSettings:
     Args:
         seeds: of every arm; null takes the plan's.
         budget: what is held equal to the baseline; null takes the plan's.
+        equalise: what an arm brings along and is set to the baseline's; null takes the plan's.
         allow: differences that would be refused; null takes the plan's.
         jobs: runs at a time; they share the processors, and each has a GPU of its own where there are any.
         plan_only: show the plan with its cost and stop.
@@ -69,6 +70,7 @@ class AblateSettings:
 
     seeds: list[int] | None
     budget: Literal["free", "params", "flops"] | None
+    equalise: list[Literal["norm", "block", "levels", "scale"]] | None
     allow: list[Literal["levels", "environment"]] | None
     jobs: int
     plan_only: bool

@@ -7,6 +7,7 @@ block to the *node*; FPN's inner sums and its smoothed outputs are therefore dif
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -141,6 +142,31 @@ class FusionGraph:
     ) -> FusionGraph:
         """A graph from nodes as written in YAML."""
         return cls(tuple(in_levels), tuple(Node.from_mapping(entry) for entry in nodes), tuple(outputs))
+
+
+def checked_scales(graph: FusionGraph, scales: Mapping[str, float]) -> dict[str, float]:
+    """Factors on what nodes fuse, in order of computation.
+
+    Args:
+        graph: whose nodes they belong to.
+        scales: node -> factor.
+
+    Raises:
+        GraphError: naming every factor whose node does not exist or fuses nothing, or that is not positive and finite.
+    """
+    num_inputs = {node.name: len(node.inputs) for node in graph.nodes}
+    fusing = [name for name, number in num_inputs.items() if number > 1]
+    problems = []
+    for name, factor in scales.items():
+        if name not in num_inputs:
+            problems.append(f"scales.{name}: there is no such node")
+        elif name not in fusing:
+            problems.append(f"scales.{name}: the node has one input, nothing is fused there")
+        if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 < factor < math.inf:
+            problems.append(f"scales.{name}: the factor must be a positive number, got {factor!r}")
+    if problems:
+        raise GraphError(f"{'; '.join(problems)} (the nodes that fuse are {', '.join(fusing) or 'none'})")
+    return {name: float(scales[name]) for name in fusing if name in scales}
 
 
 def _problems(in_levels: tuple[int, ...], nodes: tuple[Node, ...], outputs: tuple[str, ...]) -> Iterator[str]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from detfuse.fill import Fill, fill_convolutions
 from detfuse.fusion.blocks import BLOCKS, ActivationName, NormName, Style
-from detfuse.fusion.graph import FusionGraph, GraphError, Node
+from detfuse.fusion.graph import FusionGraph, GraphError, Node, checked_scales
 from detfuse.fusion.operators import OPERATORS
 from detfuse.fusion.resample import DOWN, UP, check_direction
 from detfuse.inserts import NECK_SITES, Attention, Site, chosen_levels, make_insert, only_sites
@@ -26,13 +26,17 @@ from detfuse.structures import FeatureSpec
 Topology = Callable[[tuple[int, ...]], FusionGraph]
 """Backbone levels -> graph."""
 
+Watch = Callable[[str, Tensor], Tensor]
+"""(node, the map that it fused) -> the map that goes on from there."""
+
 
 class GraphNeck(nn.Module):
     """Runs a fusion graph.
 
     An edge ``source->node`` projects (1x1, where widths differ or the source is a backbone map) and resamples to the
-    size of the first map seen at the node's level; the node fuses and applies its block. Attention may stand on the
-    edges from the backbone (``lateral``), on what a node fused (``fused``), and on what the head reads (``output``).
+    size of the first map seen at the node's level; the node fuses, multiplies by its fixed factor if it has one, and
+    applies its block. Attention may stand on the edges from the backbone (``lateral``), on what a node fused
+    (``fused``), and on what the head reads (``output``).
 
     Args:
         in_spec: what the backbone delivers.
@@ -43,6 +47,8 @@ class GraphNeck(nn.Module):
         topology: makes the graph from the backbone's levels; None if ``nodes`` says it.
         nodes: the graph, node by node (see :class:`detfuse.fusion.graph.Node`), with ``outputs``.
         outputs: names of the nodes that the head sees, finest first.
+        scales: node with two inputs or more -> factor on what its operator makes, before attention and block; a
+            constant, not a weight.
         out_channels: width of the outputs.
         width: width of the inner maps; None is ``out_channels``.
         norm: after every convolution of an edge or a block.
@@ -52,8 +58,8 @@ class GraphNeck(nn.Module):
         fill: the start of every convolution but the attention's, see :mod:`detfuse.fill`.
 
     Raises:
-        GraphError: if the graph is invalid, names an unknown part, or an operator cannot fuse the widths that meet;
-            raised before any weight is allocated.
+        GraphError: if the graph is invalid, names an unknown part, an operator cannot fuse the widths that meet, or a
+            factor is none or belongs to no node that fuses; raised before any weight is allocated.
         ValueError: if there is no such site or level for attention, or no such fill.
     """
 
@@ -68,6 +74,7 @@ class GraphNeck(nn.Module):
         topology: Topology | None = None,
         nodes: Sequence[Mapping[str, Any]] | None = None,
         outputs: Sequence[str] | None = None,
+        scales: Mapping[str, float] | None = None,
         out_channels: int = 256,
         width: int | None = None,
         norm: NormName = "none",
@@ -80,6 +87,7 @@ class GraphNeck(nn.Module):
         _check_widths(out_channels, width)
         self.in_spec = in_spec
         self.graph = _make_graph(in_spec, topology, nodes, outputs)
+        self.scales = checked_scales(self.graph, scales or {})
         self._style = Style(norm, norm_eps, norm_momentum, activation)
         self._factories = (operator, resample_up, resample_down)
         widths = _Widths(self.graph, in_spec, out_channels, out_channels if width is None else width)
@@ -91,6 +99,7 @@ class GraphNeck(nn.Module):
             tuple(2**level for level in self.graph.out_levels),
         )
         self._off: frozenset[tuple[str, str]] = frozenset()
+        self._watch: Watch | None = None
         for part in (self.edges, self.operators, self.blocks):
             fill_convolutions(part, fill)
         self.inserts = self._make_inserts(widths, attention)
@@ -104,7 +113,7 @@ class GraphNeck(nn.Module):
             size = sizes.get(node.level) or _size_at(node.level, sizes)
             inputs = [self._along(source, node.name, maps[source], size) for source in node.inputs]
             fused = self.operators[node.name](inputs) if node.name in self.operators else inputs[0]
-            fused = self._attend(f"fused_{node.name}", fused)
+            fused = self._attend(f"fused_{node.name}", self._scaled(node.name, fused))
             maps[node.name] = self.blocks[node.name](fused) if node.name in self.blocks else fused
             sizes.setdefault(node.level, size)
         return [self._attend(f"output_{name}", maps[name]) for name in self.graph.outputs]
@@ -124,6 +133,23 @@ class GraphNeck(nn.Module):
             yield
         finally:
             self._off = before
+
+    @contextmanager
+    def watched(self, watch: Watch) -> Iterator[None]:
+        """Within the context, ``watch`` sees what every node fused, in order of computation, and may change it.
+
+        It sees the map after the node's factor, before attention and block; of a node with one input it sees that.
+        """
+        before, self._watch = self._watch, watch
+        try:
+            yield
+        finally:
+            self._watch = before
+
+    def _scaled(self, node: str, fused: Tensor) -> Tensor:
+        if node in self.scales:
+            fused = fused * self.scales[node]
+        return fused if self._watch is None else self._watch(node, fused)
 
     def _along(self, source: str, node: str, x: Tensor, size: Size) -> Tensor:
         key = _key(source, node)

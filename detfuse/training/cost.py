@@ -1,6 +1,7 @@
 """What a neck costs: parameters, multiply-adds, memory kept for the backward pass, and measured time.
 
-Counts are exact and the same everywhere; times are measured, and therefore given with their spread.
+Counts are exact and the same everywhere; times are measured, and therefore given with their spread. Beside them stands
+the scale at which the neck's outputs start, which is no cost but comes with the choice of an operator as well.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ def random_features(
     device: torch.device,
     memory_format: torch.memory_format,
 ) -> list[Tensor]:
-    """Maps (B, C_i, H / stride_i, W / stride_i) as a backbone delivers them, with gradients, of fixed random numbers.
+    """Maps (B, C_i, H / stride_i, W / stride_i) like a backbone's, with gradients: ReLUs of fixed normal numbers.
 
     Args:
         spec: of the maps.
@@ -92,8 +93,8 @@ def random_features(
     generator = torch.Generator().manual_seed(0)
     height, width = image_size
     shapes = [(batch, c, height // s, width // s) for c, s in zip(spec.channels, spec.strides, strict=True)]
-    maps = [torch.randn(shape, generator=generator).to(device, memory_format=memory_format) for shape in shapes]
-    return [x.requires_grad_() for x in maps]
+    maps = [torch.randn(shape, generator=generator).relu() for shape in shapes]
+    return [x.to(device, memory_format=memory_format).requires_grad_() for x in maps]
 
 
 def count(neck: nn.Module, features: Sequence[Tensor]) -> Counts:
@@ -137,6 +138,19 @@ def saved_bytes(module: nn.Module, features: Sequence[Tensor]) -> int:
         outputs = twin(features)  # held while counting: an address freed could be given to another storage
     del outputs
     return sum(kept.values())
+
+
+def deviation(maps: Sequence[Tensor]) -> float:
+    """Standard deviation over all values of all maps, in float32."""
+    values = torch.cat([x.detach().float().flatten() for x in maps])
+    return float(values.std(correction=0))
+
+
+def start_scale(neck: nn.Module, features: Sequence[Tensor]) -> float:
+    """Standard deviation of what the neck makes in training, all outputs together; the neck stays as it is."""
+    twin = copy.deepcopy(neck).train()
+    with torch.no_grad():
+        return deviation(twin([x.detach() for x in features]))
 
 
 def inference(neck: nn.Module, features: Sequence[Tensor]) -> Callable[[], None]:

@@ -2,13 +2,14 @@
 
 Levels are rows, coarse above fine; the order of computation goes from left to right. Attention is a pill with its name:
 under a backbone map (what stands inside its stage, and at its end), on an edge, on the corner of a fused map or output.
+A fixed factor on what a node fuses stands under its map.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from html import escape
 
 from detfuse.fusion.graph import FusionGraph
@@ -27,21 +28,25 @@ class Fusion:
     Attributes:
         graph: the neck's.
         attention: of the whole detector.
+        scales: node -> fixed factor on what it fuses.
     """
 
     graph: FusionGraph
     attention: tuple[Place, ...] = ()
+    scales: Mapping[str, float] = field(default_factory=dict)
 
 
-def mermaid(graph: FusionGraph, attention: Iterable[Place] = ()) -> str:
+def mermaid(graph: FusionGraph, attention: Iterable[Place] = (), scales: Mapping[str, float] | None = None) -> str:
     """The graph as a Mermaid flow chart, one subgraph per level.
 
     Args:
         graph: what to draw.
         attention: where it stands, to write it on edges and in maps.
+        scales: node -> fixed factor, to write it in its map.
     """
     # several of one kind within a stage are one note
     marks = dict.fromkeys((place.at.split(" ")[0], f"{place.kind} {place.site}") for place in attention)
+    marks |= dict.fromkeys((node, _times(factor)) for node, factor in (scales or {}).items())
     lines = ["flowchart LR"]
     for level in sorted(set(graph.level_of.values()), reverse=True):
         lines.append(f'  subgraph level{level}["stride {2**level}"]')
@@ -68,6 +73,7 @@ def svg(
     attention: Iterable[Place] = (),
     *,
     baseline: FusionGraph | None = None,
+    scales: Mapping[str, float] | None = None,
 ) -> str:
     """The graph as a self-contained SVG document.
 
@@ -76,6 +82,7 @@ def svg(
         title: written above; the kind of fusion is added.
         attention: where it stands.
         baseline: another graph; nodes and edges that it does not have (by their names) are highlighted.
+        scales: node -> fixed factor on what it fuses.
     """
     columns = _columns(graph)
     rows = {level: i for i, level in enumerate(sorted(set(graph.level_of.values()), reverse=True))}
@@ -104,6 +111,7 @@ def svg(
         parts += _halos(graph, baseline, places, columns)
     parts += [_edge(graph, places, columns, source, node) for source, node in graph.edges]
     parts += [_box(graph, name, *place) for name, place in places.items()]
+    parts += [_factor(node, factor, *places[node]) for node, factor in (scales or {}).items()]
     parts += _pills(graph, places, columns, attention)
     parts += [_legend(height, halo=baseline is not None), "</svg>"]
     return "\n".join(parts) + "\n"
@@ -249,6 +257,17 @@ def _box(graph: FusionGraph, name: str, x: int, y: int) -> str:
         + label
         + (note if notes else "")
     )
+
+
+def _factor(node: str, factor: float, x: int, y: int) -> str:
+    return (
+        f'<text x="{x + _WIDTH / 2}" y="{y + _HEIGHT + 11}" text-anchor="middle" font-size="10" fill="#475569">'
+        f"{_times(factor)}<title>what {node} fuses is multiplied by {factor:g}</title></text>"
+    )
+
+
+def _times(factor: float) -> str:
+    return f"× {factor:.3g}"
 
 
 def _legend(height: int, *, halo: bool) -> str:

@@ -94,7 +94,10 @@ def _plan() -> Plan:
         "pafpn": {"3x3 convolutions of the neck": ("5", "8")},
         "bifpn": {"neck.norm": ("none", "batch"), "block": ("conv3", "separable")},
     }
-    return Plan("necks", arms, SEEDS, ("data=coco", "trainer.max_epochs=12"), "flops", ("norm",), (), 0.01, covariates)
+    start = {name: {"P3": 1.5 - 0.25 * i, "logits": 0.05} for i, name in enumerate(ARMS)}
+    start["bifpn"]["P6"] = 0.123456
+    common = ("data=coco", "trainer.max_epochs=12")
+    return Plan("necks", arms, SEEDS, common, "flops", ("norm",), (), 0.01, covariates, start)
 
 
 def _write_run(
@@ -115,7 +118,8 @@ def _write_run(
     write_text(place / "config.yaml", yaml.safe_dump({"seed": seed, "neck": {"name": arm}}))
     write_json(place / "environment.json", {"python": "3.11.7", "detfuse": "0.1.0", "torch": "2.15.0"})
     places = (Place("lateral", "c3->t3", "SE"),) if arm == "fpn" else ()
-    write_json(place / "fusion.json", to_plain(Fusion(TOPOLOGIES[arm]((3, 4, 5)), places)))
+    scales = {"t4": 0.4321} if arm == "pafpn" else {}
+    write_json(place / "fusion.json", to_plain(Fusion(TOPOLOGIES[arm]((3, 4, 5)), places, scales)))
     typed = ["data=coco", f"neck={arm}", f"seed={seed}", "evaluate=last", "name=auto", f"runs_dir={folder}"]
     write_json(place / "command.json", {"overrides": typed, "choices": {}})
     index = ARMS.index(arm)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 from contracts.composing import compose_train
@@ -45,6 +46,17 @@ def test_extra_levels_come_from_where_the_baselines_come_from() -> None:
     assert equalised(compose_train("neck=pafpn"), baseline, ["levels"]) == ("neck.topology.extra=from_c",)
 
 
+def test_scale_takes_the_baselines_fill_where_both_necks_have_one() -> None:
+    def with_fill(neck: str, fill: str) -> dict[str, Any]:
+        config = compose_train(f"neck={neck}")
+        return {**config, "neck": {**config["neck"], "fill": fill}}
+
+    fpn, bifpn = with_fill("fpn", "a"), with_fill("bifpn", "b")
+    assert equalised(bifpn, fpn, ["scale"]) == ("neck.fill=a",)
+    assert equalised(fpn, fpn, ["scale"]) == ()
+    assert equalised(bifpn, compose_train("neck=ssd_extras"), ["scale"]) == ()
+
+
 @pytest.mark.parametrize(
     ("arm", "baseline", "what", "message"),
     [
@@ -53,7 +65,8 @@ def test_extra_levels_come_from_where_the_baselines_come_from() -> None:
         (["neck=ssd_extras"], ["neck=fpn"], "norm", "the arm's neck SSDExtras has no norm, norm_eps"),
         (["neck=ssd_extras"], ["neck=fpn"], "block", "the arm's neck SSDExtras has no topology.block"),
         (["neck=fpn"], ["neck=ssd_extras"], "block", "the baseline's neck SSDExtras has no topology.block"),
-        (["neck=fpn"], ["neck=fpn"], "anchors", "there is no 'anchors'; there are norm, block, levels"),
+        (["neck=ssd_extras"], ["neck=fpn"], "scale", "the arm's neck SSDExtras has no scales"),
+        (["neck=fpn"], ["neck=fpn"], "anchors", "there is no 'anchors'; there are norm, block, levels, scale"),
     ],
 )
 def test_what_cannot_be_equalised_is_told_by_arm_and_setting(

@@ -1,13 +1,22 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from detfuse.ablation.design import Ablation, PlanError
-from detfuse.ablation.matching import arms_equalised, arms_with_budget, shared_data, write_costs
-from detfuse.ablation.plan import prepare
+from detfuse.ablation.matching import (
+    arms_equalised,
+    arms_with_budget,
+    arms_with_scale,
+    shared_data,
+    stored_scales,
+    write_costs,
+)
+from detfuse.ablation.outline import plan_text
+from detfuse.ablation.plan import Prepared, prepare, store
 from detfuse.ablation.probe import probe, strides_differ
 from detfuse.ablation.records import Run
 from detfuse.ablation.storage import read_cost
@@ -42,6 +51,53 @@ def test_arms_that_cannot_be_equalised_are_all_named(tmp_path: Path) -> None:
     with pytest.raises(PlanError) as caught:
         arms_equalised(given)
     assert [problem.split(":")[0] for problem in caught.value.problems] == ["arm early"]
+
+
+def started(given: Prepared, read: dict[str, Any]) -> tuple[Prepared, str]:
+    """The plan with the factors, and what a person reads of it."""
+    found = arms_with_scale(given, read, {})
+    facts = probe({name: one.config for name, one in found.resolved.items()}, startup=None, threads=1, read=read)
+    base = facts[found.plan.baseline.name]
+    brought = {name: {**pairs, **base.compare(facts[name])} for name, pairs in found.plan.covariates.items()}
+    text = plan_text(replace(found.plan, covariates=brought), facts, folder="x", jobs=1)
+    return found, " ".join(text.split())
+
+
+def test_the_scale_at_the_start_is_told_and_can_be_equalised(tmp_path: Path) -> None:
+    factors = {"operator": ["add", "mean"]}
+    read: dict[str, Any] = {}
+    given, told = started(prepared(tmp_path, factors=factors), read)
+    assert given.plan.arms[1].overrides == ("operator=mean",)
+    assert "brings along: scale at the start of P3/P4" in told
+    found, told = started(prepared(tmp_path, factors=factors, equalise=["scale"]), read)
+    assert found.plan.arms[0] == given.plan.arms[0], "the baseline has no factors"
+    assert found.plan.arms[1].overrides == ("operator=mean", "neck.scales={t4:2.0,t3:2.0}")
+    assert found.resolved["mean"].config["neck"]["scales"] == {"t4": 2.0, "t3": 2.0}
+    assert "scale: what its nodes fuse is multiplied to be as large as add's: t4 × 2, t3 × 2" in told
+    assert "scale at the start of P3" not in told
+    assert not any(found.plan.covariates.values())
+
+
+def test_stored_factors_stay_whatever_would_be_measured_now(tmp_path: Path) -> None:
+    factors = {"operator": ["add", "gated"]}
+    first = arms_with_scale(prepared(tmp_path, factors=factors, equalise=["scale"]), {}, {})
+    folder = tmp_path / "plan"
+    store(folder, first)
+    later = prepared(tmp_path, factors=factors, equalise=["scale"], seeds=[3, 0])
+    known = stored_scales(folder, later)
+    assert list(known) == ["gated"]
+    again = arms_with_scale(later, {}, known)
+    assert again.plan.arms == first.plan.arms
+    assert store(folder, again) == "seeds added: 3; seeds left out: 1, 2"
+    other = prepare(Ablation(factors=factors, equalise=["scale"]), "x", [*SMALL, "optimizer.lr=0.5"])
+    assert stored_scales(folder, other) == {}
+    assert stored_scales(tmp_path / "none", later) == {}
+
+
+def test_an_arm_that_cannot_be_scaled_is_named(tmp_path: Path) -> None:
+    given = prepared(tmp_path, arms={"fpn": {}, "open": {"neck.topology": None}}, equalise=["scale"])
+    with pytest.raises(PlanError, match="arm open cannot be built: a graph neck needs a topology"):
+        arms_with_scale(given, {}, {})
 
 
 def test_every_arm_is_tried_and_timed_before_anything_runs(tmp_path: Path) -> None:

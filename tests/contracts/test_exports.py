@@ -94,10 +94,12 @@ ATTENTION = {
 }
 
 
-def test_attention_is_exported_too(tmp_path: Path) -> None:
+def test_attention_and_factors_are_exported_too(tmp_path: Path) -> None:
     sites = [f"attention@attention.{site}={kind}" for site, kind in ATTENTION.items()]
-    built = build_detector(small("fpn", "fcos", "backbone=resnet18", *sites), num_classes=3).eval()
+    factors = "neck.scales={t4:0.5,t3:3.0}"
+    built = build_detector(small("fpn", "fcos", "backbone=resnet18", *sites, factors), num_classes=3).eval()
     built.head.score_threshold = 0.0
     assert {insert.site for insert in inserts_of(built).values()} == set(ATTENTION)
+    assert built.neck.scales == {"t4": 0.5, "t3": 3.0}
     combine = Nms(max_detections=20)
     check_file(tmp_path / "small.onnx", program_of(Deployed(built, combine), SIZE), built, combine)

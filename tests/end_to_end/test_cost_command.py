@@ -37,8 +37,15 @@ def test_every_operator_is_a_row_beside_add(tmp_path: Path) -> None:
     assert extra["complex"] == nodes * 2 * width * width  # as typed: a complex convolution
     assert extra["softmax"] == nodes * 2
     assert extra["mean"] == extra["max"] == 0
+    assert (table["add"][3], table["mean"][3]) == ("1.00", f"{scale_of('mean', written):.2f}")
+    assert scale_of("mean", written) < 0.8
     for name in OPERATORS:
         assert table[name][0] == f"{written[name]['parameters']:,}"
+
+
+def scale_of(name: str, operators: dict[str, dict[str, float]]) -> float:
+    """By that of add."""
+    return operators[name]["start_scale"] / operators["add"]["start_scale"]
 
 
 def test_a_neck_that_fuses_nothing_is_one_row_that_says_so(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from detfuse.fusion.graph import GraphError
 from detfuse.fusion.operators import OPERATORS, Add, Concat, Gated
 from detfuse.fusion.resample import DOWN, UP, Nearest, StridedConv
+from detfuse.inserts import AttentionChoice
 from detfuse.necks.graph_neck import GraphNeck
 from detfuse.necks.topologies import bifpn, early, early_pyramid, fpn, pafpn, unet, unfused
 from detfuse.structures import FeatureSpec
@@ -206,6 +207,74 @@ def test_a_switched_off_edge_carries_nothing() -> None:
     assert torch.equal(part(inputs)[1], before[1])
     with pytest.raises(KeyError, match="no edge c3->t5"), part.switched_off("c3", "t5"):
         pass
+
+
+def test_a_factor_multiplies_what_a_node_fused_and_what_depends_on_it() -> None:
+    plain, half = neck(pafpn), neck(pafpn, scales={"n4": 0.5})
+    half.load_state_dict(plain.state_dict())  # a factor is no weight: any checkpoint of the neck without it fits
+    a, b = plain(features()), half(features())
+    assert torch.equal(a[0], b[0])
+    torch.testing.assert_close(b[1], 0.5 * a[1])  # no norm and no bias between n4 and P4
+    assert not torch.allclose(b[2], a[2])
+    check(half, half.out_spec, features())
+
+
+def test_a_factor_stands_before_attention_and_block() -> None:
+    seen: dict[str, Tensor] = {}
+
+    def watch(node: str, fused: Tensor) -> Tensor:
+        seen[node] = fused
+        return torch.zeros_like(fused) if node == "t4" else fused
+
+    class Plus(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x + 1
+
+    part = neck(scales={"t4": 3.0}, attention={"fused": AttentionChoice(lambda channels: Plus())})
+    inputs = features()
+    with part.watched(watch):
+        watched = part(inputs)
+    assert list(seen) == [node.name for node in part.graph.nodes]
+    torch.testing.assert_close(seen["t4"], 3 * neck_without(part, inputs, "t4"))
+    with part.watched(lambda node, x: -torch.ones_like(x) if node == "t4" else x):
+        assert part(inputs)[1].abs().max() == 0  # -1 and the attention's +1, through a block without bias
+    assert not torch.equal(part(inputs)[1], watched[1])
+
+
+def neck_without(part: GraphNeck, inputs: list[Tensor], node: str) -> Tensor:
+    """What the node fused, but for its factor."""
+    found: dict[str, Tensor] = {}
+    factors, part.scales = part.scales, {}
+    with part.watched(lambda name, x: found.setdefault(name, x)):
+        part(inputs)
+    part.scales = factors
+    return found[node]
+
+
+def test_factors_that_cannot_be_are_told_together() -> None:
+    wrong = {"c3": 1.0, "q4": 1.0, "p4": 2.0, "t4": 0.0, "t3": float("nan")}
+    with pytest.raises(GraphError) as caught:
+        neck(scales=wrong)
+    assert str(caught.value) == (
+        "scales.c3: there is no such node; scales.q4: there is no such node; scales.p4: the node has one input, "
+        "nothing is fused there; scales.t4: the factor must be a positive number, got 0.0; scales.t3: the factor must "
+        "be a positive number, got nan (the nodes that fuse are t4, t3)"
+    )
+    for factor in (-1, float("inf"), True, "2"):
+        with pytest.raises(GraphError, match=r"scales\.t4: the factor must be a positive number"):
+            neck(scales={"t4": factor})
+    with pytest.raises(GraphError, match="the nodes that fuse are none"):
+        neck(unfused, scales={"p3": 1.0})
+
+
+def test_factors_compile_without_a_break() -> None:
+    part, plain = neck(scales={"t4": 0.4321, "t3": 2}), neck()
+    torch._dynamo.reset()
+    compiled = torch.compile(part, fullgraph=True, dynamic=True, backend="eager")
+    for size in ((16, 24), (17, 22)):
+        for a, b, c in zip(compiled(features(size)), part(features(size)), plain(features(size)), strict=True):
+            torch.testing.assert_close(a, b)
+            assert a.shape == c.shape
 
 
 @pytest.mark.parametrize("topology", TOPOLOGIES)

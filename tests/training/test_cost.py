@@ -1,9 +1,10 @@
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor, nn
 
-from detfuse.fusion.operators import Add, Concat
+from detfuse.fusion.operators import Add, Concat, Mean
 from detfuse.fusion.resample import Nearest, StridedConv
 from detfuse.necks.graph_neck import GraphNeck
 from detfuse.protocols import OperatorFactory
@@ -15,6 +16,7 @@ from detfuse.training.cost import (
     inference,
     random_features,
     saved_bytes,
+    start_scale,
     training_step,
 )
 
@@ -111,3 +113,16 @@ def test_the_order_of_measurements_pairs_each_with_the_reference() -> None:
 
 def test_a_spread_is_made_of_quartiles() -> None:
     assert Spread.of([4.0, 1.0, 3.0, 2.0, 5.0]) == Spread(median=3.0, low=2.0, high=4.0)
+
+
+def test_the_scale_is_that_of_the_outputs_in_training_and_leaves_no_trace() -> None:
+    assert all(x.min() >= 0 for x in features()), "as behind a ReLU"
+    neck = neck_with(Add, norm="batch")
+    state = {name: value.clone() for name, value in neck.state_dict().items()}
+    # two maps that batch norms bring to mean 0 and variance 1, one of them in blocks of 2 x 2 pixels
+    assert 1 < start_scale(neck, features(4)) < 2
+    assert all(torch.equal(value, state[name]) for name, value in neck.state_dict().items())
+    torch.manual_seed(0)
+    total = start_scale(neck_with(Add), features())
+    torch.manual_seed(0)
+    assert total == pytest.approx(2 * start_scale(neck_with(Mean), features()), rel=1e-5)

@@ -11,18 +11,19 @@ from detfuse.inserts import Place
 from detfuse.necks.topologies import bifpn, early, early_pyramid, fpn, pafpn, unet, unfused
 from detfuse.visualize.graph import mermaid, svg
 
+SVG = "{http://www.w3.org/2000/svg}"
+
 
 @pytest.mark.parametrize("topology", [unfused, early, early_pyramid, fpn, unet, pafpn, bifpn])
 def test_drawings_show_every_map_and_edge(topology: Any) -> None:
     graph = topology((3, 4, 5))
     root = ElementTree.fromstring(svg(graph, "a < b & c"))
-    namespace = "{http://www.w3.org/2000/svg}"
-    texts = [text.text for text in root.iter(f"{namespace}text")]
+    texts = [text.text for text in root.iter(f"{SVG}text")]
     assert all(name in texts for name in graph.level_of)
     assert f"a < b & c · {graph.kind} fusion" in texts
-    titles = {title.text for title in root.iter(f"{namespace}title")}
+    titles = {title.text for title in root.iter(f"{SVG}title")}
     assert titles >= {f"{source} to {node}" for source, node in graph.edges}
-    boxes = [(r.get("x"), r.get("y")) for r in root.iter(f"{namespace}rect") if r.get("rx")]
+    boxes = [(r.get("x"), r.get("y")) for r in root.iter(f"{SVG}rect") if r.get("rx")]
     assert len(boxes) == len(set(boxes)) == len(graph.level_of), "two boxes on one place"
 
     lines = mermaid(graph).splitlines()
@@ -43,15 +44,14 @@ def test_drawings_show_where_attention_stands() -> None:
     ]
     attention = [Place(site, at, "SE") for site, at in places]  # type: ignore[arg-type]  # sites as plain strings
     root = ElementTree.fromstring(svg(graph, "", attention))
-    namespace = "{http://www.w3.org/2000/svg}"
-    titles = {title.text for title in root.iter(f"{namespace}title")}
+    titles = {title.text for title in root.iter(f"{SVG}title")}
     assert titles >= {"SE at stage of c4", "SE at branch of c4", "SE at lateral c3->t3", "SE at fused t4"}
-    texts = [text.text for text in root.iter(f"{namespace}text")]
+    texts = [text.text for text in root.iter(f"{SVG}text")]
     assert "SE branch x2" in texts
     assert "in the head's towers: SE x1" in texts
     assert texts.count("SE") == 3
     width, height = float(root.get("width", 0)), float(root.get("height", 0))
-    for rect in root.iter(f"{namespace}rect"):
+    for rect in root.iter(f"{SVG}rect"):
         if rect.get("ry"):
             assert 0 <= float(rect.get("x", -1)) <= width - float(rect.get("width", 0))
             assert 0 <= float(rect.get("y", -1)) <= height - 13
@@ -75,3 +75,19 @@ def test_what_the_baseline_does_not_have_is_highlighted() -> None:
     assert added(svg(graph, baseline=baseline)) == ["path"] * len(edges) + ["rect"] * len(nodes)
     assert added(svg(graph, baseline=graph)) == []
     assert "not in the baseline" not in svg(graph)
+
+
+def test_drawings_show_the_factor_on_what_a_node_fuses() -> None:
+    graph = fpn((3, 4, 5))
+    scales = {"t4": 0.4321, "t3": 2.0}
+    plain = ElementTree.fromstring(svg(graph))
+    root = ElementTree.fromstring(svg(graph, scales=scales))
+    texts = {text.text: text for text in root.iter(f"{SVG}text")}
+    assert {"× 0.432", "× 2"} <= texts.keys()
+    assert not any("×" in (text.text or "") for text in plain.iter(f"{SVG}text"))
+    box = next(rect for rect in root.iter(f"{SVG}rect") if rect.get("rx") and float(rect.get("y", 0)) > 0)
+    assert "what t4 fuses is multiplied by 0.4321" in {title.text for title in root.iter(f"{SVG}title")}
+    name = next(text for text in root.iter(f"{SVG}text") if text.text == "t4")
+    assert texts["× 0.432"].get("x") == name.get("x"), "under its map"
+    assert 0 < float(texts["× 0.432"].get("y", 0)) - float(name.get("y", 0)) < float(box.get("height", 0))
+    assert "    t4[t4<br/>× 0.432]" in mermaid(graph, scales=scales).splitlines()

@@ -17,6 +17,7 @@ from detfuse.ablation.report.findings import (
     sentence,
 )
 from detfuse.ablation.report.wording import headline, interval, title_of
+from detfuse.ablation.start import NOTICEABLE
 
 
 def verdict(found: Findings) -> Section:
@@ -109,8 +110,11 @@ def control(found: Findings) -> Section:
         blocks += [Text("What the choice itself brought along, and what therefore is part of the difference:")]
         blocks.append(covariates)
     else:
-        blocks.append(Text("The choice brought no other setting along."))
-    return Section("What was held equal", [*blocks, tables.pairing_table(plan, found.comparisons)])
+        scale = f"is the same within {100 * (NOTICEABLE - 1):.0f} %" if plan.start else "was not measured"
+        blocks.append(Text(f"The choice brought no other setting along. The scale at the start {scale}."))
+    start = [tables.start_table(plan)] if plan.start else []
+    pairing = tables.pairing_table(plan, found.comparisons)
+    return Section("What was held equal", [*blocks, *start, pairing], tuple(start))
 
 
 def costs(found: Findings) -> Section:

@@ -127,7 +127,9 @@ def graphs(found: Findings) -> Section:
             caption += f"; gone from the baseline: {removed}." if removed else "; none of its edges is gone."
             caption = caption if added or lost else f"{arm}: the same graph as the baseline's."
             caption += f" Attention: {_listed_places(one.fusion.attention)}." if one.fusion.attention else ""
-        drawing = svg(graph, arm, one.fusion.attention, baseline=None if is_baseline else baseline)
+        caption += " Under a map: the fixed factor on what its node fuses." if one.fusion.scales else ""
+        other = None if is_baseline else baseline
+        drawing = svg(graph, arm, one.fusion.attention, baseline=other, scales=one.fusion.scales)
         blocks.append(Figure(f"fusion-{arm}", drawing, caption, foreign=True))
     return Section("The fusion graphs", blocks)
 

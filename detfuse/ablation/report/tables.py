@@ -10,6 +10,7 @@ from detfuse.ablation.report.blocks import Column, Table
 from detfuse.ablation.report.charts import Point, front
 from detfuse.ablation.report.evidence import ArmEvidence
 from detfuse.ablation.report.wording import NARROW, points, si, title_of
+from detfuse.ablation.start import shown
 from detfuse.evaluation.errors import ERROR_TYPES
 
 
@@ -114,6 +115,22 @@ def covariates_table(plan: Plan) -> Table:
         for setting, (before, after) in settings.items()
     )
     return Table("covariates", tuple(Column(name, numeric=False) for name in header), rows)
+
+
+def start_table(plan: Plan) -> Table:
+    """The scale at which every arm starts, map by map."""
+    names = dict.fromkeys(name for scales in plan.start.values() for name in scales)
+    columns = (Column("arm", numeric=False), *(Column(name, _scale) for name in names))
+    rows = tuple((arm, *(scales.get(name) for name in names)) for arm, scales in plan.start.items())
+    caption = (
+        "Scale at the start: standard deviation of the maps that the head reads (P3 has stride 8) and of its outputs, "
+        "before the first step, on the first batch of training."
+    )
+    return Table("start", columns, rows, caption)
+
+
+def _scale(value: float | None) -> str:
+    return "n/a" if value is None else shown(value)
 
 
 def cost_points(
