@@ -21,7 +21,7 @@ from detfuse.data.loader import Loader
 from detfuse.data.synthetic import SyntheticParameters, generate
 from detfuse.data.transforms import Transforms
 from detfuse.protocols import Size
-from detfuse.structures import Batch, Categories
+from detfuse.structures import Batch, Categories, ImageId
 
 _SPLITS_OF: dict[str | None, tuple[Split, ...]] = {"fit": ("train", "val"), None: ("train", "val")}
 
@@ -76,8 +76,6 @@ class DetectionDataModule(pl.LightningDataModule):
         for split, index in self.indexes.items():
             lines.append(f"{split + ':':6} {index.summary()}")
             lines.append(f"       {index.source}, images in {index.root}")
-            if index.text_ids:
-                lines.append("       image ids are texts: counted from 1 in the order of the file")
         names = self.categories.names
         shown = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
         lines.append(f"{len(names)} categories: {shown}")
@@ -90,6 +88,10 @@ class DetectionDataModule(pl.LightningDataModule):
             DataError: if the split was not set up.
         """
         return self._index(split).to_coco()
+
+    def image_id(self, split: Split, number: int) -> ImageId:
+        """The annotation file's own id of an image, of its number in a batch of this split."""
+        return self._index(split).id_of(number)
 
     def dataset(self, split: Split) -> DetectionDataset:
         """The split's images, augmented for training."""

@@ -213,6 +213,11 @@ def test_ranks_partition_the_evaluation_batches(
     assert sorted(i for batch in dealt for i in batch) == list(range(100, 107))
 
 
+def test_the_images_of_the_largest_area_are_evaluated_first() -> None:
+    batches = EvaluationBatches([(64, 32), (32, 320), (96, 64), (32, 320)], 8)
+    assert [[key.position for key in batch] for batch in batches] == [[1, 3], [2], [0]]
+
+
 def test_fewer_images_than_ranks_leaves_ranks_without_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
     batches = EvaluationBatches([(32, 32), (32, 64)], 4)
     as_rank(monkeypatch, 2, 3)
