@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import pytorch_lightning as pl
 from torch.utils.data import DataLoader
 
 from detfuse.data.coco import read_coco
@@ -26,10 +25,11 @@ from detfuse.structures import Batch, Categories, ImageId
 _SPLITS_OF: dict[str | None, tuple[Split, ...]] = {"fit": ("train", "val"), None: ("train", "val")}
 
 
-class DetectionDataModule(pl.LightningDataModule):
+class DetectionDataModule(ABC):
     """What all data sets share: a subclass says how a split is read.
 
-    The trainer must run with ``use_distributed_sampler=False``: the batches know their rank.
+    :class:`detfuse.training.datamodule.LightningData` hands it to a trainer, which must run with
+    ``use_distributed_sampler=False``: the batches know their rank.
 
     Args:
         size_divisor: images are padded to a multiple of it, unless ``transform`` gives them an exact size.
@@ -39,12 +39,14 @@ class DetectionDataModule(pl.LightningDataModule):
     """
 
     def __init__(self, size_divisor: int, seed: int, *, transform: Transforms, loader: Loader) -> None:
-        super().__init__()
         self.size_divisor = transform.divisor(size_divisor)
         self.seed = seed
         self.transform = transform
         self.loader = loader
         self.indexes: dict[Split, AnnotationIndex] = {}
+
+    def prepare_data(self) -> None:  # noqa: B027  most data sets are there
+        """Make the files, where that is to be done, before anything is read; once per machine."""
 
     @abstractmethod
     def read(self, split: Split) -> AnnotationIndex:
@@ -98,9 +100,11 @@ class DetectionDataModule(pl.LightningDataModule):
         return DetectionDataset(self._index(split), self.transform, train=split == "train", seed=self.seed)
 
     def train_dataloader(self) -> DataLoader[Batch]:
+        """The training batches."""
         return self.loader.train(self.dataset("train"), size_divisor=self.size_divisor)
 
     def val_dataloader(self) -> DataLoader[Batch]:
+        """The evaluation batches."""
         return self.loader.evaluate(self.dataset("val"), size_divisor=self.size_divisor)
 
     def train_batches_per_epoch(self, world_size: int) -> int:

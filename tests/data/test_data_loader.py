@@ -13,6 +13,7 @@ from detfuse.data import CocoDataModule, Loader, Transforms
 from detfuse.data.dataset import Key
 from detfuse.data.loader import EvaluationBatches, TrainBatches, auto_workers
 from detfuse.structures import Batch
+from detfuse.training.datamodule import LightningData
 
 AUGMENT = {"crop": 0.5, "scale_jitter": (0.8, 1.2), "brightness": 0.2}
 
@@ -113,7 +114,7 @@ def test_lightning_tells_the_loader_its_epoch(coco_root: Path, num_workers: int)
         num_sanity_val_steps=0,
     )
     recorder = Recorder()
-    trainer.fit(recorder, datamodule=data)
+    trainer.fit(recorder, datamodule=LightningData(data))
     validated = recorder.seen.pop(-1)
     assert recorder.seen == expected
     assert len({str(order) for order in expected.values()}) == 3
