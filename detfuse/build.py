@@ -76,7 +76,7 @@ def build_parts(config: Config, *, stage: str) -> Parts:
     data.setup(stage)
     detector = build_detector(config, len(data.categories), backbone)
     evaluator = build_evaluator(config, data.ground_truth("val"))
-    module = build_module(config, detector, build_combine(config), evaluator, data.categories, data.image_id)
+    module = build_module(config, detector, build_combine(config), evaluator, data.categories, data.image_id_of)
     return Parts(data, detector, module)
 
 

@@ -91,7 +91,7 @@ class DetectionDataModule(ABC):
         """
         return self._index(split).to_coco()
 
-    def image_id(self, split: Split, number: int) -> ImageId:
+    def image_id_of(self, split: Split, number: int) -> ImageId:
         """The annotation file's own id of an image, of its number in a batch of this split."""
         return self._index(split).id_of(number)
 
