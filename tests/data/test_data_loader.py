@@ -130,13 +130,23 @@ def test_lightning_tells_the_loader_its_epoch(coco_root: Path, num_workers: int)
     assert sorted(i for batch in validated[: len(validated) // 3] for i in batch) == list(range(100, 107))
 
 
+class Fetched(SyntheticDataModule):
+    """Says when it is to be made."""
+
+    fetched = False
+
+    def prepare_data(self) -> None:
+        self.fetched = True
+
+
 @under_lightning
 def test_lightning_has_the_data_made_and_reads_what_it_needs(tmp_path: Path) -> None:
     options: dict[str, Any] = {"num_train": 2, "num_val": 2, "image_size": 32, "max_size": 20.0, "max_objects": 2}
     parts = {"transform": Transforms(short_side=32), "loader": Loader(batch_size=2, num_workers=0)}
     for splits, run in (({"val"}, pl.Trainer.validate), ({"train", "val"}, pl.Trainer.fit)):
-        data = SyntheticDataModule(32, 0, root=str(tmp_path), **options, **parts)
+        data = Fetched(32, 0, root=str(tmp_path), **options, **parts)
         run(trainer(1), Recorder(), datamodule=LightningData(data))
+        assert data.fetched
         assert data.indexes.keys() == splits
 
 
