@@ -65,7 +65,7 @@ class MetricsCsv(Logger):
     def _continued(self, step: int) -> list[str]:
         """Keep the rows before ``step``: later ones are of steps that a resumed run takes again."""
         found = read_table(self.path)
-        columns = found.columns or list(_KEYS)
+        columns = list(_KEYS) if not found.columns and not found.damaged else found.columns
         if "step" not in columns:
             raise ValueError(f"{self.path} is no table of metrics, it has no column named step: move it away")
         steps = [_number(row["step"]) for row in found.rows]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 import detfuse
+from detfuse.data.layout import Split
 from detfuse.detector import Detector
 from detfuse.evaluation.coco import METRICS, CocoEvaluator, CocoMetrics, coco_results
 from detfuse.protocols import Combine
@@ -29,11 +30,11 @@ OptimizerFactory = Callable[[torch.nn.Module, int], Optimizer]
 SchedulerFactory = Callable[[Optimizer, int], LRScheduler]
 """(optimizer, optimizer steps of the run) -> schedule, stepped once per optimizer step."""
 
-ImageIdOf = Callable[[Literal["train", "val"], int], ImageId]
+ImageIdOf = Callable[[Split, int], ImageId]
 """(split, number in ``Batch.image_ids``) -> the annotation file's own id."""
 
 
-def _number_itself(split: Literal["train", "val"], number: int) -> ImageId:
+def _number_itself(split: Split, number: int) -> ImageId:
     return number
 
 

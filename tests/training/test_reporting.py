@@ -125,11 +125,12 @@ def test_damaged_lines_are_told_and_the_others_stay(tmp_path: Path, capsys: pyte
     assert all(repr(line) in said for line in broken)
 
 
-def test_a_file_that_is_no_table_of_metrics_is_not_overwritten(tmp_path: Path) -> None:
-    (tmp_path / "metrics.csv").write_text("name,value\na,1\n")
+@pytest.mark.parametrize("content", ["name,value\na,1\n", '"epoch,step\n0,1\n0,2\n'])
+def test_a_file_that_is_no_table_of_metrics_is_not_overwritten(tmp_path: Path, content: str) -> None:
+    (tmp_path / "metrics.csv").write_text(content)
     with pytest.raises(ValueError, match=r"metrics\.csv is no table of metrics"):
         MetricsCsv(tmp_path).log_metrics({"train/loss": 2.0}, 20)
-    assert (tmp_path / "metrics.csv").read_text() == "name,value\na,1\n"
+    assert (tmp_path / "metrics.csv").read_text() == content
 
 
 def test_tensorboard_writes_events_into_the_run_folder(fit: Fit, tmp_path: Path) -> None:
