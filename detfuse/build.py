@@ -25,7 +25,7 @@ from detfuse.initialisation import initialised
 from detfuse.inserts import BACKBONE_SITES, HEAD_SITES, NECK_SITES, Attention, AttentionChoice, Levels, Site
 from detfuse.protocols import Backbone, Combine, Head, Neck
 from detfuse.structures import Categories, FeatureSpec
-from detfuse.training.module import DetectionModule
+from detfuse.training.module import DetectionModule, ImageIdOf
 
 Config = Mapping[str, Any]
 _MIN_DIVISOR = 32
@@ -76,7 +76,7 @@ def build_parts(config: Config, *, stage: str) -> Parts:
     data.setup(stage)
     detector = build_detector(config, len(data.categories), backbone)
     evaluator = build_evaluator(config, data.ground_truth("val"))
-    module = build_module(config, detector, build_combine(config), evaluator, data.categories)
+    module = build_module(config, detector, build_combine(config), evaluator, data.categories, data.image_id_of)
     return Parts(data, detector, module)
 
 
@@ -192,7 +192,12 @@ def build_evaluator(config: Config, ground_truth: dict[str, Any]) -> CocoEvaluat
 
 
 def build_module(
-    config: Config, detector: Detector, combine: Combine, evaluator: CocoEvaluator | None, categories: Categories
+    config: Config,
+    detector: Detector,
+    combine: Combine,
+    evaluator: CocoEvaluator | None,
+    categories: Categories,
+    image_id_of: ImageIdOf,
 ) -> DetectionModule:
     """The module that Lightning trains; it carries the configuration into the checkpoints."""
     module: DetectionModule = instantiate(config["module"])(
@@ -203,6 +208,7 @@ def build_module(
         config=dict(config),
         optimizer=instantiate(config["optimizer"]),
         scheduler=instantiate(config["scheduler"]),
+        image_id_of=image_id_of,
     )
     return module
 

@@ -9,6 +9,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+ImageId = int | str
+"""What an annotation file calls an image."""
+
 
 @dataclass(frozen=True)
 class FeatureSpec:
@@ -68,7 +71,8 @@ class Batch(NamedTuple):
         image_sizes: (B, 2) int64, (height, width) after resizing, before padding.
         original_sizes: (B, 2) int64, (height, width) of the file.
         scales: (B, 2) float32, resized / original as (y, x).
-        image_ids: (B,) int64, the ids of the annotation file.
+        image_ids: (B,) int64, the ids of the annotation file; where those are texts, the numbers that stand for them
+            (see :meth:`detfuse.data.AnnotationIndex.id_of`).
         targets: what the images contain.
     """
 
@@ -87,7 +91,8 @@ class Detections(NamedTuple):
         boxes: (M, 4) float32 xyxy pixels.
         scores: (M,) float32 in 0..1, descending.
         labels: (M,) int64 in 0..K-1.
-        levels: (M,) int64, index of the predicting pyramid level (0 is the finest).
+        levels: (M,) int64, position of the predicting map among the head's, 0 for the finest: an index, where
+            :attr:`FeatureSpec.levels` names levels by the log2 of their stride.
     """
 
     boxes: Tensor

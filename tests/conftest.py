@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import lzma
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load
+from torch import Tensor
 
 # the workers of a test run share the cores; more threads in each only wait for one another
 torch.set_num_threads(1)
@@ -19,9 +25,27 @@ def repository() -> Path:
 
 
 @pytest.fixture(scope="session")
+def reference() -> Callable[[str], dict[str, Tensor]]:
+    """Case -> what another implementation computed, by the keys that ``tests/fixtures/README.md`` explains."""
+    folder = REPOSITORY / "tests" / "fixtures" / "parity"
+    index = json.loads((folder / "index.json").read_text())
+
+    @cache
+    def unpacked(file: str) -> dict[str, Tensor]:
+        tensors: dict[str, Tensor] = load(lzma.decompress((folder / file).read_bytes()))
+        return tensors
+
+    def read(case: str) -> dict[str, Tensor]:
+        of_case = {key: tensor for key, tensor in unpacked(index[case]["file"]).items() if key.startswith(f"{case}/")}
+        return {key.removeprefix(f"{case}/"): tensor.clone() for key, tensor in of_case.items()}
+
+    return read
+
+
+@pytest.fixture(scope="session")
 def shared() -> Path:
-    """Real data and reference fixtures that lie beside the repository; without them the test is skipped, visibly."""
+    """Photographs and broken files that lie beside the repository; without them the test is skipped, visibly."""
     folder = REPOSITORY.parent / "shared"
-    if not (folder / "parity" / "ref_fixtures").is_dir():
-        pytest.skip(f"needs the shared fixtures in {folder.parent.name}/shared, which are not here")
+    if not (folder / "bad_inputs").is_dir():
+        pytest.skip(f"needs the photographs and broken files in {folder.parent.name}/shared, which are not here")
     return folder

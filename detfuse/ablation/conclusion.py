@@ -43,7 +43,7 @@ def conclude(folder: Path, prepared: Prepared, runs: Sequence[Run]) -> str:
     data.prepare_data()
     data.setup("validate")
     ground_truth, index = data.ground_truth("val"), data.indexes["val"]
-    files = dict(zip(index.image_ids.tolist(), index.file_names, strict=True))
+    files = dict(zip(index.ids, index.file_names, strict=True))
     found = compare_runs(
         ground_truth,
         {arm.name: {r.seed: partial(_rows, r) for r in finished if r.arm == arm.name} for arm in plan.arms},

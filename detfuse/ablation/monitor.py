@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from rich.text import Text
 
 from detfuse.ablation.records import Run
 from detfuse.ablation.runner import LOG, score_of
+from detfuse.files import read_table
 
 _METRICS = "metrics.csv"
 _STYLES = {"finished": "green", "running": "bold", "waiting": "dim"}  # the rest went wrong
@@ -54,6 +54,7 @@ class Monitor:
         self.console = console or Console(highlight=False, soft_wrap=True)
         self._live = Live(console=self.console, auto_refresh=False) if self.console.is_terminal else None
         self._said: dict[Path, tuple[str, int]] = {}
+        self._read: dict[Path, tuple[tuple[int, int], _Epochs]] = {}
 
     def __enter__(self) -> Monitor:
         if self._live is not None:
@@ -68,12 +69,23 @@ class Monitor:
 
     def __call__(self, runs: Sequence[Run]) -> None:
         """Show the runs as they stand."""
-        epochs = {run.folder: _epochs(run) for run in runs if run.state != "waiting"}
+        epochs = {run.folder: self._epochs(run.folder / _METRICS) for run in runs if run.state != "waiting"}
         if self._live is not None:
             self._live.update(Group(self._table(runs, epochs), Text(self._summary(runs, epochs))), refresh=True)
             return
         for run in runs:
             self._say_changes(run, runs, epochs)
+
+    def _epochs(self, metrics: Path) -> _Epochs:
+        """What a file says, read again only when it has changed: runs are looked at twice a second, for days."""
+        try:
+            state = metrics.stat()
+        except OSError:
+            return _Epochs(0, None)
+        stamp = (state.st_mtime_ns, state.st_size)
+        if metrics not in self._read or self._read[metrics][0] != stamp:
+            self._read[metrics] = (stamp, _epochs(metrics))
+        return self._read[metrics][1]
 
     def _table(self, runs: Sequence[Run], epochs: Mapping[Path, _Epochs]) -> Table:
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
@@ -128,11 +140,11 @@ class Monitor:
         return max(total - run.seconds, 0.0)
 
 
-def _epochs(run: Run) -> _Epochs:
-    """The validated epochs in a run's metrics.csv."""
+def _epochs(metrics: Path) -> _Epochs:
+    """The validated epochs in a run's metrics.csv; a line that is being written is not one of them yet."""
     done, score = 0, None
-    with contextlib.suppress(OSError, ValueError, csv.Error), (run.folder / _METRICS).open(newline="") as file:
-        for row in csv.DictReader(file):
+    with contextlib.suppress(OSError, ValueError):
+        for row in read_table(metrics).rows:
             if row.get("val/mAP"):
                 done, score = int(float(row["epoch"])) + 1, float(row["val/mAP"])
     return _Epochs(done, score if score is not None and score >= 0 else None)

@@ -10,6 +10,7 @@ import pytorch_lightning as pl
 from detfuse.build import build_parts, build_trainer, check_stored_config
 from detfuse.cli import results
 from detfuse.cli.jobs import Invocation, told_plainly
+from detfuse.cli.run_folder import run_folder_of
 from detfuse.cli.stored_config import evaluated
 from detfuse.weights.checkpoint import Checkpoint, read_checkpoint
 
@@ -41,9 +42,3 @@ def stored(invocation: Invocation) -> tuple[Checkpoint, dict[str, Any]]:
     # Before the typed settings, which may call private targets: those are the user's own.
     check_stored_config(checkpoint.config, invocation.directories, checkpoint.path)
     return checkpoint, evaluated(checkpoint.config, invocation)
-
-
-def run_folder_of(checkpoint: Path) -> Path:
-    """The folder beside a checkpoint: that of its run, if it lies in one."""
-    folder = checkpoint.parent
-    return folder.parent if folder.name == "checkpoints" else folder

@@ -11,8 +11,9 @@ import torch
 
 from detfuse.build import build_combine, build_data, build_detector, instantiate, size_divisor
 from detfuse.cli import results
-from detfuse.cli.evaluation_run import run_folder_of, stored
+from detfuse.cli.evaluation_run import stored
 from detfuse.cli.jobs import Invocation, UserError, told_plainly
+from detfuse.cli.run_folder import run_folder_of
 from detfuse.config import ExportSettings
 from detfuse.data import Transforms
 from detfuse.data.collate import padded_size

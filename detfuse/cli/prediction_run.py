@@ -9,14 +9,14 @@ from typing import Any
 
 from torch import Tensor
 
-from detfuse.cli import results
-from detfuse.cli.evaluation_run import run_folder_of
 from detfuse.cli.jobs import Invocation, UserError, told_plainly
 from detfuse.cli.predictors import Predictor, open_predictor
+from detfuse.cli.run_folder import run_folder_of
 from detfuse.config import PredictSettings
 from detfuse.data import load_image
 from detfuse.evaluation.coco import coco_results
 from detfuse.export import ExportError
+from detfuse.files import write_json
 from detfuse.structures import Categories, Detections
 from detfuse.visualize.boxes import draw_detections, save_picture
 
@@ -49,7 +49,7 @@ def run(invocation: Invocation) -> None:
         of_image = coco_results(found, image_id, predictor.categories)
         rows += [{**row, "file_name": str(file)} for row in of_image]
         print(f"{file}: {_counted(found, predictor.categories)} -> {written}", flush=True)
-    results.write_json(output / "detections.json", rows)
+    write_json(output / "detections.json", rows)
     print(f"{len(rows)} detections in {len(files)} pictures: {output / 'detections.json'}")
 
 

@@ -9,8 +9,6 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from detfuse.build import build_combine, build_detector, instantiate, size_divisor
-from detfuse.cli.evaluation_run import stored
 from detfuse.cli.jobs import Invocation, UserError
 from detfuse.config import PredictSettings
 from detfuse.data import Transforms, collate
@@ -41,6 +39,8 @@ def open_predictor(invocation: Invocation) -> Predictor:
     """
     path = Path(invocation.config["checkpoint"]).expanduser()
     if format_of(path) is None:
+        from detfuse.cli.evaluation_run import stored  # here, so that an exported file is read without Lightning
+
         return CheckpointPredictor(*stored(invocation))
     own = PredictSettings.__dataclass_fields__
     fixed = [typed for typed in invocation.typed if typed.lstrip("+~").partition("=")[0] not in own]
@@ -61,6 +61,8 @@ class CheckpointPredictor:
     """
 
     def __init__(self, checkpoint: Checkpoint, config: dict[str, Any]) -> None:
+        from detfuse.build import build_combine, build_detector, instantiate, size_divisor  # likewise
+
         self.categories = checkpoint.categories
         detector = build_detector(config, len(checkpoint.categories))
         load_weights(detector, checkpoint)

@@ -15,6 +15,7 @@ from detfuse.files import write_json as write_json
 from detfuse.files import write_text as write_text
 from detfuse.inserts import inserts_of
 from detfuse.necks.graph_neck import GraphNeck
+from detfuse.training.datamodule import LightningData
 from detfuse.training.module import DetectionModule
 from detfuse.weights.checkpoint import Checkpoint, load_weights
 
@@ -32,7 +33,7 @@ def score(trainer: Trainer, parts: Parts, checkpoint: Checkpoint) -> DetectionMo
             f"the data set has {_listed(ours.names, ours.ids)}"
         )
     load_weights(parts.detector, checkpoint)
-    trainer.validate(parts.module, datamodule=parts.data, verbose=False)
+    trainer.validate(parts.module, datamodule=LightningData(parts.data), verbose=False)
     return parts.module
 
 

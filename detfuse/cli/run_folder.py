@@ -30,6 +30,12 @@ LOCK = ".lock"
 _RUN_FOLDER_VARIABLE = "DETFUSE_RUN_FOLDER"
 
 
+def run_folder_of(checkpoint: Path) -> Path:
+    """The folder beside a checkpoint: that of its run, if it lies in one."""
+    folder = checkpoint.parent
+    return folder.parent if folder.name == LAST.parent.name else folder
+
+
 def auto_name(overrides: list[str]) -> str:
     """A name from the overrides that make a difference: ``neck-pafpn_seed-0``; the order typed does not matter.
 

@@ -23,6 +23,7 @@ from detfuse.inserts import places_of
 from detfuse.necks.graph_neck import GraphNeck
 from detfuse.training.attention_memory import device_memory, require_fit
 from detfuse.training.batch_statistics import require_statistics
+from detfuse.training.datamodule import LightningData
 from detfuse.training.environment import environment
 from detfuse.training.module import NonFiniteLossError
 from detfuse.training.summary import summarise
@@ -129,7 +130,7 @@ def _fit(trainer: pl.Trainer, parts: Parts, seed: int, checkpoint: Path | None) 
     # Building may have drawn random numbers, more for one neck than for another: training begins alike for all.
     pl.seed_everything(seed, workers=True, verbose=False)
     try:
-        trainer.fit(parts.module, datamodule=parts.data, ckpt_path=checkpoint)
+        trainer.fit(parts.module, datamodule=LightningData(parts.data), ckpt_path=checkpoint)
     except SIGTERMException:
         raise SystemExit(_SIGTERM_EXIT) from None
     except (NonFiniteLossError, DataError) as error:

@@ -148,12 +148,13 @@ class _Reader:
         for position, record in enumerate(records):
             self._expect_object("image", position, record)
             given = record.get("id")
-            if texts:
+            if texts and _is_encodable(given):
                 image_id = self.text_ids.setdefault(given, len(self.text_ids) + 1)
-            elif _is_int(given):
+            elif _is_int(given) and not texts:
                 image_id = given
             else:
-                raise self.fail("image at position", position, f"id must be an integer, got {given!r}")
+                expected = "id must be an integer, or in all images a text that UTF-8 can write"
+                raise self.fail("image at position", position, f"{expected}; got {given!r}")
             if image_id in found:
                 raise self.fail("image", given, "this id is given to two images; give each its own id")
             name = record.get("file_name")
@@ -190,10 +191,7 @@ class _Reader:
     def _annotation(
         self, record: _Record, name: Any, images: dict[int, _Record], label_of: dict[int, int]
     ) -> _Record | None:
-        given = record.get("image_id")
-        image_id = self.text_ids.get(given) if isinstance(given, str) else given
-        if not _is_int(image_id) or image_id not in images:
-            raise self.fail("annotation", name, f"image_id {given!r} is not among the images; add the image or remove")
+        image_id = self._image_id(record.get("image_id"), images, name)
         category = record.get("category_id")
         if not _is_int(category) or category not in label_of:
             raise self.fail("annotation", name, f"category_id {category!r} is not among the categories; declare it")
@@ -215,6 +213,18 @@ class _Reader:
             "area": area,
             "crowd": bool(crowd),
         }
+
+    def _image_id(self, given: Any, images: dict[int, _Record], name: Any) -> int:
+        """The number of the image; the id must be of the images' kind: ``"3"`` and ``3`` are not the same id."""
+        texts = bool(self.text_ids)
+        of_kind = isinstance(given, str) if texts else _is_int(given)
+        number = self.text_ids.get(given) if texts and of_kind else given
+        if of_kind and number in images:
+            return int(number)
+        remedy = "add the image or remove the annotation"
+        if isinstance(given, int | str) and not of_kind:
+            remedy = f"the images' ids are {'texts' if texts else 'integers'}: write it as the image's record does"
+        raise self.fail("annotation", name, f"image_id {given!r} is not among the images; {remedy}")
 
     def _box(self, box: Any, name: Any) -> list[float]:
         if not isinstance(box, list) or len(box) != 4 or not all(_is_number(value) for value in box):
@@ -278,6 +288,15 @@ class _Reader:
 
 def _is_int(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
+
+
+def _is_encodable(text: str) -> bool:
+    """Whether results can name it: half of a surrogate pair, which JSON can hold, could not be written."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _is_number(value: object) -> bool:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import pytorch_lightning as pl
 from torch.utils.data import DataLoader
 
 from detfuse.data.coco import read_coco
@@ -21,15 +20,16 @@ from detfuse.data.loader import Loader
 from detfuse.data.synthetic import SyntheticParameters, generate
 from detfuse.data.transforms import Transforms
 from detfuse.protocols import Size
-from detfuse.structures import Batch, Categories
+from detfuse.structures import Batch, Categories, ImageId
 
 _SPLITS_OF: dict[str | None, tuple[Split, ...]] = {"fit": ("train", "val"), None: ("train", "val")}
 
 
-class DetectionDataModule(pl.LightningDataModule):
+class DetectionDataModule(ABC):
     """What all data sets share: a subclass says how a split is read.
 
-    The trainer must run with ``use_distributed_sampler=False``: the batches know their rank.
+    :class:`detfuse.training.datamodule.LightningData` hands it to a trainer, which must run with
+    ``use_distributed_sampler=False``: the batches know their rank.
 
     Args:
         size_divisor: images are padded to a multiple of it, unless ``transform`` gives them an exact size.
@@ -39,12 +39,14 @@ class DetectionDataModule(pl.LightningDataModule):
     """
 
     def __init__(self, size_divisor: int, seed: int, *, transform: Transforms, loader: Loader) -> None:
-        super().__init__()
         self.size_divisor = transform.divisor(size_divisor)
         self.seed = seed
         self.transform = transform
         self.loader = loader
         self.indexes: dict[Split, AnnotationIndex] = {}
+
+    def prepare_data(self) -> None:  # noqa: B027  most data sets are there
+        """Make the files, where that is to be done, before anything is read; once per machine."""
 
     @abstractmethod
     def read(self, split: Split) -> AnnotationIndex:
@@ -76,8 +78,6 @@ class DetectionDataModule(pl.LightningDataModule):
         for split, index in self.indexes.items():
             lines.append(f"{split + ':':6} {index.summary()}")
             lines.append(f"       {index.source}, images in {index.root}")
-            if index.text_ids:
-                lines.append("       image ids are texts: counted from 1 in the order of the file")
         names = self.categories.names
         shown = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
         lines.append(f"{len(names)} categories: {shown}")
@@ -91,14 +91,20 @@ class DetectionDataModule(pl.LightningDataModule):
         """
         return self._index(split).to_coco()
 
+    def image_id_of(self, split: Split, number: int) -> ImageId:
+        """The annotation file's own id of an image, of its number in a batch of this split."""
+        return self._index(split).id_of(number)
+
     def dataset(self, split: Split) -> DetectionDataset:
         """The split's images, augmented for training."""
         return DetectionDataset(self._index(split), self.transform, train=split == "train", seed=self.seed)
 
     def train_dataloader(self) -> DataLoader[Batch]:
+        """The training batches."""
         return self.loader.train(self.dataset("train"), size_divisor=self.size_divisor)
 
     def val_dataloader(self) -> DataLoader[Batch]:
+        """The evaluation batches."""
         return self.loader.evaluate(self.dataset("val"), size_divisor=self.size_divisor)
 
     def train_batches_per_epoch(self, world_size: int) -> int:

@@ -129,7 +129,7 @@ def check_images(index: AnnotationIndex, *, depth: CheckImages, follow_symlinks:
             if orientation > 1:
                 turned.append(name)
         if problem is not None:
-            problems.append(f"image {_image_id(index, position)}: {problem}")
+            problems.append(f"image {index.id_of(int(index.image_ids[position]))}: {problem}")
     if problems:
         raise DataError(
             f"{index.source}: {len(problems)} of {len(index)} images cannot be used:\n  "
@@ -174,10 +174,6 @@ def _header(index: AnnotationIndex, position: int) -> tuple[str | None, int]:
         return str(error), 1
     except _BROKEN as error:
         return f"{path} cannot be read as an image ({error}); replace the file or remove the record", 1
-
-
-def _image_id(index: AnnotationIndex, position: int) -> str:
-    return index.text_ids[position] if index.text_ids else str(index.image_ids[position])
 
 
 def _first(lines: Iterable[str], number: int = 5) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from detfuse.structures import Categories
+from detfuse.structures import Categories, ImageId
 
 
 class DataError(ValueError):
@@ -24,12 +24,15 @@ class DataWarning(UserWarning):
 class AnnotationIndex:
     """I images, sorted by id, and their A annotations; those of image i are rows ``offsets[i]:offsets[i + 1]``.
 
+    Where the file's image ids are texts, numbers stand for them in tensors: 1, 2, ... in the order of the file. Nothing
+    that leaves the program holds such a number: :meth:`id_of` is the way back.
+
     Args:
         source: where the annotations came from, for messages.
         root: folder of the images.
         categories: label 0..K-1 to category id and name.
         file_names: (I,) paths of the images, relative to ``root``.
-        image_ids: (I,) int64, ascending.
+        image_ids: (I,) int64, ascending: the file's ids, or the numbers that stand for them.
         sizes: (I, 2) int64 (height, width) of the stored pixels.
         offsets: (I + 1,) int64.
         boxes: (A, 4) float64 x, y, width, height in pixels, as in the file.
@@ -37,7 +40,7 @@ class AnnotationIndex:
         crowd: (A,) bool, COCO's ``iscrowd``.
         areas: (A,) float64 in square pixels, as in the file (COCO: of the segmentation).
         annotation_ids: (A,) int64, unique and positive.
-        text_ids: the images' ids in the file where those are texts (``image_ids`` then count them), else None.
+        text_ids: (I,) the file's ids of the images where those are texts, else None.
     """
 
     source: Path
@@ -61,6 +64,15 @@ class AnnotationIndex:
     def counts(self) -> npt.NDArray[np.int64]:
         """(I,) annotations per image, crowds included."""
         return np.diff(self.offsets)
+
+    def id_of(self, number: int) -> ImageId:
+        """The file's own id of an image, of the number that stands for it in ``image_ids`` and in a batch."""
+        return number if self.text_ids is None else self.text_ids[number - 1]
+
+    @property
+    def ids(self) -> tuple[ImageId, ...]:
+        """(I,) the images' ids as the file has them, in the order of the index."""
+        return tuple(self.id_of(number) for number in self.image_ids.tolist())
 
     def path(self, position: int) -> Path:
         """File of the image at this position."""
@@ -107,21 +119,15 @@ class AnnotationIndex:
         )
 
     def to_coco(self) -> dict[str, Any]:
-        """COCO's ground-truth form with the file's ids and areas, crowds included: what an evaluator takes.
-
-        Where the file's image ids are texts, ``id`` counts the images and ``original_id`` holds the text.
-        """
+        """COCO's ground-truth form with the file's ids and areas, crowds included: what an evaluator takes."""
+        ids = self.ids
         images: list[dict[str, Any]] = [
             {"id": image_id, "file_name": name, "height": height, "width": width}
-            for image_id, name, (height, width) in zip(
-                self.image_ids.tolist(), self.file_names, self.sizes.tolist(), strict=True
-            )
+            for image_id, name, (height, width) in zip(ids, self.file_names, self.sizes.tolist(), strict=True)
         ]
-        for image, text in zip(images, self.text_ids or (), strict=False):
-            image["original_id"] = text
         columns = zip(
             self.annotation_ids.tolist(),
-            np.repeat(self.image_ids, self.counts).tolist(),
+            [ids[position] for position in np.repeat(np.arange(len(self)), self.counts).tolist()],
             self.labels.tolist(),
             self.boxes.tolist(),
             self.areas.tolist(),

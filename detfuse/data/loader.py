@@ -101,7 +101,7 @@ class EvaluationBatches(Sampler[list[Key]]):
     """Batches formed once from the data set, each of one padded shape, dealt whole to the ranks.
 
     So an image's detections never depend on the number of processes. Ranks may get different numbers of batches, also
-    none; no image appears twice.
+    none; no image appears twice. The largest images come first: memory that does not suffice runs out early.
 
     Args:
         shapes: padded (height, width) of each image.
@@ -114,7 +114,7 @@ class EvaluationBatches(Sampler[list[Key]]):
             groups[shape].append(index)
         self.batches = [
             members[start : start + batch_size]
-            for _, members in sorted(groups.items(), reverse=True)  # largest first: memory runs out at once or never
+            for _, members in sorted(groups.items(), key=_by_area, reverse=True)
             for start in range(0, len(members), batch_size)
         ]
 
@@ -126,6 +126,12 @@ class EvaluationBatches(Sampler[list[Key]]):
         rank, world_size = rank_and_world_size()
         for batch in self.batches[rank::world_size]:
             yield [Key(0, index) for index in batch]
+
+
+def _by_area(group: tuple[tuple[int, int], list[int]]) -> tuple[int, tuple[int, int]]:
+    """Order of the groups of one padded shape; the shape decides among equal areas, so that there is one order."""
+    (height, width), _ = group
+    return height * width, (height, width)
 
 
 class Loader:

@@ -10,7 +10,7 @@ import torch
 from detfuse.evaluation.columns import ground_truth_columns, prediction_columns
 from detfuse.evaluation.engines import Engine, curves, engine_version
 from detfuse.evaluation.metrics import METRICS, UNDEFINED, CocoMetrics, metrics_of
-from detfuse.structures import Categories, Detections
+from detfuse.structures import Categories, Detections, ImageId
 
 __all__ = ["METRICS", "UNDEFINED", "CocoEvaluator", "CocoMetrics", "coco_results"]
 
@@ -51,7 +51,7 @@ class CocoEvaluator:
         return metrics_of(curves(self._ground_truth, found, self.engine), self._ground_truth, found, name)
 
 
-def coco_results(detections: Detections, image_id: int, categories: Categories) -> list[dict[str, Any]]:
+def coco_results(detections: Detections, image_id: ImageId, categories: Categories) -> list[dict[str, Any]]:
     """Detections of one image as COCO result rows, in the same order.
 
     Args:

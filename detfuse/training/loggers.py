@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import csv as csv_format
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_only
+
+from detfuse.files import append_text, as_line, read_table, write_text
 
 _KEYS = ("epoch", "step")
 
@@ -18,7 +19,7 @@ class MetricsCsv(Logger):
     """Appends each row to ``<run folder>/<file_name>`` as it comes; a resumed run continues the file.
 
     Rows are sparse: a training row leaves the validation columns empty and the other way round. Lightning's CSVLogger
-    deletes the file of the run it resumes.
+    deletes the file of the run it resumes. Lines that were cut off or damaged are told, and left out.
 
     Args:
         run_dir: run folder.
@@ -46,40 +47,44 @@ class MetricsCsv(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Append one row."""
+        """Append one row.
+
+        Raises:
+            ValueError: if the file that should be continued has no steps.
+        """
         step = 0 if step is None else step
         row = {**metrics, "step": step}
-        if self._columns is None:
-            self._columns = self._continued(step)
-        added = [name for name in row if name not in self._columns]
+        columns = self._continued(step) if self._columns is None else self._columns
+        added = [name for name in row if name not in columns]
         if added:
-            self._rewrite([*self._columns, *added], self._rows())
-        with self.path.open("a", newline="", encoding="utf-8") as file:
-            csv_format.DictWriter(file, self._columns).writerow(row)
-
-    def _rows(self) -> list[dict[str, str]]:
-        if not self.path.is_file():
-            return []
-        with self.path.open(newline="", encoding="utf-8") as file:
-            return list(csv_format.DictReader(file))
+            columns = [*columns, *added]
+            self._rewrite(columns, read_table(self.path).rows)
+        self._columns = columns
+        append_text(self.path, as_line(row.get(name, "") for name in columns))
 
     def _continued(self, step: int) -> list[str]:
         """Keep the rows before ``step``: later ones are of steps that a resumed run takes again."""
-        rows = self._rows()
-        kept = [row for row in rows if int(row["step"]) < step]
-        self._rewrite(list(rows[0]) if rows else list(_KEYS), kept)
-        assert self._columns is not None
-        return self._columns
+        found = read_table(self.path)
+        columns = list(_KEYS) if not found.columns and not found.damaged else found.columns
+        if "step" not in columns:
+            raise ValueError(f"{self.path} is no table of metrics, it has no column named step: move it away")
+        steps = [_number(row["step"]) for row in found.rows]
+        self._rewrite(columns, [row for row, at in zip(found.rows, steps, strict=True) if at is not None and at < step])
+        unread = [as_line(row.values()) for row, at in zip(found.rows, steps, strict=True) if at is None]
+        for line in (*found.damaged, *unread, *filter(None, [found.cut])):
+            print(f"{self.path}: left out a line that was cut off or damaged: {line.strip()[:100]!r}", flush=True)
+        return columns
 
-    def _rewrite(self, columns: list[str], rows: list[dict[str, str]]) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        part = self.path.with_name(f".{self.path.name}.part")
-        with part.open("w", newline="", encoding="utf-8") as file:
-            writer = csv_format.DictWriter(file, columns)
-            writer.writeheader()
-            writer.writerows(rows)
-        part.replace(self.path)
-        self._columns = columns
+    def _rewrite(self, columns: Sequence[str], rows: Sequence[Mapping[str, str]]) -> None:
+        lines = [columns, *([row.get(name, "") for name in columns] for row in rows)]
+        write_text(self.path, "".join(map(as_line, lines)))
+
+
+def _number(cell: str) -> float | None:
+    try:
+        return float(cell)
+    except ValueError:
+        return None
 
 
 def tensorboard(run_dir: str | os.PathLike[str], *, folder: str = "tensorboard", flush_secs: int = 30) -> Logger:

@@ -17,10 +17,11 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 import detfuse
+from detfuse.data.layout import Split
 from detfuse.detector import Detector
 from detfuse.evaluation.coco import METRICS, CocoEvaluator, CocoMetrics, coco_results
 from detfuse.protocols import Combine
-from detfuse.structures import Batch, Categories, Detections
+from detfuse.structures import Batch, Categories, Detections, ImageId
 from detfuse.training.optim import describe_rates
 
 OptimizerFactory = Callable[[torch.nn.Module, int], Optimizer]
@@ -28,6 +29,13 @@ OptimizerFactory = Callable[[torch.nn.Module, int], Optimizer]
 
 SchedulerFactory = Callable[[Optimizer, int], LRScheduler]
 """(optimizer, optimizer steps of the run) -> schedule, stepped once per optimizer step."""
+
+ImageIdOf = Callable[[Split, int], ImageId]
+"""(split, number in ``Batch.image_ids``) -> the annotation file's own id."""
+
+
+def _number_itself(split: Split, number: int) -> ImageId:
+    return number
 
 
 class NonFiniteLossError(RuntimeError):
@@ -49,11 +57,13 @@ class DetectionModule(pl.LightningModule):
         config: the resolved configuration as plain containers; travels in the checkpoint.
         optimizer: factory, see :mod:`detfuse.training.optim`.
         scheduler: factory, see :mod:`detfuse.training.optim`.
+        image_id_of: what the data set calls an image; its batches' numbers themselves, if that is not given.
         channels_last: keep weights and images in the memory format that convolutions prefer.
         compile: compile the loss and the forward pass with ``torch.compile``, as one graph where the head allows it.
 
     Attributes:
-        predictions: COCO result rows of the last validation, sorted by image id; on every process.
+        predictions: COCO result rows of the last validation, in the order of the data set's images, with the file's
+            own ids; on every process.
         metrics: metrics of the last validation; None before the first one. On every process.
     """
 
@@ -66,6 +76,7 @@ class DetectionModule(pl.LightningModule):
         config: dict[str, Any],
         optimizer: OptimizerFactory,
         scheduler: SchedulerFactory,
+        image_id_of: ImageIdOf = _number_itself,
         *,
         channels_last: bool = True,
         compile: bool = False,  # noqa: A002  the word that users know from torch
@@ -81,6 +92,7 @@ class DetectionModule(pl.LightningModule):
         self.config = config
         self._optimizer = optimizer
         self._scheduler = scheduler
+        self.image_id_of = image_id_of
         self._loss: Callable[[Batch], dict[str, Tensor]] = detector.loss
         self._rows: dict[int, list[dict[str, Any]]] = {}
         self.predictions: list[dict[str, Any]] = []
@@ -145,7 +157,7 @@ class DetectionModule(pl.LightningModule):
         good = ", ".join(f"{name} = {value:.6g}" for name, value in values.items() if math.isfinite(value))
         return NonFiniteLossError(
             f"{bad or f'the sum of {good} overflows'} at step {self.global_step} (epoch {self.current_epoch + 1}), "
-            f"images {', '.join(str(i) for i in image_ids.tolist())}"
+            f"images {', '.join(repr(self.image_id_of('train', number)) for number in image_ids.tolist())}"
             + (f"; finite: {good}" if bad and good else "")
             + ". The weights of this step were not stored; the last good ones are in checkpoints/last.ckpt once an "
             "epoch is complete. Usual remedies: a lower optimizer.lr, a longer scheduler.warmup_steps, "
@@ -192,9 +204,9 @@ class DetectionModule(pl.LightningModule):
         """``detections`` in pixels of the resized images; keeps them as COCO rows in pixels of the files."""
         batch = self._formatted(batch)
         detections = self.detector.predict(batch.images, batch.image_sizes, self.combine)
-        for i, image_id in enumerate(batch.image_ids.tolist()):
+        for i, number in enumerate(batch.image_ids.tolist()):
             in_file = detections[i].to_original(batch.scales[i], batch.original_sizes[i])
-            self._rows[image_id] = coco_results(in_file, image_id, self.categories)
+            self._rows[number] = coco_results(in_file, self.image_id_of("val", number), self.categories)
         return {"detections": detections}
 
     def on_validation_epoch_end(self) -> None:
@@ -300,13 +312,13 @@ def _distributed() -> bool:
 
 
 def _gathered(rows: dict[int, list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """Rows of all processes, each image once, sorted by image id (within an image: as predicted)."""
+    """Rows of all processes, each image once, sorted by its number (within an image: as predicted)."""
     shares = [rows]
     if _distributed():
         shares = [{} for _ in range(dist.get_world_size())]
         dist.all_gather_object(shares, rows)
     by_image: dict[int, list[dict[str, Any]]] = {}
     for share in shares:
-        for image_id, of_image in share.items():
-            by_image.setdefault(image_id, of_image)
-    return [row for image_id in sorted(by_image) for row in by_image[image_id]]
+        for number, of_image in share.items():
+            by_image.setdefault(number, of_image)
+    return [row for number in sorted(by_image) for row in by_image[number]]

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytorch_lightning as pl
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor
 
-from detfuse.structures import Batch, Detections, Targets
+from detfuse.structures import Batch, Detections, ImageId, Targets
 from detfuse.visualize.boxes import draw_detections, draw_targets, save_picture
+
+_LONGEST = 50  # characters of an id; four bytes each at most, of the 255 that a file name may have
 
 
 class Pictures(pl.Callback):
     """Writes ``<run folder>/pictures/``: ``train_batch_<n>.jpg`` with augmentation, ``val_<image id>.jpg``.
+
+    What a file name cannot hold of an image id that is a text is written as in a URL: ``val_a%2Fb.jpg``.
 
     The first training batches are drawn once, the first validation images after each validation (over the last
     ones); TensorBoard keeps the history.
@@ -74,7 +80,7 @@ class Pictures(pl.Callback):
                 threshold=self.threshold,
                 targets=targets,
             )
-            self._write(trainer, f"val_{int(batch.image_ids[i])}", picture)
+            self._write(trainer, f"val_{_in_file_name(_image_id(pl_module, batch, i))}", picture)
             self._val_drawn += 1
 
     def _write(self, trainer: pl.Trainer, name: str, picture: Tensor) -> None:
@@ -84,6 +90,17 @@ class Pictures(pl.Callback):
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_image(f"pictures/{name}", picture, trainer.global_step)
+
+
+def _in_file_name(image_id: ImageId) -> str:
+    """The id as part of a file name; a long one is cut, and told from its like by a checksum."""
+    name = "".join(c if c.isalnum() or c in "-._" else quote(c, safe="") for c in str(image_id))
+    return name if len(name) <= _LONGEST else f"{name[:_LONGEST]}-{zlib.crc32(name.encode()):08x}"
+
+
+def _image_id(pl_module: Any, batch: Batch, row: int) -> ImageId:
+    image_id: ImageId = pl_module.image_id_of("val", int(batch.image_ids[row]))
+    return image_id
 
 
 def _categories(pl_module: pl.LightningModule) -> Any:

@@ -18,6 +18,7 @@ from fake_ablation import ARMS, FakeAblation, make_ablation
 
 from detfuse.ablation.records import Plan, Run, Verdict
 from detfuse.ablation.report import summary_text, write_report
+from detfuse.ablation.report.evidence import read_curve
 from detfuse.ablation.storage import StorageError, from_plain, read_comparison, read_plan, to_plain
 from detfuse.necks.topologies import fpn
 from detfuse.visualize.graph import Fusion
@@ -330,7 +331,14 @@ def test_nothing_finished_is_a_report_too(fake: FakeAblation, again: Callable[..
     assert "fewer than two arms" in text["Where the arms disagree most"]
 
 
-@pytest.mark.parametrize(("name", "content"), [("cost.json", "{}"), ("metrics.csv", "epoch,val/mAP\n0,high\n")])
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("cost.json", "{}"),
+        ("metrics.csv", "epoch,val/mAP\n0,high\n"),
+        ("metrics.csv", "epoch,val/mAP\n0,.5,.5\n1,.5\n"),
+    ],
+)
 def test_a_broken_file_is_named(fake: FakeAblation, again: Callable[..., Path], name: str, content: str) -> None:
     path = fake.runs[0].folder / name
     before = path.read_text()
@@ -340,6 +348,12 @@ def test_a_broken_file_is_named(fake: FakeAblation, again: Callable[..., Path], 
             again()
     finally:
         path.write_text(before)
+
+
+def test_a_line_that_was_cut_off_is_no_point_of_a_curve(tmp_path: Path) -> None:
+    for cut in ("2", "2,", "2,0.5"):
+        (tmp_path / "metrics.csv").write_text(f"epoch,val/mAP\n0,0.25\n1,0.375\n{cut}")
+        assert read_curve(tmp_path / "metrics.csv") == {"val/mAP": [(0.0, 0.25), (1.0, 0.375)]}
 
 
 def test_markdown_shows_names_as_they_are(folder: Path) -> None:

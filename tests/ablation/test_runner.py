@@ -201,14 +201,21 @@ def test_plain_lines_tell_every_change_once(tmp_path: Path, capsys: pytest.Captu
         monitor([Run("fpn", 0, folder, "waiting")])
         monitor([Run("fpn", 0, folder, "running", "", 1.0)])
         (folder / "metrics.csv").write_text("step,epoch,val/mAP,train/loss\n5,,,1.0\n10,0,0.25,\n")
+        monitor([Run("fpn", 0, folder, "running", "", 10.0)])
+        with (folder / "metrics.csv").open("a") as file:
+            file.write("15,1,0.")  # another process is writing it
+        monitor([Run("fpn", 0, folder, "running", "", 10.0)])
+        with (folder / "metrics.csv").open("a") as file:
+            file.write("5,\n")
         for _ in range(2):
-            monitor([Run("fpn", 0, folder, "running", "", 10.0)])
+            monitor([Run("fpn", 0, folder, "running", "", 12.0)])
         (folder / "metrics.json").write_text('{"stats": {"mAP": 0.5}}')
         monitor([Run("fpn", 0, folder, "finished", "", 21.0)])
         monitor([Run("fpn", 0, folder, "finished", "", 21.0), Run("b", 1, tmp_path, "failed", "no memory")])
     assert capsys.readouterr().out.splitlines() == [
         "fpn seed 0: started",
         "fpn seed 0: epoch 1/2  AP 25.00  left 0:10",
+        "fpn seed 0: epoch 2/2  AP 50.00  left 0:00",
         "fpn seed 0: finished after 0:21, AP 50.00  (1 of 1 finished)",
         f"b seed 1: failed: no memory (see {tmp_path / 'log.txt'})",
     ]

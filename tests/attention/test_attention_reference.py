@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from detfuse.attention import CBAM, GC, NonLocal
 
 Numbers = dict[str, Tensor]
+Reference = Callable[[str], Numbers]
 NON_LOCAL_MODES = ("embedded_gaussian", "gaussian", "dot_product", "concatenation")
 
 
@@ -38,11 +38,6 @@ def check(insert: nn.Module, names: dict[str, str], numbers: Numbers, absent: se
         torch.testing.assert_close(parameter.grad, expected, rtol=1e-4, atol=1e-4, msg=lambda m, k=key: f"{k}: {m}")
 
 
-def read(shared: Path, name: str) -> Numbers:
-    numbers: Numbers = load_file(shared / "parity" / "ref_fixtures" / f"{name}.safetensors")
-    return numbers
-
-
 @pytest.mark.parametrize(
     ("fixture", "pools", "spatial"),
     [
@@ -52,7 +47,7 @@ def read(shared: Path, name: str) -> Numbers:
         ("cbam_lse", ("average", "max", "lp", "lse"), True),
     ],
 )
-def test_cbam_equals_the_authors(shared: Path, fixture: str, pools: tuple[str, ...], spatial: bool) -> None:
+def test_cbam_equals_the_authors(reference: Reference, fixture: str, pools: tuple[str, ...], spatial: bool) -> None:
     names = {
         f"channel.{own}.{kind}": f"ChannelGate.mlp.{index}.{kind}"
         for own, index in (("reduce", 1), ("expand", 3))
@@ -62,14 +57,14 @@ def test_cbam_equals_the_authors(shared: Path, fixture: str, pools: tuple[str, .
         names["spatial.conv.weight"] = "SpatialGate.spatial.conv.weight"
         for kind in ("weight", "bias", "running_mean", "running_var"):
             names[f"spatial.norm.{kind}"] = f"SpatialGate.spatial.bn.{kind}"
-    check(CBAM(16, ratio=4, pools=pools, spatial=spatial), names, read(shared, fixture), set())
+    check(CBAM(16, ratio=4, pools=pools, spatial=spatial), names, reference(fixture), set())
 
 
 @pytest.mark.parametrize(
     "fixture",
     ["gcnet_context_att_add", *(f"mmcv_context_{p}_{f}" for p in ("att", "avg") for f in ("add", "mul", "add_mul"))],
 )
-def test_gc_equals_mmcv_and_the_authors(shared: Path, fixture: str) -> None:
+def test_gc_equals_mmcv_and_the_authors(reference: Reference, fixture: str) -> None:
     _, _, pooling, fusion = fixture.split("_", 3)
     names = {
         f"{kind}.{layer}.{part}": f"channel_{kind}_conv.{layer}.{part}"
@@ -86,7 +81,7 @@ def test_gc_equals_mmcv_and_the_authors(shared: Path, fixture: str) -> None:
         fusion="mul_add" if fusion == "add_mul" else fusion,
     )
     # The softmax over positions cancels a bias of the one-channel 1x1.
-    check(insert, names, read(shared, fixture), {"conv_mask.bias"})
+    check(insert, names, reference(fixture), {"conv_mask.bias"})
 
 
 def non_local_names(mode: str, suffix: str, projection: str, norm: str, out: str) -> dict[str, str]:
@@ -113,8 +108,8 @@ def split_score(numbers: Numbers, key: str) -> Numbers:
 
 @pytest.mark.parametrize("mode", NON_LOCAL_MODES)
 @pytest.mark.parametrize("sub_sample", [False, True])
-def test_non_local_equals_mmcv(shared: Path, mode: str, sub_sample: bool) -> None:
-    numbers = read(shared, f"mmcv_nonlocal_{mode}{'_sub' if sub_sample else ''}")
+def test_non_local_equals_mmcv(reference: Reference, mode: str, sub_sample: bool) -> None:
+    numbers = reference(f"mmcv_nonlocal_{mode}{'_sub' if sub_sample else ''}")
     suffix = ".0.conv" if sub_sample else ".conv"
     names = non_local_names(mode, suffix, ".conv", "conv_out.bn", "conv_out.conv.weight")
     if mode == "concatenation":
@@ -133,8 +128,8 @@ def test_non_local_equals_mmcv(shared: Path, mode: str, sub_sample: bool) -> Non
 
 @pytest.mark.parametrize("mode", NON_LOCAL_MODES)
 @pytest.mark.parametrize("sub_sample", [False, True])
-def test_non_local_equals_alexhex7(shared: Path, mode: str, sub_sample: bool) -> None:
-    numbers = read(shared, f"alexhex7_nonlocal_{mode}{'_sub' if sub_sample else ''}")
+def test_non_local_equals_alexhex7(reference: Reference, mode: str, sub_sample: bool) -> None:
+    numbers = reference(f"alexhex7_nonlocal_{mode}{'_sub' if sub_sample else ''}")
     # A bias before the batch norm only shifts the mean that the norm subtracts.
     numbers["sd.W.1.running_mean"] = numbers["sd.W.1.running_mean"] - numbers["sd.W.0.bias"]
     suffix = ".0" if sub_sample else ""
@@ -146,8 +141,8 @@ def test_non_local_equals_alexhex7(shared: Path, mode: str, sub_sample: bool) ->
     check(insert, names, numbers, {"W.0.bias", f"phi{suffix}.bias"})
 
 
-def test_pooling_the_input_differs_from_pooling_the_projection(shared: Path) -> None:
-    numbers = read(shared, "mmcv_nonlocal_embedded_gaussian_sub")
+def test_pooling_the_input_differs_from_pooling_the_projection(reference: Reference) -> None:
+    numbers = reference("mmcv_nonlocal_embedded_gaussian_sub")
     names = non_local_names("embedded_gaussian", ".0.conv", ".conv", "conv_out.bn", "conv_out.conv.weight")
     with pytest.raises(AssertionError, match="not close"):
         check(NonLocal(8, scale=True, pool="input"), names, numbers, {"phi.0.conv.bias"})

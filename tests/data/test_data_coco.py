@@ -93,6 +93,13 @@ def test_limit_takes_the_first_by_id(tmp_path: Path) -> None:
         (changed("annotations", 0, id="x"), "annotation x: id must be an integer"),
         (changed("images", 0, id=2), "image 2: this id is given to two images"),
         (changed("images", 0, id=True), "image at position 0: id must be an integer"),
+        (changed("images", 0, id="2"), "image at position 0: id must be an integer, or in all images a text.*got '2'"),
+        (changed("annotations", 0, image_id="5"), "annotation 11: image_id '5' .* ids are integers"),
+        (
+            GOOD | {"images": [GOOD["images"][0] | {"id": "\ud800"}]},
+            "image at position 0: id must be .* UTF-8 can write",
+        ),
+        (changed("categories", 0, id="9"), "category at position 0: id must be an integer, got '9'"),
         (changed("images", 0, width=0), "image 5: width must be a positive integer"),
         (changed("images", 0, width=41), r"image 5: .*b.png: the file has height x width 30 x 40, .* says 30 x 41"),
         (
@@ -165,14 +172,52 @@ def test_rounding_beyond_the_border_is_no_repair(tmp_path: Path) -> None:
     assert index.boxes_xyxy(1)[0].tolist() == [30, 20, 40, 30]
 
 
-def test_text_image_ids_are_counted_and_kept(tmp_path: Path) -> None:
-    content = json.loads(json.dumps(GOOD))
-    for kind, key in (("images", "id"), ("annotations", "image_id")):
-        for record in content[kind]:
-            record[key] = f"frame-{record[key]}"
-    truth = read(tmp_path, content).to_coco()
-    assert [(i["id"], i["original_id"]) for i in truth["images"]] == [(1, "frame-5"), (2, "frame-2")]
-    assert [a["image_id"] for a in truth["annotations"]] == [1, 1, 2]
+def with_text_ids(content: dict[str, Any] = GOOD) -> dict[str, Any]:
+    """Image 5 becomes "0001", image 2 becomes "0002": texts that look like numbers, and like their own places."""
+    texts = {5: "0001", 2: "0002"}
+    images = [record | {"id": texts[record["id"]]} for record in content["images"]]
+    annotations = [record | {"image_id": texts[record["image_id"]]} for record in content["annotations"]]
+    return content | {"images": images, "annotations": annotations}
+
+
+def test_text_image_ids_stay_as_they_are(tmp_path: Path) -> None:
+    content = with_text_ids()
+    index = read(tmp_path, content)
+    assert index.ids == ("0001", "0002")
+    assert [index.id_of(number) for number in index.image_ids.tolist()] == ["0001", "0002"]
+    truth = index.to_coco()
+    for kind in ("images", "annotations"):
+        assert sorted(truth[kind], key=lambda r: r["id"]) == sorted(content[kind], key=lambda r: r["id"])
+    assert read(tmp_path, content, limit_images=1).ids == ("0001",)
+
+
+def test_integer_image_ids_stay_as_they_are(tmp_path: Path) -> None:
+    index = read(tmp_path, GOOD)
+    assert index.ids == (2, 5)
+    assert index.id_of(5) == 5
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"image_id": 1}, r"annotation 11: image_id 1 is not among the images; the images' ids are texts"),
+        ({"image_id": "1"}, r"annotation 11: image_id '1' is not among the images; add"),
+        ({"image_id": True}, r"annotation 11: image_id True is not among"),
+        ({"image_id": ["0001"]}, r"annotation 11: image_id \['0001'\] is not among"),
+    ],
+)
+def test_an_annotation_of_a_text_id_names_it_exactly(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    content = with_text_ids()
+    content["annotations"][0] |= change
+    with pytest.raises(DataError, match=r"instances\.json: " + message):
+        read(tmp_path, content)
+
+
+def test_a_damaged_image_is_named_by_its_text_id(tmp_path: Path) -> None:
+    content = with_text_ids()
+    content["images"][0]["file_name"] = "c.png"
+    with pytest.raises(DataError, match=r"image 0001: .*c\.png cannot be opened"):
+        read(tmp_path, content)
 
 
 def test_links_out_of_the_folder_need_consent(tmp_path: Path) -> None:

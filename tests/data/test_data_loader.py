@@ -9,10 +9,11 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, distributed, nn
 
-from detfuse.data import CocoDataModule, Loader, Transforms
+from detfuse.data import CocoDataModule, Loader, SyntheticDataModule, Transforms
 from detfuse.data.dataset import Key
 from detfuse.data.loader import EvaluationBatches, TrainBatches, auto_workers
 from detfuse.structures import Batch
+from detfuse.training.datamodule import LightningData
 
 AUGMENT = {"crop": 0.5, "scale_jitter": (0.8, 1.2), "brightness": 0.2}
 
@@ -95,15 +96,9 @@ class Recorder(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), 0.1)
 
 
-@pytest.mark.filterwarnings("ignore:.*does not have many workers")  # so it is meant
-@pytest.mark.filterwarnings("ignore:.*smaller than the logging interval", "ignore:GPU available but not used")
-@pytest.mark.filterwarnings("ignore:.*LeafSpec.* is deprecated")  # Lightning 2.6 under newer torch
-@pytest.mark.parametrize("num_workers", [0, 1])
-def test_lightning_tells_the_loader_its_epoch(coco_root: Path, num_workers: int) -> None:
-    data = module(coco_root, num_workers=num_workers)
-    expected = {n: [batch.image_ids.tolist() for batch in epoch(module(coco_root), n)] for n in range(3)}
-    trainer = pl.Trainer(
-        max_epochs=3,
+def trainer(max_epochs: int) -> pl.Trainer:
+    return pl.Trainer(
+        max_epochs=max_epochs,
         accelerator="cpu",
         logger=False,
         enable_checkpointing=False,
@@ -112,12 +107,47 @@ def test_lightning_tells_the_loader_its_epoch(coco_root: Path, num_workers: int)
         use_distributed_sampler=False,
         num_sanity_val_steps=0,
     )
+
+
+under_lightning = pytest.mark.filterwarnings(
+    "ignore:.*does not have many workers",  # so it is meant
+    "ignore:.*smaller than the logging interval",
+    "ignore:GPU available but not used",
+    "ignore:.*LeafSpec.* is deprecated",  # Lightning 2.6 under newer torch
+)
+
+
+@under_lightning
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_lightning_tells_the_loader_its_epoch(coco_root: Path, num_workers: int) -> None:
+    data = module(coco_root, num_workers=num_workers)
+    expected = {n: [batch.image_ids.tolist() for batch in epoch(module(coco_root), n)] for n in range(3)}
     recorder = Recorder()
-    trainer.fit(recorder, datamodule=data)
+    trainer(3).fit(recorder, datamodule=LightningData(data))
     validated = recorder.seen.pop(-1)
     assert recorder.seen == expected
     assert len({str(order) for order in expected.values()}) == 3
     assert sorted(i for batch in validated[: len(validated) // 3] for i in batch) == list(range(100, 107))
+
+
+class Fetched(SyntheticDataModule):
+    """Says when it is to be made."""
+
+    fetched = False
+
+    def prepare_data(self) -> None:
+        self.fetched = True
+
+
+@under_lightning
+def test_lightning_has_the_data_made_and_reads_what_it_needs(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"num_train": 2, "num_val": 2, "image_size": 32, "max_size": 20.0, "max_objects": 2}
+    parts = {"transform": Transforms(short_side=32), "loader": Loader(batch_size=2, num_workers=0)}
+    for splits, run in (({"val"}, pl.Trainer.validate), ({"train", "val"}, pl.Trainer.fit)):
+        data = Fetched(32, 0, root=str(tmp_path), **options, **parts)
+        run(trainer(1), Recorder(), datamodule=LightningData(data))
+        assert data.fetched
+        assert data.indexes.keys() == splits
 
 
 def test_the_largest_padded_size_is_that_of_the_largest_batch(coco_root: Path) -> None:
@@ -211,6 +241,11 @@ def test_ranks_partition_the_evaluation_batches(
             assert len({tuple((size + 31) // 32 for size in sizes.tolist()) for sizes in batch.image_sizes}) == 1
     assert sorted(dealt) == sorted(whole)
     assert sorted(i for batch in dealt for i in batch) == list(range(100, 107))
+
+
+def test_the_images_of_the_largest_area_are_evaluated_first() -> None:
+    batches = EvaluationBatches([(64, 32), (32, 320), (96, 64), (32, 320)], 8)
+    assert [[key.position for key in batch] for batch in batches] == [[1, 3], [2], [0]]
 
 
 def test_fewer_images_than_ranks_leaves_ranks_without_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,7 +32,8 @@ def found(folder: Path, file: str, output: str) -> list[dict[str, Any]]:
     """What predict finds in a picture, best first."""
     picture = sorted((folder / "datasets").rglob("*.jpg"))[0].relative_to(folder)
     argv = (f"checkpoint={file}", f"source={picture}", "threshold=0", f"output={output}")
-    run("predict", *argv, folder=folder)
+    imported = run("predict", *argv, folder=folder).stderr
+    assert ("pytorch_lightning" in imported) == file.endswith(".ckpt")  # an exported file needs no training program
     assert (folder / output / picture.name).is_file()
     rows: list[dict[str, Any]] = json.loads((folder / output / "detections.json").read_text())
     return rows
@@ -47,8 +48,9 @@ def same(ours: dict[str, Any], theirs: dict[str, Any]) -> bool:
     )
 
 
-def test_files_predict_what_the_checkpoint_predicts(folder: Path) -> None:
+def test_files_predict_what_the_checkpoint_predicts(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("onnxruntime", reason="needs pip install 'detfuse[export]'")
+    monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")  # Python lists on stderr what it imports
     expected = found(folder, CHECKPOINT, "from_ckpt")
     assert expected
     for kind in ("onnx", "pt2"):

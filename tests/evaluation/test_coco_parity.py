@@ -15,20 +15,17 @@ from detfuse.evaluation import METRICS, CocoEvaluator
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "evaluation"
 ENGINES = ("hotcoco", "pycocotools")
+MIXED = "fce_ignore.json"  # writes one image's id now as text, now as a number
 PUBLISHED = sorted(path.name for path in FIXTURES.glob("*.json"))
-SHARED_CASES = (
-    "coco_official",
-    "d2_two_images",
-    "mmdet_dummy",
-    "fce_ignore",
-    "fce_small",
-    "sahi",
-    "torchmetrics/inputs",
-    "torchmetrics/inputs2",
-    "torchmetrics/inputs3",
-    "torchmetrics/missing_pred",
-    "torchmetrics/missing_gt",
-)
+
+
+def published(name):
+    """A published case, its image ids of one kind; where each comes from stands in the file."""
+    case = json.loads((FIXTURES / name).read_text())
+    if name == MIXED:
+        for row in (*case["ground_truth"]["annotations"], *case["predictions"]):
+            row["image_id"] = str(row["image_id"])
+    return case
 
 
 def pycocotools_alone(truth, predictions):
@@ -81,31 +78,23 @@ def generated(seed, *, num_images=12, num_classes=5, max_objects=12, extra=20, s
     return truth, [predictions[i] for i in rng.permutation(len(predictions))]
 
 
-@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_committed_published_case(name, engine):
-    case = json.loads((FIXTURES / name).read_text())
-    metrics = CocoEvaluator(case["ground_truth"], engine=engine).evaluate(case["predictions"])
-    assert list(metrics.stats.values()) == pytest.approx(list(case["expected"].values()), rel=0, abs=1e-12)
-
-
-@pytest.mark.parametrize("name", SHARED_CASES)
-def test_shared_case(name, shared):
-    root = shared / "eval_fixtures"
-    case = json.loads((root / "expected.json").read_text())["cases"][name]
-    truth, predictions = (json.loads((root / case[key]).read_text()) for key in ("gt", "dt"))
-    if name == "fce_ignore":  # writes one id now as text, now as a number: refused, as pycocotools does
-        with pytest.raises(ValueError, match=r"2299 is not in the ground truth.*text and as a number"):
-            CocoEvaluator(truth)
-        for row in (*truth["annotations"], *predictions):
-            row["image_id"] = str(row["image_id"])
+def test_published_case(name):
+    case = published(name)
+    truth, predictions = case["ground_truth"], case["predictions"]
     fast, judge = (CocoEvaluator(truth, engine=engine).evaluate(predictions) for engine in ENGINES)
-    expected = case.get("pycocotools") or case["faster_coco_eval"]
-    assert list(judge.stats.values()) == pytest.approx(list(expected.values()), rel=0, abs=1e-12)
+    assert list(judge.stats.values()) == pytest.approx(list(case["expected"].values()), rel=0, abs=1e-12)
     assert (fast.stats, fast.per_class) == (judge.stats, judge.per_class)
     per_class = {str(c["id"]): judge.per_class[c["name"]]["AP"] for c in truth["categories"]}
     if "per_class_AP" in case:
         assert per_class == pytest.approx(case["per_class_AP"], rel=0, abs=1e-12)
+
+
+def test_ids_of_two_kinds_are_refused():
+    """As pycocotools does."""
+    case = json.loads((FIXTURES / MIXED).read_text())
+    with pytest.raises(ValueError, match=r"2299 is not in the ground truth.*text and as a number"):
+        CocoEvaluator(case["ground_truth"])
 
 
 @pytest.mark.parametrize(

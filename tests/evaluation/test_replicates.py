@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from test_coco_parity import FIXTURES, PUBLISHED, generated
+from test_coco_parity import PUBLISHED, generated, published
 
 from detfuse.evaluation import CocoEvaluator, CocoMetrics
 from detfuse.evaluation.replicates import SUMMARY, ReplicateEvaluator
@@ -61,18 +59,10 @@ def test_of_two_objects_that_overlap_equally_the_later_one_is_taken(first: int) 
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_fixtures_to_the_last_bit(name: str) -> None:
-    case = json.loads((FIXTURES / name).read_text())
+    case = published(name)
     truth, predictions = case["ground_truth"], case["predictions"]
     expected = CocoEvaluator(truth, engine="pycocotools").evaluate(predictions)
     assert replicated(truth, predictions, np.ones(len(truth["images"]))) == numbers(expected)
-
-
-def test_shared_fixtures_to_the_last_bit(shared: Path) -> None:
-    cases = json.loads((shared / "eval_fixtures" / "expected.json").read_text())["cases"]
-    for name in ("d2_two_images", "mmdet_dummy", "fce_small", "sahi", "torchmetrics/missing_gt"):
-        truth, predictions = (json.loads((shared / "eval_fixtures" / cases[name][k]).read_text()) for k in ("gt", "dt"))
-        expected = CocoEvaluator(truth, engine="pycocotools").evaluate(predictions)
-        assert replicated(truth, predictions, np.ones(len(truth["images"]))) == numbers(expected), name
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -1,18 +1,19 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from detfuse.heads.ssd import COCO_SCALES, SSDHead, SSDOutputs, spread_ratios, spread_scales
 from detfuse.ops.boxes import decode_deltas, encode_deltas
 from detfuse.ops.matching import match_default_boxes
 from detfuse.structures import Batch, FeatureSpec, Targets
+
+Reference = Callable[[str], dict[str, Tensor]]
 
 SPEC = FeatureSpec((4, 6, 8), (8, 16, 32))
 CLASSES = 3
@@ -61,11 +62,11 @@ def test_published_layout_has_8732_boxes() -> None:
 
 
 @pytest.mark.parametrize("data", ["coco", "voc"])
-def test_default_boxes_equal_the_original_code(data: str, shared: Path) -> None:
+def test_default_boxes_equal_the_original_code(data: str, reference: Reference) -> None:
     """ssd.pytorch cuts (cx, cy, w, h) at 0..1; only centres beyond the image (of the coarse maps) feel it."""
     scales = None if data == "coco" else [0.1, 0.2, 0.37, 0.54, 0.71, 0.88, 1.05]
     head, outputs = published(scales=scales)
-    expected = load_file(shared / "parity" / "ref_fixtures" / f"ssdpytorch_prior_box_{data}300.safetensors")["out"]
+    expected = reference(f"ssdpytorch_prior_box_{data}300")["out"]
     boxes = torch.cat(head.default_boxes(outputs, torch.tensor([[300, 300]])), dim=1)[0] / 300
     ours = torch.cat([(boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]], dim=1)
     within = (ours[:, :2] <= 1).all(1)
@@ -74,8 +75,8 @@ def test_default_boxes_equal_the_original_code(data: str, shared: Path) -> None:
     torch.testing.assert_close(ours.clamp(max=1), expected, rtol=0, atol=1e-6)
 
 
-def test_matches_and_codes_equal_the_original_code(shared: Path) -> None:
-    numbers = load_file(shared / "parity" / "ref_fixtures" / "ssdpytorch_match.safetensors")
+def test_matches_and_codes_equal_the_original_code(reference: Reference) -> None:
+    numbers = reference("ssdpytorch_match")
     priors = numbers["in.priors"]
     corners = torch.cat([priors[:, :2] - priors[:, 2:] / 2, priors[:, :2] + priors[:, 2:] / 2], dim=1)
     truths = torch.cat([torch.zeros(2, 4), numbers["in.truths"]])[None]  # padding first: rows must not be confused

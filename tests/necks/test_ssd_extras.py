@@ -1,15 +1,16 @@
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from detfuse.necks.ssd_extras import L2Norm, SSDExtras
 from detfuse.protocols import Neck
 from detfuse.structures import FeatureSpec
+
+Reference = Callable[[str], dict[str, Tensor]]
 
 SPEC = FeatureSpec((8, 12), (8, 16))
 ANY_SIZE = {"fc_channels": 16, "extra_channels": (12, 10, 6, 6), "extra_strides": (2, 2, 2, 2)}
@@ -87,8 +88,8 @@ def test_an_image_too_small_for_the_published_layout_is_told_the_remedy() -> Non
         SSDExtras(SPEC)(maps(128, 128))
 
 
-def test_equals_mmdetections_neck(shared: Path) -> None:
-    numbers = load_file(shared / "parity" / "ref_fixtures" / "mm_ssd_neck.safetensors")
+def test_equals_mmdetections_neck(reference: Reference) -> None:
+    numbers = reference("mm_ssd_neck")
     neck = SSDExtras(SPEC, fc_channels=None, extra_channels=(8, 6, 6), extra_strides=(2, 2, 1))
     features = [numbers[f"in.x.{i}"].requires_grad_() for i in range(2)]
     state = {"l2_norm.scale": numbers["sd.l2_norm.weight"]}
@@ -108,8 +109,8 @@ def test_equals_mmdetections_neck(shared: Path) -> None:
 
 
 @pytest.mark.parametrize("source", ["mm_l2norm", "ssdpytorch_l2norm"])
-def test_l2_norm_equals_its_references(source: str, shared: Path) -> None:
-    numbers = load_file(shared / "parity" / "ref_fixtures" / f"{source}.safetensors")
+def test_l2_norm_equals_its_references(source: str, reference: Reference) -> None:
+    numbers = reference(source)
     norm = L2Norm(8, 20.0)
     norm.load_state_dict({"scale": numbers["sd.weight"]})
     x = numbers["in.x"].requires_grad_()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from torch import Tensor
 
 from detfuse.fusion.operators import Add
 from detfuse.fusion.resample import Nearest, StridedConv
@@ -48,9 +48,9 @@ def names(levels: list[int], extra: str, bottom_up: bool) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_equals_mmdetection(case: str, shared: Path) -> None:
+def test_equals_mmdetection(case: str, reference: Callable[[str], dict[str, Tensor]]) -> None:
     options, style = CASES[case]
-    numbers = load_file(shared / "parity" / "ref_fixtures" / f"{case}.safetensors")
+    numbers = reference(case)
     features = [numbers[f"in.x.{i}"] for i in range(4)]
     topology = partial(pafpn if "pafpn" in case else fpn, extra_levels=1, **options)
     spec = FeatureSpec(tuple(x.shape[1] for x in features), (4, 8, 16, 32))

@@ -14,6 +14,7 @@ from detfuse.evaluation.coco import METRICS, CocoEvaluator
 from detfuse.structures import Batch
 from detfuse.training.module import NonFiniteLossError
 from detfuse.training.optim import cosine, sgd
+from detfuse.training.pictures import Pictures
 from detfuse.training.trainer import make_trainer
 
 
@@ -45,6 +46,33 @@ def test_predictions_are_in_the_files_pixels_and_sorted_by_image_id() -> None:
     assert {row["category_id"] for row in module.predictions} <= {3, 7}
     boxes = sorted(row["bbox"] for row in module.predictions[:4])
     assert boxes == [[0, 0, SIZE, SIZE], [0, SIZE, SIZE, SIZE], [SIZE, 0, SIZE, SIZE], [SIZE, SIZE, SIZE, SIZE]]
+
+
+class Named(Quadrants):
+    """Images whose file calls them by texts, in another order than that of their numbers."""
+
+    def ground_truth(self) -> dict[str, Any]:
+        truth = super().ground_truth()
+        images = [record | {"id": name_of("val", record["id"])} for record in truth["images"]]
+        annotations = [record | {"image_id": name_of("val", record["image_id"])} for record in truth["annotations"]]
+        return {**truth, "images": images, "annotations": annotations}
+
+
+def name_of(split: str, number: int) -> str:
+    return f"{split}/{99 - number:04}"
+
+
+def test_what_a_person_sees_has_the_files_own_ids(fit: Fit, tmp_path: Path) -> None:
+    plain, _ = fit()
+    data = Named()
+    named = make_module(data, image_id_of=name_of)
+    fit(data, module=named, callbacks=[Pictures(train_batches=0, val_images=2)])
+    assert [row["image_id"] for row in named.predictions] == [name_of("val", r["image_id"]) for r in plain.predictions]
+    assert named.metrics == plain.metrics
+    assert {path.name for path in (tmp_path / "pictures").iterdir()} == {"val_val%2F0099.jpg", "val_val%2F0089.jpg"}
+    poison(named, math.nan, step=0)
+    with pytest.raises(NonFiniteLossError, match=r"images 'train/0099', 'train/0089'; finite"):
+        fit(data, module=named)
 
 
 def poison(module: Any, value: float, *, step: int) -> None:

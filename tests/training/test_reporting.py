@@ -93,6 +93,46 @@ def test_a_resumed_run_continues_the_csv_and_takes_back_what_it_repeats(tmp_path
     assert found == [("0", "0.0", "", ""), ("10", "1.0", "", ""), ("20", "7.0", "", ""), ("25", "", "", "0.25")]
 
 
+@pytest.mark.parametrize("cut", ["0,1", "0,", "0", "", '0,19,"1'])
+def test_a_run_whose_last_line_was_cut_off_goes_on(
+    tmp_path: Path, cut: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """``0,1`` of ``0,19`` is not step 1."""
+    file = tmp_path / "metrics.csv"
+    file.write_text(f"epoch,step,train/loss\n0,0,3.5\n0,10,2.5\n0,20,1.5\n{cut}")
+    log = MetricsCsv(tmp_path)
+    log.log_metrics({"epoch": 0, "train/loss": 2.0}, 20)
+    log.log_metrics({"epoch": 0, "val/mAP": 0.5}, 25)
+    found = [(row["step"], row["train/loss"], row["val/mAP"]) for row in rows(tmp_path)]
+    assert found == [("0", "3.5", ""), ("10", "2.5", ""), ("20", "2.0", ""), ("25", "", "0.5")]
+    said = capsys.readouterr().out
+    assert said == (f"{file}: left out a line that was cut off or damaged: {cut!r}\n" if cut else "")
+
+
+@pytest.mark.parametrize("content", ["epo", "epoch,step", ""])
+def test_a_run_whose_columns_were_cut_off_begins_the_file_anew(tmp_path: Path, content: str) -> None:
+    (tmp_path / "metrics.csv").write_text(content)
+    MetricsCsv(tmp_path).log_metrics({"epoch": 0, "train/loss": 2.0}, 20)
+    assert rows(tmp_path) == [{"epoch": "0", "step": "20", "train/loss": "2.0"}]
+
+
+def test_damaged_lines_are_told_and_the_others_stay(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    broken = ["0,1", "0,10,2,5", "0,,2.5", "0,x,2.5", "\0\0\0"]
+    (tmp_path / "metrics.csv").write_text("\n".join(["epoch,step,train/loss", "0,0,3.5", *broken, "0,15,1.5", ""]))
+    MetricsCsv(tmp_path).log_metrics({"train/loss": 2.0}, 20)
+    assert [row["step"] for row in rows(tmp_path)] == ["0", "15", "20"]
+    said = capsys.readouterr().out
+    assert all(repr(line) in said for line in broken)
+
+
+@pytest.mark.parametrize("content", ["name,value\na,1\n", '"epoch,step\n0,1\n0,2\n'])
+def test_a_file_that_is_no_table_of_metrics_is_not_overwritten(tmp_path: Path, content: str) -> None:
+    (tmp_path / "metrics.csv").write_text(content)
+    with pytest.raises(ValueError, match=r"metrics\.csv is no table of metrics"):
+        MetricsCsv(tmp_path).log_metrics({"train/loss": 2.0}, 20)
+    assert (tmp_path / "metrics.csv").read_text() == content
+
+
 def test_tensorboard_writes_events_into_the_run_folder(fit: Fit, tmp_path: Path) -> None:
     logger: Logger = tensorboard(tmp_path)
     fit(loggers=[logger], max_epochs=1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,7 @@ from detfuse.ablation.records import Cost, Plan, Run
 from detfuse.ablation.report.objects import by_image, num_found
 from detfuse.ablation.storage import COST, StorageError, from_plain, read_cost
 from detfuse.evaluation.errors import ERROR_TYPES, Errors, error_types
+from detfuse.files import read_table
 from detfuse.visualize.graph import Fusion
 
 _PLACE = ("runs_dir", "project", "name", "resume", "overwrite")
@@ -124,22 +124,24 @@ def read_json(path: Path) -> Any:
 
 
 def read_curve(path: Path) -> Curve:
-    """The columns of a metrics file over its epochs; empty cells and numbers that are not finite are left out.
+    """The columns of a metrics file over its epochs.
+
+    Empty cells, numbers that are not finite, and a last line that was cut off are left out.
 
     Raises:
-        StorageError: if a cell is no number.
+        StorageError: if a cell is no number, or a line has not one cell for each column.
     """
     found: Curve = {}
-    if not path.is_file():
-        return found
-    with path.open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            try:
-                values = {name: float(cell) for name, cell in row.items() if cell}
-            except (TypeError, ValueError) as error:  # TypeError: a row with more cells than columns
-                raise StorageError(f"{path} cannot be read: {error}") from error
-            epoch = values.pop("epoch", None)
-            for name, value in values.items():
-                if epoch is not None and math.isfinite(value):
-                    found.setdefault(name, []).append((epoch, value))
+    table = read_table(path)
+    if table.damaged:
+        raise StorageError(f"{path} cannot be read: it has not one cell for each column in {table.damaged[0][:100]!r}")
+    for row in table.rows:
+        try:
+            values = {name: float(cell) for name, cell in row.items() if cell}
+        except ValueError as error:
+            raise StorageError(f"{path} cannot be read: {error}") from error
+        epoch = values.pop("epoch", None)
+        for name, value in values.items():
+            if epoch is not None and math.isfinite(value):
+                found.setdefault(name, []).append((epoch, value))
     return found
