@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -9,9 +10,12 @@ import torch
 from contracts.composing import compose_train, options
 from torch import Tensor, nn
 
+from detfuse.ablation import budget
 from detfuse.ablation.budget import TOLERANCE, cost_of, latencies, solve
 from detfuse.ablation.records import BudgetKind, Cost
 from detfuse.build import build_backbone, build_neck
+from detfuse.fusion.graph import FusionGraph
+from detfuse.necks.topologies import unfused
 
 CLASSES, SIZE = 3, (128, 128)
 SSD = ("head=ssd", "backbone.levels=[3,4]", "neck.extra_strides=[2,2,2,2]")  # what ssd_extras needs on small images
@@ -77,6 +81,22 @@ def test_where_width_is_not_enough_layers_are_repeated(fpn: Cost) -> None:
     assert solved.reached
     assert solved.overrides[0] in ("neck.topology.repeats=4", "neck.topology.repeats=5")
     assert "bidirectional layers instead of 3" in solved.note
+
+
+def many_ways_to_be_deep(levels: Sequence[int], **depths: int) -> FusionGraph:
+    """Each argument adds the same blocks."""
+    return unfused(levels, depth=1 + sum(depth - 1 for depth in depths.values()))
+
+
+def test_of_several_ways_to_be_deep_every_process_takes_the_same(fpn: Cost, monkeypatch: pytest.MonkeyPatch) -> None:
+    ways = [f"way_{number}" for number in range(8)]  # the order of a set would rarely be this one
+    monkeypatch.setattr(budget, "_DEPTHS", {way: way for way in ways})
+    topology = dict.fromkeys(reversed(ways), 1)
+    config = config_of("unfused")
+    config["neck"]["topology"] = {"_target_": f"{__name__}.many_ways_to_be_deep", "_partial_": True, **topology}
+    solved = solve(config, replace(fpn, parameters=fpn.parameters + 1_500_000), "params", CLASSES)
+    assert solved.reached
+    assert solved.overrides[0] == "neck.topology.way_0=2"
 
 
 def test_the_closest_is_taken_and_told_where_nothing_reaches(fpn: Cost) -> None:
