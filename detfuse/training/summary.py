@@ -111,7 +111,7 @@ def maps_at_inserts(detector: nn.Module, image_size: tuple[int, int]) -> dict[st
 
 def _measure(detector: nn.Module, image_size: tuple[int, int]) -> tuple[dict[str, Cost], dict[str, Any]]:
     device = next(detector.parameters()).device
-    twin = copy.deepcopy(detector).eval()  # a head may cache anchors: the twin's never leave this function
+    twin: Any = copy.deepcopy(detector).eval()  # a head may cache anchors: the twin's never leave this function
     outputs: dict[str, Any] = {}
     for part in _PARTS:
         getattr(twin, part).register_forward_hook(
