@@ -198,7 +198,7 @@ def _depths(config: Mapping[str, Any]) -> list[tuple[tuple[str, int], ...]]:
     """Changes of the topology's depth: none first, then the nearest."""
     topology = config["neck"].get("topology") or {}
     changes: list[tuple[tuple[str, int], ...]] = [()]
-    for key in _DEPTHS.keys() & topology.keys():
+    for key in (key for key in _DEPTHS if key in topology):  # in one order: a set's is another in every process
         others = [(abs(depth - topology[key]), depth) for depth in range(1, _DEEPEST + 1) if depth != topology[key]]
         changes += [((f"topology.{key}", depth),) for _, depth in sorted(others)]
     return changes

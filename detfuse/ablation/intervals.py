@@ -96,7 +96,6 @@ def interval(estimate: float, spread: Spread) -> Interval:
     if total is None:
         return Interval(None, None, None, "no interval: one seed, and the images do not allow one")
     half = quantile(1 - LEVEL / 2, freedom) * sqrt(total)
-    p = _p(estimate, total, freedom)
     if spread.seeds is None:
         method = f"jackknife over {spread.num_groups} groups of images; seeds are not covered"
     elif spread.images is None:
@@ -106,8 +105,28 @@ def interval(estimate: float, spread: Spread) -> Interval:
         alone = quantile(1 - LEVEL / 2, spread.num_seeds - 1) * sqrt(spread.seeds)
         if alone > half:
             half, method = alone, f"paired t over {spread.num_seeds} seeds (wider than with the images' variance)"
-        p = max(p, _p(estimate, spread.seeds, spread.num_seeds - 1))
-    return Interval(estimate - half, estimate + half, p, method)
+    return Interval(estimate - half, estimate + half, _p_of(estimate, spread), method)
+
+
+def equivalence_p(estimate: float, spread: Spread, limit: float) -> float | None:
+    """P of the hypothesis that the true difference is ``limit`` or more, to either side; None without a variance.
+
+    Two one-sided tests, of which the one of the nearer limit counts (Schuirmann, Journal of Pharmacokinetics and
+    Biopharmaceutics 15, 1987, https://doi.org/10.1007/BF01068419), each at half the level: p is below .05 exactly where
+    the 95 % interval lies inside of ±``limit``.
+    """
+    if spread.total is None:
+        return None
+    return _p_of(limit - abs(estimate), spread) if abs(estimate) < limit else 1.0
+
+
+def _p_of(distance: float, spread: Spread) -> float:
+    """Two-sided p of this distance from the hypothesis, by the wider of the two intervals."""
+    assert spread.total is not None
+    p = _p(distance, spread.total, spread.freedom)
+    if spread.seeds is None or spread.images is None:
+        return p
+    return max(p, _p(distance, spread.seeds, spread.num_seeds - 1))
 
 
 def half_width(seeds: float, images: float, num_seeds: int, level: float = LEVEL, power: float | None = None) -> float:

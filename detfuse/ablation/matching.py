@@ -57,13 +57,13 @@ def arms_with_budget(prepared: Prepared, data: DetectionDataModule) -> Prepared:
 
     Args:
         prepared: the plan.
-        data: that all arms share, set up; costs are those of its largest image.
+        data: that all arms share, set up; costs are those of its largest image at inference.
     """
     plan = prepared.plan
     if plan.budget == "free":
         return prepared
     num_classes = len(data.categories)
-    baseline = cost_of(prepared.resolved[plan.baseline.name].config, num_classes, data.largest_padded_size())
+    baseline = cost_of(prepared.resolved[plan.baseline.name].config, num_classes, data.largest_inference_size())
     solved = {
         arm.name: solve(prepared.resolved[arm.name].config, baseline, plan.budget, num_classes) for arm in plan.arms[1:]
     }

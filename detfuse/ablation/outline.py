@@ -44,6 +44,7 @@ def plan_text(plan: Plan, facts: Mapping[str, Facts], *, folder: str, jobs: int,
         ("folder", folder),
         ("common", " ".join(map(_short, plan.common)) or "the defaults of train"),
         ("data", f"{base.num_images} validation images, {_counted(base.num_classes, 'category', 'categories')}"),
+        ("images", _images(base)),
         ("budget", _BUDGETS[plan.budget]),
     ]
     rows += [("equalised", ", ".join(plan.equalise))] * bool(plan.equalise)
@@ -93,6 +94,18 @@ def _arms(plan: Plan) -> list[str]:
 def _wrapped(text: str, indent: str, first: str | None = None) -> list[str]:
     start = indent if first is None else first
     return textwrap.wrap(text, _WIDTH, initial_indent=start, subsequent_indent=indent + "  ", break_on_hyphens=False)
+
+
+def _images(facts: Facts) -> str:
+    """The sizes that costs and memory depend on."""
+    at_inference = f"up to {_pixels(facts.image_size)} at inference, to which FLOPs refer"
+    if facts.fed_size == facts.image_size:
+        return at_inference
+    return f"{at_inference}; up to {_pixels(facts.fed_size)} in training, with its augmentation"
+
+
+def _pixels(size: tuple[int, int]) -> str:
+    return f"{size[0]} x {size[1]} pixels"
 
 
 def _time(plan: Plan, facts: Mapping[str, Facts], jobs: int) -> str:

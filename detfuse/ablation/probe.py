@@ -6,7 +6,6 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -22,7 +21,9 @@ from detfuse.detector import Detector
 from detfuse.necks.graph_neck import GraphNeck
 from detfuse.protocols import Size
 from detfuse.structures import Batch
+from detfuse.training.attention_memory import device_memory, require_fit
 from detfuse.training.batch_statistics import require_statistics
+from detfuse.training.device import bytes_of, compute_device, memory_format_of, precision_of
 
 T = TypeVar("T")
 
@@ -41,7 +42,8 @@ class Facts:
         head: its levels and anchors in a line.
         num_classes: of the data.
         num_images: of the validation split.
-        image_size: (height, width) of the largest image, padded.
+        image_size: (height, width) of the largest image at inference, padded: what FLOPs refer to.
+        fed_size: likewise, of training with its augmentation and of inference.
         num_epochs: of a run.
         seconds: predicted for one run; None if it was not timed.
         start: map that the head reads, or output of the head -> its scale at the start (see
@@ -54,6 +56,7 @@ class Facts:
     num_classes: int
     num_images: int
     image_size: Size
+    fed_size: Size
     num_epochs: int
     seconds: float | None
     start: Mapping[str, float]
@@ -150,7 +153,7 @@ def _strides(strides: tuple[int, ...]) -> str:
 def _try(config: Mapping[str, Any], startup: float | None, read: Read) -> Facts:
     start = time.perf_counter()
     detector, data = detector_and_data(config, read)
-    require_statistics(detector, *data.smallest_training_batch(1))
+    _require_room(config, detector, data)
     built = time.perf_counter() - start
     train = first_batch(data.train_dataloader(), device_of(config))
     scale = measured(detector, train[0])
@@ -162,10 +165,24 @@ def _try(config: Mapping[str, Any], startup: float | None, read: Read) -> Facts:
         head=detector.head.describe(),
         num_classes=len(data.categories),
         num_images=len(data.indexes["val"]),
-        image_size=data.largest_padded_size(),
+        image_size=data.largest_inference_size(),
+        fed_size=data.largest_padded_size(),
         num_epochs=_num_epochs(config, _batches_per_epoch(config, data)),
         seconds=None if startup is None else startup + built + seconds,
         start=scale,
+    )
+
+
+def _require_room(config: Mapping[str, Any], detector: Detector, data: DetectionDataModule) -> None:
+    """See that its norms have numbers enough to compute with, and the device memory enough for its attention."""
+    require_statistics(detector, *data.smallest_training_batch(1))
+    device = device_of(config)
+    require_fit(
+        detector,
+        data.largest_batch_shape(),
+        data.loader.batch_size,
+        dtype_bytes=bytes_of(precision_of(config["trainer"]["precision"], device)),
+        available=device_memory(device),
     )
 
 
@@ -186,20 +203,23 @@ def _tried(
 ) -> float:
     """Predicted seconds of training and validation, from a few steps of each."""
     device = device_of(config)
+    precision = precision_of(config["trainer"]["precision"], device)
+    precision.convert_module(detector.to(device, memory_format=memory_format_of(config)))  # type: ignore[call-overload]
     train, load = first
     val, load_val = first_batch(data.val_dataloader(), device)
+    train, val = precision.convert_input(train), precision.convert_input(val)
     optimizer = instantiate(config["optimizer"])(detector, len(train.images))
     combine = build_combine(config)
 
     def step() -> None:
-        with _precision(config, device):
+        with precision.forward_context():
             loss = torch.stack(list(detector.loss(train).values())).sum()
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]  # torch's
         optimizer.step()
 
     def validate() -> None:
-        with torch.inference_mode(), _precision(config, device):
+        with torch.inference_mode(), precision.forward_context():
             detector.predict(val.images, val.image_sizes, combine)
 
     detector.train()
@@ -249,8 +269,8 @@ def _seconds(call: Callable[[], None], device: torch.device, *, timed: bool) -> 
     for _ in range(1 + _TIMED_STEPS if timed else 1):
         start = time.perf_counter()
         call()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        if device.type != "cpu":
+            torch.accelerator.synchronize(device)
         taken.append(time.perf_counter() - start)
         if sum(taken) > _ENOUGH_SECONDS:
             break
@@ -260,12 +280,4 @@ def _seconds(call: Callable[[], None], device: torch.device, *, timed: bool) -> 
 
 def device_of(config: Mapping[str, Any]) -> torch.device:
     """What a run of this configuration computes on."""
-    wanted = config["trainer"]["accelerator"] in ("auto", "gpu", "cuda")
-    return torch.device("cuda" if wanted and torch.cuda.is_available() else "cpu")
-
-
-def _precision(config: Mapping[str, Any], device: torch.device) -> AbstractContextManager[Any]:
-    name = str(config["trainer"]["precision"])
-    if not name.endswith("-mixed"):
-        return nullcontext()
-    return torch.autocast(device.type, dtype=torch.bfloat16 if name.startswith("bf16") else torch.float16)
+    return compute_device(config["trainer"]["accelerator"], config["trainer"]["devices"])

@@ -140,6 +140,8 @@ class Difference:
         method: how the interval was made.
         p: of the hypothesis of no difference.
         p_holm: corrected for the number of arms; only for the main metric, the rest is exploratory.
+        p_equivalent: of the hypothesis of a difference that matters (``Plan.equivalence`` or more); likewise.
+        p_equivalent_holm: corrected for the number of arms.
     """
 
     metric: str
@@ -152,6 +154,8 @@ class Difference:
     method: str
     p: float | None = None
     p_holm: float | None = None
+    p_equivalent: float | None = None
+    p_equivalent_holm: float | None = None
 
 
 @dataclass(frozen=True)

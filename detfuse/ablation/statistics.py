@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from detfuse.ablation.intervals import Interval, Spread, interval, spread_of
+from detfuse.ablation.intervals import Interval, Spread, equivalence_p, interval, spread_of
 from detfuse.ablation.records import Comparison, Difference, Score, Verdict
 from detfuse.ablation.verdict import Question, Subject, verdict
 from detfuse.evaluation.metrics import UNDEFINED
@@ -107,6 +107,11 @@ class _Pair:
     @property
     def main(self) -> Difference:
         return self.comparison.differences[0]
+
+    def p_equivalent(self, equivalence: float) -> float | None:
+        if self.spread is None or self.main.estimate is None:
+            return None
+        return equivalence_p(self.main.estimate, self.spread, equivalence)
 
 
 def _match_all(
@@ -202,13 +207,23 @@ def _correlation(a: NDArray[np.float64], b: NDArray[np.float64]) -> float | None
 
 
 def _conclude(pairs: Sequence[_Pair], equivalence: float, subject: Subject) -> list[Comparison]:
-    """Correct the main metric's p values over the arms and judge each pair."""
-    tested = {i: pair.main.p for i, pair in enumerate(pairs) if pair.main.p is not None and not pair.identical}
-    corrected = dict(zip(tested, holm(list(tested.values())), strict=True))
+    """Correct the main metric's p values over the arms and judge each pair.
+
+    That arms differ and that they are equivalent are two families, each corrected by Holm over the same arms.
+    """
+    tested = [number for number, pair in enumerate(pairs) if pair.main.p is not None and not pair.identical]
+    p_equivalent = [pair.p_equivalent(equivalence) for pair in pairs]
+    differ = _corrected({number: pairs[number].main.p for number in tested})
+    equal = _corrected({number: p_equivalent[number] for number in tested})
     concluded = []
     for number, pair in enumerate(pairs):
         comparison = pair.comparison
-        main = replace(pair.main, p_holm=corrected.get(number))
+        main = replace(
+            pair.main,
+            p_holm=differ.get(number),
+            p_equivalent=p_equivalent[number],
+            p_equivalent_holm=equal.get(number),
+        )
         question = Question(comparison.arm, comparison.baseline, equivalence, max(len(tested), 1), subject)
         concluded.append(
             replace(
@@ -220,6 +235,11 @@ def _conclude(pairs: Sequence[_Pair], equivalence: float, subject: Subject) -> l
     return concluded
 
 
+def _corrected(p: Mapping[int, float | None]) -> dict[int, float]:
+    given = {number: value for number, value in p.items() if value is not None}
+    return dict(zip(given, holm(list(given.values())), strict=True))
+
+
 def _judge(pair: _Pair, main: Difference, question: Question) -> Verdict:
     if pair.spread is None or main.estimate is None:
         why = "no seed of which both ran" if not pair.comparison.seeds else main.method
@@ -227,7 +247,7 @@ def _judge(pair: _Pair, main: Difference, question: Question) -> Verdict:
     if pair.identical:
         return Verdict("identical", f"{question.arm} and {question.baseline} are identical, detection by detection.")
     found = Interval(main.low, main.high, main.p, main.method)
-    return verdict(question, main.estimate, found, pair.spread, main.p_holm)
+    return verdict(question, main.estimate, found, pair.spread, main.p_holm, main.p_equivalent_holm)
 
 
 def holm(p: Sequence[float]) -> list[float]:

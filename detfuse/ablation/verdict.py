@@ -8,7 +8,7 @@ from math import ceil, sqrt
 from statistics import NormalDist
 from typing import Literal
 
-from detfuse.ablation.intervals import LEVEL, Interval, Spread, half_width
+from detfuse.ablation.intervals import LEVEL, Interval, Spread, equivalence_p, half_width
 from detfuse.ablation.records import Verdict
 
 Subject = Literal["arms", "models"]
@@ -35,10 +35,26 @@ class Question:
     subject: Subject
 
 
-def verdict(question: Question, estimate: float, found: Interval, spread: Spread, p_holm: float | None) -> Verdict:
+def verdict(
+    question: Question,
+    estimate: float,
+    found: Interval,
+    spread: Spread,
+    p_holm: float | None,
+    p_equivalent_holm: float | None = None,
+) -> Verdict:
     """One of better, worse, equivalent, undecided.
 
     Equivalent goes first: a difference that is certainly smaller than anybody would care about is no improvement.
+
+    Args:
+        question: what is asked.
+        estimate: the difference.
+        found: its interval.
+        spread: what the interval rests on.
+        p_holm: of no difference, corrected for the number of arms.
+        p_equivalent_holm: of a difference that matters, likewise; None corrects by the number of arms itself, as Holm's
+            first and strictest step does.
     """
     arm, baseline = question.arm, question.baseline
     if found.low is None or found.high is None or p_holm is None:  # a single image, and one seed
@@ -51,9 +67,10 @@ def verdict(question: Question, estimate: float, found: Interval, spread: Spread
             "over images only. Run 3 seeds or more.",
         )
     scope = "" if spread.seeds is not None else " on images like these; seeds are not covered"
-    limit = question.equivalence
-    if -limit < found.low and found.high < limit:
-        size = f"{100 * limit:.4g} AP points"
+    if p_equivalent_holm is None:
+        p_equivalent_holm = question.num_arms * (equivalence_p(estimate, spread, question.equivalence) or 0.0)
+    if p_equivalent_holm < LEVEL:
+        size = f"{100 * question.equivalence:.4g} AP points"
         return Verdict("equivalent", f"{arm} and {baseline} are equivalent within {size}{scope}: {shown}.")
     if p_holm < LEVEL:
         kind: Literal["better", "worse"] = "better" if estimate > 0 else "worse"
@@ -63,8 +80,12 @@ def verdict(question: Question, estimate: float, found: Interval, spread: Spread
 
 def _undecided(question: Question, estimate: float, found: Interval, spread: Spread, shown: str) -> Verdict:
     start = f"Undecided: {question.arm} minus {question.baseline} is {shown}"
-    if found.low is not None and found.high is not None and not found.low <= 0 <= found.high:
+    assert found.low is not None
+    assert found.high is not None
+    if not found.low <= 0 <= found.high:
         start += f", which does not hold up among {question.num_arms} arms (Holm)"
+    elif max(-found.low, found.high) < question.equivalence:
+        start += f", all of it negligible, which does not hold up among {question.num_arms} arms (Holm)"
     # Decided is whatever comes first: that it differs, or that it differs by less than matters.
     target = max(abs(estimate), question.equivalence - abs(estimate))
     images = spread.images or 0.0
@@ -94,8 +115,8 @@ def seeds_needed(question: Question, size: float, per_pair: float, images: float
     """
 
     def decides(seeds: int) -> bool:
-        differs = half_width(per_pair, images, seeds, LEVEL / question.num_arms) < size
-        return differs or half_width(per_pair, images, seeds) < question.equivalence - size
+        half = half_width(per_pair, images, seeds, LEVEL / question.num_arms)
+        return half < max(size, question.equivalence - size)
 
     return first_that(decides, num_seeds + 1)
 

@@ -66,6 +66,8 @@ def slots_of(jobs: int, prepared: Prepared) -> list[dict[str, str]]:
     """The environment of each place for a run: its share of the threads, and a GPU of its own where there are any."""
     import torch
 
+    from detfuse.training.device import compute_device
+
     trainer = prepared.resolved[prepared.plan.baseline.name].config["trainer"]
     several = trainer["devices"] not in (1, "1")
     if several and jobs > 1:
@@ -74,7 +76,7 @@ def slots_of(jobs: int, prepared: Prepared) -> list[dict[str, str]]:
         )
     threads = {"OMP_NUM_THREADS": str(threads_of(jobs))}
     gpus: list[str] = []
-    if torch.cuda.is_available() and trainer["accelerator"] in ("auto", "gpu", "cuda") and not several:
+    if not several and compute_device(trainer["accelerator"]).type == "cuda":
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         gpus = visible.split(",") if visible else [str(index) for index in range(torch.cuda.device_count())]
     return [{**threads, **({"CUDA_VISIBLE_DEVICES": gpus[place % len(gpus)]} if gpus else {})} for place in range(jobs)]

@@ -172,6 +172,8 @@ _COLUMNS: dict[str, Callable[[Difference], Any]] = {
     "se_images": lambda difference: difference.se_images,
     "p": lambda difference: difference.p,
     "p_holm": lambda difference: difference.p_holm,
+    "p_equivalent": lambda difference: difference.p_equivalent,
+    "p_equivalent_holm": lambda difference: difference.p_equivalent_holm,
     "method": lambda difference: difference.method,
 }
 

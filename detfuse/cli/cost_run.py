@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from detfuse.build import build_backbone, build_neck, instantiate, size_divisor
 from detfuse.cli import results
 from detfuse.cli.jobs import Invocation, UserError, told_plainly
-from detfuse.cli.predictors import compute_device
 from detfuse.config import CostSettings
 from detfuse.config.location import group_options
 from detfuse.data.collate import padded_size
@@ -36,6 +35,7 @@ from detfuse.training.cost import (
     start_scale,
     training_step,
 )
+from detfuse.training.device import compute_device, memory_format_of
 from detfuse.training.environment import environment
 
 _REFERENCE = "add"
@@ -66,8 +66,8 @@ def run(invocation: Invocation) -> None:
         settings = CostSettings(**{name: config[name] for name in CostSettings.__dataclass_fields__})
         spec = build_backbone(config).out_spec
         size = padded_size(*settings.size, size_divisor(spec))
-        device = compute_device(config["trainer"].get("accelerator", "auto"))
-        layout = torch.channels_last if config["module"]["channels_last"] else torch.contiguous_format
+        device = compute_device(config["trainer"].get("accelerator", "auto"), config["trainer"].get("devices", 1))
+        layout = memory_format_of(config)
         necks, refused = _build_necks(invocation, spec)
         neck = next(iter(necks.values()))
         idle = _why_idle(config, neck)

@@ -18,12 +18,12 @@ from detfuse.cli.jobs import Invocation, UserError, told_plainly
 from detfuse.cli.stored_config import resumed
 from detfuse.config import TrainSettings
 from detfuse.data import DataError
-from detfuse.data.collate import padded_size
 from detfuse.inserts import places_of
 from detfuse.necks.graph_neck import GraphNeck
 from detfuse.training.attention_memory import device_memory, require_fit
 from detfuse.training.batch_statistics import require_statistics
 from detfuse.training.datamodule import LightningData
+from detfuse.training.device import bytes_of
 from detfuse.training.environment import environment
 from detfuse.training.module import NonFiniteLossError
 from detfuse.training.summary import summarise
@@ -102,9 +102,9 @@ def _begin(trainer: pl.Trainer, parts: Parts, folder: Path, config: dict[str, An
     require_statistics(parts.detector, *smallest, processes=trainer.world_size)
     require_fit(
         parts.detector,
-        parts.data.largest_padded_size(),
+        parts.data.largest_batch_shape(),
         parts.data.loader.batch_size,
-        dtype_bytes=2 if "16" in str(trainer.precision) else 4,
+        dtype_bytes=bytes_of(trainer.precision_plugin),
         available=device_memory(trainer.strategy.root_device),
     )
     if not trainer.is_global_zero:
@@ -113,10 +113,7 @@ def _begin(trainer: pl.Trainer, parts: Parts, folder: Path, config: dict[str, An
     if not (folder / _COMMAND).is_file():
         results.write_json(folder / _COMMAND, {"overrides": invocation.typed, "choices": invocation.choices})
     results.write_json(folder / "environment.json", environment())
-    index = parts.data.indexes["val"]
-    height, width = (int(side) for side in index.sizes[0]) if len(index) else (256, 256)
-    size = padded_size(*parts.data.transform.resized(height, width), parts.data.size_divisor)
-    results.write_text(folder / "summary.txt", summarise(parts.detector, size) + "\n")
+    results.write_text(folder / "summary.txt", summarise(parts.detector, parts.data.largest_inference_size()) + "\n")
     if isinstance(parts.detector.neck, GraphNeck):
         neck = parts.detector.neck
         fusion = Fusion(neck.graph, tuple(places_of(parts.detector)), neck.scales)

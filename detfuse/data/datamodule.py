@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -112,13 +113,35 @@ class DetectionDataModule(ABC):
         return self.loader.train_batches(self.dataset("train")).num_batches(world_size)
 
     def largest_padded_size(self) -> Size:
-        """(height, width) of the largest image that will be fed, padded; crops are not larger."""
-        sizes = []
-        for split, index in self.indexes.items():
-            factor = self.transform.scale_jitter[1] if split == "train" else 1.0
-            for height, width in np.unique(index.sizes, axis=0).tolist():
-                sizes.append(padded_size(*self.transform.resized(height, width, factor), self.size_divisor))
-        return max(sizes, key=lambda size: size[0] * size[1], default=padded_size(1, 1, self.size_divisor))
+        """(height, width) of the largest image that may be fed, padded; training with its augmentation."""
+        return self._largest([*self._fed("train"), *self._fed("val")])
+
+    def largest_batch_shape(self) -> Size:
+        """(height, width) that the largest batch may have, padded: what memory must suffice for.
+
+        A training batch is as high as its highest image and as wide as its widest one.
+        """
+        training = self._fed("train")
+        if training and self.loader.batch_size > 1:
+            training = [(max(height for height, _ in training), max(width for _, width in training))]
+        return self._largest([*training, *self._fed("val")])
+
+    def largest_inference_size(self) -> Size:
+        """(height, width) of the largest validation image, padded and without augmentation: what costs refer to."""
+        return self._largest(self._fed("val"))
+
+    def _fed(self, split: Split) -> list[Size]:
+        """(height, width) of the images that a split feeds, the largest of each file size; none if it was not read."""
+        if split not in self.indexes:
+            return []
+        files = np.unique(self.indexes[split].sizes, axis=0).tolist()
+        if split == "val":
+            return [self.transform.resized(*size) for size in files]
+        return [largest for size in files for largest in self.transform.largest(*size)]
+
+    def _largest(self, sizes: Iterable[Size]) -> Size:
+        padded = [padded_size(*size, self.size_divisor) for size in sizes]
+        return max(padded, key=lambda size: size[0] * size[1], default=padded_size(1, 1, self.size_divisor))
 
     def smallest_training_batch(self, world_size: int) -> tuple[int, Size]:
         """Images per process, and their (height, width), padded, in the smallest step that training can meet."""

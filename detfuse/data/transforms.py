@@ -7,6 +7,7 @@ Their functional forms do the work, on uint8.
 
 from __future__ import annotations
 
+from math import inf
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -16,6 +17,8 @@ from torchvision.transforms.v2 import functional
 
 MIN_SIDE = 1.0
 """Boxes that a crop left thinner than this, in pixels of the resized image, are dropped."""
+
+_TURN = 4 / 3  # how much a crop's aspect may differ from the image's, as a factor
 
 
 class Objects(NamedTuple):
@@ -138,7 +141,7 @@ class Transforms:
         self.contrast = contrast
         self.saturation = saturation
 
-    def resized(self, height: int, width: int, factor: float = 1.0) -> tuple[int, int]:
+    def resized(self, height: float, width: float, factor: float = 1.0) -> tuple[int, int]:
         """(height, width) that an image gets: at least one pixel, and equal for training without crop and jitter."""
         if self.size is not None:
             return self.size
@@ -158,6 +161,34 @@ class Transforms:
             else:
                 width = max(height, int(width * share))
         return self.resized(height, width, self.scale_jitter[0])
+
+    def largest(self, height: int, width: int) -> list[tuple[int, int]]:
+        """The largest (height, width) that training makes of an image: whatever it makes fits into one of them.
+
+        A crop of another aspect is resized to the same shorter side, so it may become larger than the whole image does.
+        There are two sizes where crops may lie and stand.
+        """
+        factor = self.scale_jitter[1]
+        if self.size is not None or not self.crop:
+            return [self.resized(height, width, factor)]
+        largest_at = inf if self.long_side is None else self.long_side / self.short_side  # longer by shorter side
+        lying, standing = self._longest_crop(height, width), self._longest_crop(width, height)
+        found = []
+        if lying >= 1:  # an aspect from 1 / standing to lying
+            found.append(self.resized(1, min(max(largest_at, 1 / standing), lying), factor))
+        if standing >= 1:
+            found.append(self.resized(min(max(largest_at, 1 / lying), standing), 1, factor))
+        return found
+
+    def _longest_crop(self, short: int, long: int) -> float:
+        """The most that a crop's side along ``long`` exceeds that along ``short``, as a factor; in whole pixels."""
+        low, high = (area**0.5 for area in self.crop_area)
+        turn = _TURN**0.5  # of each side
+        sides = np.arange(max(1, round(short * low / turn)), short + 1)  # of the crop, along `short`
+        # The share of `short` that is kept, of those that are rounded to a side the one that leaves most of `long`.
+        share = np.clip(high / turn, (sides - 0.5) / short, (sides + 0.5) / short)
+        across = np.minimum(share * turn**2, high**2 / share)  # the share of `long`
+        return float((np.clip(np.rint(long * across), 1, long) / sides).max())
 
     def divisor(self, size_divisor: int) -> int:
         """What batches are padded to a multiple of: ``size_divisor``, but an exact size is not padded."""
@@ -212,7 +243,7 @@ class Transforms:
         height, width = _size(image)
         low, high = self.crop_area
         area = low + (high - low) * draws.crop_area
-        aspect = (4 / 3) ** (draws.crop_aspect - 0.5)  # of each side, so that the crop's aspect changes by 3/4 to 4/3
+        aspect = _TURN ** (draws.crop_aspect - 0.5)  # of each side, so that the crop's aspect changes by 3/4 to 4/3
         h = min(height, max(1, round(height * area**0.5 * aspect)))
         w = min(width, max(1, round(width * area**0.5 / aspect)))
         top, left = int(draws.crop_y * (height - h + 1)), int(draws.crop_x * (width - w + 1))

@@ -25,7 +25,7 @@ def least_bytes(detector: nn.Module, image_size: Size, batch: int, dtype_bytes: 
 
     Args:
         detector: with backbone, neck and head.
-        image_size: (height, width) of the largest image, padded.
+        image_size: (height, width) of the largest batch, padded.
         batch: images per device.
         dtype_bytes: of the type that convolutions compute in: 4, or 2 under autocast.
     """
@@ -64,11 +64,11 @@ def require_fit(detector: nn.Module, image_size: Size, batch: int, *, dtype_byte
     insert = inserts_of(detector)[largest]
     raise ValueError(
         f"attention needs at least {total / _GIB:.1f} GiB for the matrices of one training step ({batch} images of "
-        f"{image_size[0]} x {image_size[1]} pixels, the largest of this data), but the device has "
-        f"{available / _GIB:.1f} GiB. Most of it, {needs[largest] / _GIB:.1f} GiB, is {insert.kind} at {insert.site} "
-        f"{insert.at}. What helps: coarser levels (attention.levels.{insert.site}=[5]), attention.{insert.site}"
-        ".sub_sample=true, a smaller data.loader.batch_size or data.transform.short_side, or attention whose memory is "
-        "linear (se, eca, cbam, gc)"
+        f"{image_size[0]} x {image_size[1]} pixels, the largest batch of this data as it is augmented), but the device "
+        f"has {available / _GIB:.1f} GiB. Most of it, {needs[largest] / _GIB:.1f} GiB, is {insert.kind} at "
+        f"{insert.site} {insert.at}. What helps: coarser levels (attention.levels.{insert.site}=[5]), "
+        f"attention.{insert.site}.sub_sample=true, a smaller data.loader.batch_size or "
+        "data.transform.short_side, or attention whose memory is linear (se, eca, cbam, gc)"
     )
 
 

@@ -26,8 +26,9 @@ class Cost:
     Attributes:
         parameters: number of weights, those of frozen layers included, buffers not.
         trainable: number of weights that learn.
-        flops: floating-point operations of one forward pass; a multiply-add counts as two. Convolutions and matrix
-            products are counted, as torch's FlopCounterMode does; norms, activations and resampling are not.
+        flops: floating-point operations of inference on one image, up to the candidates that are left to combine (whose
+            number is fixed); a multiply-add counts as two. Convolutions and matrix products are counted, as torch's
+            FlopCounterMode does; norms, activations and resampling are not.
     """
 
     parameters: int
@@ -41,7 +42,8 @@ def measure(detector: nn.Module, image_size: tuple[int, int]) -> dict[str, Cost]
     The measurement computes on a copy without data: no state of the detector changes, and large images cost no time.
 
     Args:
-        detector: has ``backbone``, ``neck``, ``head`` and ``forward(images uint8 (B, 3, H, W), image_sizes (B, 2))``.
+        detector: has ``backbone``, ``neck``, ``head``, ``forward`` and ``candidates``, both of them functions of
+            (images uint8 (B, 3, H, W), image_sizes (B, 2)).
         image_size: (height, width) in pixels, padded: multiples of the backbone's coarsest stride.
     """
     costs, _ = _measure(detector, image_size)
@@ -71,8 +73,8 @@ def summarise(detector: nn.Module, image_size: tuple[int, int]) -> str:
     rows.append(_row("total", costs[""], ""))
     attention = _attention_table(detector, costs, shapes)
     note = (
-        f"One image of {image_size[0]} x {image_size[1]} pixels. GFLOPs: 1e9 operations, a multiply-add counts as two; "
-        "convolutions and matrix products only."
+        f"One image of {image_size[0]} x {image_size[1]} pixels. GFLOPs: 1e9 operations of inference up to the "
+        "candidates, a multiply-add counts as two; convolutions and matrix products only."
     )
     return "\n".join([_table(rows), *attention, note])
 
@@ -109,7 +111,7 @@ def maps_at_inserts(detector: nn.Module, image_size: tuple[int, int]) -> dict[st
 
 def _measure(detector: nn.Module, image_size: tuple[int, int]) -> tuple[dict[str, Cost], dict[str, Any]]:
     device = next(detector.parameters()).device
-    twin = copy.deepcopy(detector).eval()  # a head may cache anchors: the twin's never leave this function
+    twin: Any = copy.deepcopy(detector).eval()  # a head may cache anchors: the twin's never leave this function
     outputs: dict[str, Any] = {}
     for part in _PARTS:
         getattr(twin, part).register_forward_hook(
@@ -122,9 +124,12 @@ def _measure(detector: nn.Module, image_size: tuple[int, int]) -> tuple[dict[str
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True), counter:
         images = torch.zeros(1, 3, *image_size, dtype=torch.uint8, device=device)
-        twin(images, torch.tensor([list(image_size)], device=device))
+        # not forward alone: a head may compute later, on what it has chosen
+        twin.candidates(images, torch.tensor([list(image_size)], device=device))
     root = type(twin).__name__
     counts = {name: sum(operations.values()) for name, operations in counter.get_flop_counts().items()}
+    before = sum(counts.get(f"{root}.{part}", 0) for part in ("backbone", "neck"))
+    counts[f"{root}.head"] = counts.get("Global", 0) - before
     costs = {}
     for name, module in detector.named_modules():
         parameters = list(module.parameters())

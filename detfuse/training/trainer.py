@@ -55,7 +55,7 @@ def make_trainer(
         loggers: loggers; may be empty.
         max_epochs: epochs of the run; -1 for no limit.
         max_steps: optimizer steps of the run; -1 for no limit.
-        accelerator: ``auto cpu gpu mps``.
+        accelerator: ``auto cpu gpu cuda mps``; see :func:`detfuse.training.device.compute_device`.
         devices: number of devices, or their indices.
         num_nodes: number of machines.
         strategy: ``auto ddp`` ..., how several devices work together.

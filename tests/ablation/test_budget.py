@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -9,9 +10,14 @@ import torch
 from contracts.composing import compose_train, options
 from torch import Tensor, nn
 
+from detfuse.ablation import budget
 from detfuse.ablation.budget import TOLERANCE, cost_of, latencies, solve
 from detfuse.ablation.records import BudgetKind, Cost
 from detfuse.build import build_backbone, build_neck
+from detfuse.fusion.graph import FusionGraph
+from detfuse.heads.fcos import FCOSHead
+from detfuse.necks.topologies import unfused
+from detfuse.structures import FeatureSpec
 
 CLASSES, SIZE = 3, (128, 128)
 SSD = ("head=ssd", "backbone.levels=[3,4]", "neck.extra_strides=[2,2,2,2]")  # what ssd_extras needs on small images
@@ -77,6 +83,47 @@ def test_where_width_is_not_enough_layers_are_repeated(fpn: Cost) -> None:
     assert solved.reached
     assert solved.overrides[0] in ("neck.topology.repeats=4", "neck.topology.repeats=5")
     assert "bidirectional layers instead of 3" in solved.note
+
+
+def many_ways_to_be_deep(levels: Sequence[int], **depths: int) -> FusionGraph:
+    """Each argument adds the same blocks."""
+    return unfused(levels, depth=1 + sum(depth - 1 for depth in depths.values()))
+
+
+def test_of_several_ways_to_be_deep_every_process_takes_the_same(fpn: Cost, monkeypatch: pytest.MonkeyPatch) -> None:
+    ways = [f"way_{number}" for number in range(8)]  # the order of a set would rarely be this one
+    monkeypatch.setattr(budget, "_DEPTHS", {way: way for way in ways})
+    topology = dict.fromkeys(reversed(ways), 1)
+    config = config_of("unfused")
+    config["neck"]["topology"] = {"_target_": f"{__name__}.many_ways_to_be_deep", "_partial_": True, **topology}
+    solved = solve(config, replace(fpn, parameters=fpn.parameters + 1_500_000), "params", CLASSES)
+    assert solved.reached
+    assert solved.overrides[0] == "neck.topology.way_0=2"
+
+
+class LateFCOS(FCOSHead):
+    """Has a layer that sees the chosen boxes only, as the second stage of a two-stage head."""
+
+    def __init__(self, in_spec: FeatureSpec, num_classes: int, **settings: Any) -> None:
+        super().__init__(in_spec, num_classes, **settings)
+        self.late = nn.Linear(4, 2000, bias=False)
+
+    def candidates(self, outputs: Any, image_sizes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        boxes, scores, labels, levels = super().candidates(outputs, image_sizes)
+        return boxes, scores + 0 * self.late(boxes).sum(-1), labels, levels
+
+
+def test_a_head_that_computes_late_is_not_free(fpn: Cost) -> None:
+    config = config_of("fpn")
+    config["head"]["_target_"] = f"{__name__}.LateFCOS"
+    late = cost_of(config, CLASSES, SIZE)
+    assert late.parameters - fpn.parameters == 4 * 2000
+    assert (late.flops - fpn.flops) % (2 * 4 * 2000) == 0
+    assert late.flops > 1.01 * fpn.flops
+    solved = solve(config, fpn, "flops", CLASSES)
+    assert solved.reached
+    (width,) = solved.overrides
+    assert 8 <= int(width.removeprefix("neck.width=")) < 64
 
 
 def test_the_closest_is_taken_and_told_where_nothing_reaches(fpn: Cost) -> None:

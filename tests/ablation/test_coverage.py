@@ -51,6 +51,17 @@ def test_neither_the_bootstrap_nor_two_way_t_alone_would_do(benchmark: Any) -> N
     assert ours > 0.93
 
 
+@pytest.mark.parametrize("arms", [1, 5, 10])
+def test_an_arm_that_differs_by_what_matters_is_called_equivalent_in_five_of_a_hundred_at_most(
+    benchmark: Any, arms: int
+) -> None:
+    """Whatever the number of arms: the chance that any of them is. Each by its own interval would do for one arm."""
+    rng = np.random.default_rng(arms)
+    corrected, alone = np.mean([benchmark.falsely_equivalent(rng, arms) for _ in range(1000)], axis=0)
+    assert corrected <= 0.05
+    assert (alone > 0.075) == (arms > 1)
+
+
 def test_one_arm_under_two_names_is_told_apart_in_five_of_a_hundred_at_most() -> None:
     """Through COCO AP: images of unequal difficulty, seeds of unequal quality, three of them per name."""
     false = 0

@@ -113,6 +113,29 @@ def test_every_arm_is_tried_and_timed_before_anything_runs(tmp_path: Path) -> No
     assert facts["fpn"].compare(facts["early"])["levels"] == ("strides 8, 16, 32, 64, 128", "stride 8")
 
 
+def test_what_training_feeds_and_what_costs_refer_to_is_told(tmp_path: Path) -> None:
+    augmented = {"data.transform.short_side": 64, "data.transform.long_side": None, "data.transform.crop": 1.0}
+    given = prepared(tmp_path, factors={"neck": ["fpn", "unfused"]}, common=augmented)
+    configs = {name: resolved.config for name, resolved in given.resolved.items()}
+    facts = probe(configs, startup=None, threads=1, read={})
+    assert facts["fpn"].image_size == (64, 64)
+    assert facts["fpn"].fed_size in {(64, 96), (96, 64)}
+    told = " ".join(plan_text(given.plan, facts, folder="x", jobs=1).split())
+    assert "images up to 64 x 64 pixels at inference, to which FLOPs refer; up to " in told
+
+
+def test_attention_that_cannot_fit_is_known_before_the_first_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = prepared(tmp_path, factors={"attention@attention.lateral": ["none", "non_local"]})
+    configs = {name: resolved.config for name, resolved in given.resolved.items()}
+    monkeypatch.setattr("detfuse.ablation.probe.device_memory", lambda device: 2**10)
+    with pytest.raises(PlanError) as caught:
+        probe(configs, startup=None, threads=1, read={})
+    (problem,) = caught.value.problems
+    assert problem.startswith("arm non_local cannot be built: attention needs at least")
+
+
 def test_finished_runs_get_their_cost(tmp_path: Path) -> None:
     given = prepared(tmp_path, factors={"neck": ["fpn", "pafpn"]})
     configs = {name: resolved.config for name, resolved in given.resolved.items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from detfuse.ablation.intervals import Spread, half_width, interval
+from detfuse.ablation.intervals import Spread, equivalence_p, half_width, interval
 from detfuse.ablation.records import Difference, Verdict
 from detfuse.ablation.resolution import Noise, assumed, measured, resolution_text, resolvable, seeds_for
 from detfuse.ablation.student import quantile, two_sided
@@ -100,6 +100,29 @@ def test_certain_but_negligible_is_equivalent() -> None:
     result = conclude(0.002, Spread(1e-8, 1e-8, 0.0, 5, 100))
     assert result.kind == "equivalent"
     assert "within 0.5 AP points" in result.text
+
+
+def test_equivalence_is_corrected_for_the_number_of_arms() -> None:
+    spread = Spread(0.001**2, 1e-8, 0.0, 5, 100)
+    alone = interval(0.002, spread)
+    assert alone.high is not None
+    assert 0.004 < alone.high < 0.005
+    assert conclude(0.002, spread).kind == "equivalent"
+    many = conclude(0.002, spread, num_arms=5)
+    assert many.kind == "undecided"
+    assert "all of it negligible, which does not hold up among 5 arms (Holm)" in many.text
+    assert many.more_seeds is not None
+
+
+@pytest.mark.parametrize("estimate", [0.0, -0.002, 0.0049, 0.006])
+def test_the_p_of_equivalence_agrees_with_the_interval(estimate: float) -> None:
+    for spread in (Spread(0.001**2, 0.0008**2, 1e-8, 5, 100), Spread(0.0015**2, None, 0.0, 4, 0)):
+        for limit in (0.001, 0.003, 0.005, 0.01):
+            found, p = interval(estimate, spread), equivalence_p(estimate, spread, limit)
+            assert found.low is not None
+            assert found.high is not None
+            assert p is not None
+            assert (p < 0.05) == (-limit < found.low and found.high < limit)
 
 
 def test_resolution_improves_with_seeds_and_images() -> None:

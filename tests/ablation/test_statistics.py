@@ -180,6 +180,27 @@ def test_many_arms_are_corrected() -> None:
     assert near.p_holm == max(near.p, 2 * good.p)
 
 
+def test_equivalences_are_corrected_as_a_family_of_their_own() -> None:
+    truth = ground_truth()
+    arms = arms_of(truth, base=0.7, near=0.7, far=0.9, close=0.7)
+
+    def found(limit: float) -> dict[str, Comparison]:
+        return {one.arm: one for one in compare(truth, arms, equivalence=limit).comparisons}
+
+    mains = {arm: one.differences[0] for arm, one in found(0.2).items()}
+    assert holm([main.p_equivalent or 0.0 for main in mains.values()]) == [
+        main.p_equivalent_holm for main in mains.values()
+    ]
+    assert mains["far"].p_holm == 3 * (mains["far"].p or 0)
+    assert (mains["far"].p_equivalent or 0) > (mains["near"].p_equivalent or 1)
+    near = mains["near"]
+    just = 1.01 * max(-(near.low or 0), near.high or 0)
+    alone = compare(truth, {arm: arms[arm] for arm in ("base", "near")}, equivalence=just)
+    assert only(alone).verdict.kind == "equivalent"
+    assert found(just)["near"].verdict.kind == "undecided"
+    assert found(5 * just)["near"].verdict.kind == "equivalent"
+
+
 def test_holm_is_the_published_procedure() -> None:
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.6, 0.7]) == [1, 1]

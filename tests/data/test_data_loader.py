@@ -159,6 +159,23 @@ def test_the_largest_padded_size_is_that_of_the_largest_batch(coco_root: Path) -
     assert data.largest_padded_size()[0] >= min(twice)
 
 
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_no_augmented_batch_is_larger_than_the_bounds(coco_root: Path, batch_size: int) -> None:
+    """Alone an image may be wide or tall; of several, one may be wide and another one tall."""
+    data = module(coco_root, batch_size=batch_size)
+    fed = {tuple(batch.images.shape[2:]) for number in range(40) for batch in epoch(data, number)}
+    height, width = data.largest_batch_shape()
+    assert max(h * w for h, w in fed) <= height * width
+    if batch_size == 1:
+        assert data.largest_padded_size() == (height, width)
+        assert max(h * w for h, w in fed) >= height * width - 32 * max(height, width)
+    else:
+        assert height - 32 <= max(h for h, _ in fed) <= height
+        assert width - 32 <= max(w for _, w in fed) <= width
+    inferred = {tuple(batch.images.shape[2:]) for batch in data.val_dataloader()}
+    assert data.largest_inference_size() == max(inferred, key=lambda shape: shape[0] * shape[1])
+
+
 def test_padding_and_buckets(coco_root: Path) -> None:
     for batch in epoch(module(coco_root), 0):
         assert batch.images.shape[2] % 32 == 0

@@ -44,6 +44,28 @@ def test_resized_keeps_the_aspect(
     assert sample.original_size == size
 
 
+@pytest.mark.parametrize("long_side", [None, 66])
+@pytest.mark.parametrize("size", [(48, 64), (64, 48), (50, 50), (24, 64)])
+def test_no_augmentation_makes_an_image_larger_than_the_bound(size: tuple[int, int], long_side: int | None) -> None:
+    """Which is nearly reached, in each direction that crops can take."""
+    for changes in ({"crop": 1.0}, {"crop": 1.0, "crop_area": (0.9, 1.0)}, {"crop": 1.0, "scale_jitter": (1.4, 1.5)}):
+        transform = Transforms(short_side=40, long_side=long_side, **changes)
+        image = torch.zeros(3, *size, dtype=torch.uint8)
+        samples = [transform.train(image, Objects.none(), generator_for(0, i, 0)) for i in range(200)]
+        fed = {(sample.image.shape[1], sample.image.shape[2]) for sample in samples}
+        bounds = transform.largest(*size)
+        assert not [(h, w) for h, w in fed if not any(h <= bound[0] and w <= bound[1] for bound in bounds)]
+        for height, width in bounds:
+            assert min(max(height - h, width - w) for h, w in fed) <= 0.06 * (height + width)
+
+
+def test_a_crop_may_become_larger_than_the_whole_image_does() -> None:
+    assert Transforms().largest(480, 640) == [(800, 1067)]
+    assert Transforms(crop=0.5).largest(480, 640)[0] == (800, 1333)
+    assert 1.3 < Transforms(crop=0.5, long_side=None).largest(480, 640)[0][1] / 1067 < 1.35
+    assert Transforms(crop=0.5, size=(300, 300)).largest(480, 640) == [(300, 300)]
+
+
 def test_evaluation_scales_boxes_with_the_pixels() -> None:
     image, objects = scene()
     sample = Transforms(short_side=180, long_side=None).evaluate(image, objects, image_id=4)

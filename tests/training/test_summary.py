@@ -29,6 +29,21 @@ class Head(nn.Module):
             self.seen.setdefault(tuple(x.shape), torch.zeros(5, device=x.device))  # as heads keep their anchors
         return Outputs([self.tower(x) for x in maps], torch.zeros(7, 4))
 
+    def candidates(self, outputs: Outputs) -> Tensor:
+        return outputs.classes[0].flatten(1).topk(5).values
+
+
+class LateHead(Head):
+    """Computes on what it has chosen, as a second stage does: a layer of its own, and a product of no layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.second = nn.Linear(5, 300, bias=False)
+
+    def candidates(self, outputs: Outputs) -> Tensor:
+        chosen = self.second(super().candidates(outputs))
+        return chosen @ chosen.T
+
 
 class Backbone(nn.Module):
     def __init__(self) -> None:
@@ -52,15 +67,18 @@ class Neck(nn.Module):
 
 
 class Stand(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, head: Head | None = None) -> None:
         super().__init__()
-        self.backbone, self.neck, self.head = Backbone(), Neck(), Head()
+        self.backbone, self.neck, self.head = Backbone(), Neck(), head or Head()
 
     def forward(self, images: Tensor, image_sizes: Tensor) -> Outputs:
         assert images.dtype == torch.uint8
         assert image_sizes.shape == (len(images), 2)
         outputs: Outputs = self.head(self.neck(self.backbone(images / 255)))
         return outputs
+
+    def candidates(self, images: Tensor, image_sizes: Tensor) -> Tensor:
+        return self.head.candidates(self(images, image_sizes))
 
 
 @pytest.fixture
@@ -81,6 +99,14 @@ def test_costs_are_those_counted_by_hand(detector: Stand) -> None:
     for field in ("parameters", "trainable", "flops"):
         parts = sum(getattr(costs[part], field) for part in ("backbone", "neck", "head"))
         assert getattr(costs[""], field) == parts
+
+
+def test_what_a_head_computes_after_its_maps_is_counted() -> None:
+    costs, without = measure(Stand(LateHead()), SIZE), measure(Stand(), SIZE)
+    assert costs["head.second"] == Cost(1500, 1500, 2 * 1500)
+    assert costs["head"].flops == without["head"].flops + 2 * 1500 + 2 * 300
+    assert costs[""].flops == without[""].flops + 2 * 1500 + 2 * 300
+    assert "head.second" in summarise(Stand(LateHead()), SIZE)
 
 
 def test_table_shows_parts_costs_and_maps(detector: Stand) -> None:

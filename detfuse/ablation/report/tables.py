@@ -83,7 +83,7 @@ def differences_file(comparisons: Sequence[Comparison]) -> Table:
     columns = (
         *map(Column, ("arm", "baseline", "metric")),
         *(Column(f"{name} (points)") for name in names),
-        *map(Column, ("p", "p (Holm)", "pairs", "kind", "method")),
+        *map(Column, ("p", "p (Holm)", "p equivalent", "p equivalent (Holm)", "pairs", "kind", "method")),
     )
     rows = []
     for comparison in comparisons:
@@ -91,7 +91,8 @@ def differences_file(comparisons: Sequence[Comparison]) -> Table:
             values = (_scaled(value) for value in (d.estimate, d.low, d.high, d.se_seeds, d.se_images))
             kind = "exploratory" if i else comparison.verdict.kind
             pairs = len(d.per_seed)
-            rows.append((comparison.arm, comparison.baseline, d.metric, *values, d.p, d.p_holm, pairs, kind, d.method))
+            p = (d.p, d.p_holm, d.p_equivalent, d.p_equivalent_holm)
+            rows.append((comparison.arm, comparison.baseline, d.metric, *values, *p, pairs, kind, d.method))
     return Table("differences", columns, tuple(rows))
 
 
