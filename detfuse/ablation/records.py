@@ -53,6 +53,8 @@ class Plan:
         allow: differences that were declared harmless.
         equivalence: a difference of AP (a fraction) that nobody would care about.
         covariates: arm -> what the choice brings along: setting -> (baseline's, this arm's).
+        together: arms may differ from the baseline in several things at once, which then are one choice.
+        things: arm -> what it differs in from the baseline, such as ``neck`` and ``operator``.
     """
 
     name: str
@@ -64,6 +66,8 @@ class Plan:
     allow: tuple[str, ...] = ()
     equivalence: float = 0.005
     covariates: Mapping[str, Mapping[str, tuple[str, str]]] = field(default_factory=dict)
+    together: bool = False
+    things: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def baseline(self) -> Arm:

@@ -69,7 +69,7 @@ class AblateSettings:
 
     seeds: list[int] | None
     budget: Literal["free", "params", "flops"] | None
-    allow: list[Literal["levels", "environment"]] | None
+    allow: list[Literal["levels", "environment", "schedule"]] | None
     jobs: int
     plan_only: bool
     report_only: bool
