@@ -7,7 +7,7 @@ norm, operator, resampling) is a covariate: it is listed beside the verdict.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from detfuse.ablation.records import Arm
@@ -57,9 +57,8 @@ def confounds(baseline: Configured, arm: Configured, others: Iterable[Configured
     """
     changed = {thing: values for thing, values in things(baseline, arm).items() if not _is_judging(thing)}
     declared = [place_of(key) for key in _declared(baseline[0], arm[0])]
-    areas = [
-        area for place in (*declared, *_matched(baseline[0], arm[0])) for area in (place, *_BROUGHT.get(place, ()))
-    ]
+    places = [*declared, *_matched(baseline[0], arm[0])]
+    areas = [area for place in places for area in (place, *_BROUGHT.get(place, ()))]
     problems = []
     for path, (ours, theirs) in of_science(differences(baseline[1].config, arm[1].config)).items():
         values = f"{path} is {shown(ours)} in {baseline[0].name} and {shown(theirs)} in {arm[0].name}"
@@ -97,14 +96,12 @@ def notes(baseline: Configured, arm: Configured) -> list[str]:
     changed = list(things(baseline, arm))
     found = differences(baseline[1].config, arm[1].config)
     idle = [path for path in found if is_below(path, NO_SCIENCE)]
+    no_result = f"nothing of a result depends on {listed(idle)}"
     said = []
     if not of_science(found):
-        alike = (
-            f"nothing of a result depends on {listed(idle)}" if idle else f"configured exactly as {baseline[0].name}"
-        )
-        said.append(f"{alike}: any difference is noise")
+        said.append(f"{no_result if idle else f'configured exactly as {baseline[0].name}'}: any difference is noise")
     elif idle:
-        said.append(f"nothing of a result depends on {listed(idle)}")
+        said.append(no_result)
     if len(changed) > 1:
         said.append(f"differs from {baseline[0].name} in {listed(changed)}: the difference belongs to them together")
     return said

@@ -83,10 +83,8 @@ def resolved_plan(plan: Plan, flags: Sequence[str] = ()) -> Prepared:
     pairs = {arm.name: (arm, resolved[arm.name]) for arm in plan.arms}
     baseline = pairs[plan.baseline.name]
     against = {arm.name: pairs[arm.name] for arm in plan.arms[1:]}
-    found = {
-        name: confounds(baseline, pair, against.values(), together=plan.together) for name, pair in against.items()
-    }
-    _raise_if(_shared(found))
+    every, together = against.values(), plan.together
+    _raise_if(_shared({name: confounds(baseline, pair, every, together=together) for name, pair in against.items()}))
     noted = {name: tuple(dict.fromkeys([*pair[0].notes, *notes(baseline, pair)])) for name, pair in against.items()}
     plan = replace(
         plan,

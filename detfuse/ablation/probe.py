@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from detfuse.ablation.things import Pairs
 from detfuse.ablation.design import PlanError
+from detfuse.ablation.things import Pairs
 from detfuse.build import build_backbone, build_combine, build_data, build_detector, instantiate, size_divisor
 from detfuse.data import DetectionDataModule
 from detfuse.detector import Detector

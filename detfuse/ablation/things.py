@@ -124,7 +124,7 @@ def shown(value: Any) -> str:
 
 def listed(names: Sequence[str]) -> str:
     """``a, b and c``."""
-    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+    return f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else "".join(names)
 
 
 def _thing(path: str, left: Any, right: Any, chosen: Mapping[str, Any]) -> str:
