@@ -55,6 +55,7 @@ class Plan:
         covariates: arm -> what the choice brings along: setting -> (baseline's, this arm's).
         together: arms may differ from the baseline in several things at once, which then are one choice.
         things: arm -> what it differs in from the baseline, such as ``neck`` and ``operator``.
+        remarks: what has to be known of all arms alike, such as a warm-up that fills the run.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Plan:
     covariates: Mapping[str, Mapping[str, tuple[str, str]]] = field(default_factory=dict)
     together: bool = False
     things: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
 
     @property
     def baseline(self) -> Arm:

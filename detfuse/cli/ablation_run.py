@@ -130,6 +130,7 @@ def _tried(prepared: Prepared, folder: Path, settings: AblateSettings) -> tuple[
     """Build every arm before the first run; complete what their choices bring along."""
     start = time.perf_counter()
     from detfuse.ablation.probe import probe, strides_differ
+    from detfuse.ablation.schedule import schedules_differ
 
     startup = time.perf_counter() - start
     read: Read = {}
@@ -138,11 +139,20 @@ def _tried(prepared: Prepared, folder: Path, settings: AblateSettings) -> tuple[
     plan = prepared.plan
     configs = {name: resolved.config for name, resolved in prepared.resolved.items()}
     facts = probe(configs, startup=None if done else startup, threads=threads_of(settings.jobs), read=read)
-    if "levels" not in plan.allow and (problems := strides_differ(plan.baseline.name, facts)):
+    baseline, base = plan.baseline.name, facts[plan.baseline.name]
+    concerns = {name: of_arm.concerns for name, of_arm in facts.items()}
+    problems, notes, remarks = schedules_differ(baseline, concerns, allowed="schedule" in plan.allow)
+    if "levels" not in plan.allow:
+        problems = strides_differ(baseline, facts) + problems
+    if problems:
         raise PlanError(problems)
-    base = facts[plan.baseline.name]
-    brought = {name: {**pairs, **base.compare(facts[name])} for name, pairs in plan.covariates.items()}
-    return replace(prepared, plan=replace(plan, covariates=brought)), facts
+    plan = replace(
+        plan,
+        arms=tuple(replace(arm, notes=(*arm.notes, *notes.get(arm.name, ()))) for arm in plan.arms),
+        covariates={name: {**pairs, **base.compare(facts[name])} for name, pairs in plan.covariates.items()},
+        remarks=tuple(remarks),
+    )
+    return replace(prepared, plan=plan), facts
 
 
 def _matched(prepared: Prepared, read: Read) -> Prepared:

@@ -96,6 +96,7 @@ def control(found: Findings) -> Section:
     items = [f"Budget {plan.budget}. {budget}"]
     items += [f"Set equal to the baseline's: {', '.join(plan.equalise)}."] if plan.equalise else []
     items += [f"Differences declared harmless: {', '.join(plan.allow)}."] if plan.allow else []
+    items += [f"All arms: {remark}." for remark in plan.remarks]
     items += [f"{arm.name}: {note}" for arm in plan.arms for note in arm.notes]
     blocks: list[Block] = [
         Text(
