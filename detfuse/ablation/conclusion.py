@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from detfuse.ablation.agreement import require_agreement
 from detfuse.ablation.interaction import order_flips
 from detfuse.ablation.pairing import share_equal
 from detfuse.ablation.plan import Prepared
@@ -34,7 +35,8 @@ def conclude(folder: Path, prepared: Prepared, runs: Sequence[Run]) -> str:
         What a person wants to read at the end, with the place of the report.
 
     Raises:
-        ValueError: if a file of predictions cannot be read or does not belong to the ground truth.
+        ValueError: if a file of predictions cannot be read, does not belong to the ground truth, or contradicts the
+            run's own scores.
     """
     plan = prepared.plan
     finished = [run for run in runs if run.state == "finished"]
@@ -55,6 +57,7 @@ def conclude(folder: Path, prepared: Prepared, runs: Sequence[Run]) -> str:
             for arm in plan.arms
         },
     )
+    require_agreement(finished, found.scores)
     shares = _shared_start(prepared, len(data.categories))
     comparisons = [
         replace(one, shared_start=shares[one.arm], verdict=_of_all_things(one, plan)) for one in found.comparisons

@@ -17,10 +17,10 @@ from typing import Any
 
 from detfuse.ablation.launcher import Handle, Launcher
 from detfuse.ablation.records import Run, State
-from detfuse.ablation.storage import StorageError, read_run, write_run
+from detfuse.ablation.storage import STATE, StorageError, read_run, write_run
 
 LOG = "log.txt"
-_RESULTS = ("metrics.json", "predictions.json")
+RESULTS = ("metrics.json", "predictions.json")
 _SIGKILL = -9
 _SIGKILLED_SHELL = 137  # 128 + SIGKILL, as shells and containers have it
 _OUT_OF_MEMORY = re.compile(r"OutOfMemoryError|CUDA out of memory|DefaultCPUAllocator: can't allocate|MemoryError")
@@ -143,12 +143,20 @@ def state_of(job: Job) -> Run:
     """Where a job stands, from its folder.
 
     A run that a killed runner left as running waits again; one is finished only with all its results.
+
+    Raises:
+        StorageError: if the folder holds another job's run.
     """
     try:
         run = read_run(job.folder)
     except StorageError:
         return Run(job.arm, job.seed, job.folder, "waiting")
-    complete = all((job.folder / name).is_file() for name in _RESULTS)
+    if (run.arm, run.seed) != (job.arm, job.seed):
+        raise StorageError(
+            f"{job.folder} holds the run of arm {run.arm}, seed {run.seed}, by its {STATE}, but stands where that of "
+            f"arm {job.arm}, seed {job.seed}, belongs: move it back, or delete it and start again"
+        )
+    complete = all((job.folder / name).is_file() for name in RESULTS)
     if run.state == "running" or (run.state == "finished" and not complete):
         return replace(run, state="waiting", reason="")
     return run
@@ -157,14 +165,14 @@ def state_of(job: Job) -> Run:
 def score_of(run: Run) -> float | None:
     """Score of a finished run, mAP as a fraction; None where it is undefined or the run has no result."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        content: Any = json.loads((run.folder / _RESULTS[0]).read_text(encoding="utf-8"))
+        content: Any = json.loads((run.folder / RESULTS[0]).read_text(encoding="utf-8"))
         value = float(content["stats"]["mAP"])
         return value if value >= 0 else None
     return None
 
 
 def _outcome(code: int, entry: _Active) -> tuple[State, str]:
-    missing = [name for name in _RESULTS if not (entry.job.folder / name).is_file()]
+    missing = [name for name in RESULTS if not (entry.job.folder / name).is_file()]
     if code == 0 and not missing:
         return "finished", ""
     lines = list(_last_lines(entry.job.folder / LOG, entry.log_start))
