@@ -18,6 +18,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 BudgetKind = Literal["free", "params", "flops"]
+TOLERANCE = 0.02
+"""How far from the baseline's cost, as a share of it, a budget still counts an arm as equally expensive."""
+
 State = Literal["waiting", "running", "finished", "failed", "killed", "out of memory"]
 VerdictKind = Literal["better", "worse", "equivalent", "undecided", "identical", "missing"]
 
@@ -87,6 +90,8 @@ class Cost:
         flops: of one image of ``image_size``: 2 per multiply-add of convolutions and matrix products.
         image_size: (height, width), padded.
         latency_ms: median of one image's inference up to the detections; None if it was not measured.
+        latency_low: lower quartile of it; None if its spread was not measured: then it orders nothing.
+        latency_high: upper quartile, likewise.
     """
 
     parameters: int
@@ -94,6 +99,8 @@ class Cost:
     flops: int
     image_size: tuple[int, int]
     latency_ms: float | None
+    latency_low: float | None = None
+    latency_high: float | None = None
 
 
 @dataclass(frozen=True)

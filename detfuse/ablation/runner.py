@@ -1,7 +1,7 @@
 """Runs the jobs of a plan, each in a process of its own: one that fails, is killed or is out of memory costs no other.
 
-Every run's ``state.json`` says where it stands, so that the runner may be killed at any moment and started again:
-finished runs are kept, the others go on from their last checkpoint or begin again.
+Every run's ``state.json`` says where it stands and how long it took so far, so that the runner may be killed at any
+moment and started again: finished runs are kept, the others go on from their last checkpoint or begin again.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ _OUT_OF_MEMORY = re.compile(r"OutOfMemoryError|CUDA out of memory|DefaultCPUAllo
 _OOM_KILLS = Path("/proc/vmstat")
 _TAIL_BYTES = 20_000
 _REASON_LINES = 3
+_HEARTBEAT = 1.0  # seconds of a run's time that a kill of everything may cost
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ class _Active:
     seconds_before: float
     log_start: int
     oom_kills: int
+    written: float  # when its time was last written down
 
 
 @dataclass
@@ -89,6 +91,7 @@ class Runner:
         waiting = [job for job in jobs if self._runs[job.folder].state != "finished"]
         for job in waiting:
             self._runs[job.folder] = replace(self._runs[job.folder], state="waiting", reason="")
+        self.watch(list(self._runs.values()))
         active: list[_Active] = []
         try:
             while waiting or active:
@@ -108,8 +111,11 @@ class Runner:
     def _tell(self, active: Sequence[_Active]) -> None:
         now = time.monotonic()
         for entry in active:
-            run = self._runs[entry.job.folder]
-            self._runs[entry.job.folder] = replace(run, seconds=entry.seconds_before + now - entry.begun)
+            run = replace(self._runs[entry.job.folder], seconds=round(entry.seconds_before + now - entry.begun, 1))
+            self._runs[entry.job.folder] = run
+            if now - entry.written >= _HEARTBEAT:
+                write_run(run)
+                entry.written = now
         self.watch(list(self._runs.values()))
 
     def _start(self, job: Job, slot: int) -> _Active | None:
@@ -123,7 +129,8 @@ class Runner:
         except OSError as error:
             self._set(job, "failed", f"could not be started: {error}", before)
             return None
-        return _Active(job, handle, slot, time.monotonic(), before, log_start, _oom_kills())
+        now = time.monotonic()
+        return _Active(job, handle, slot, now, before, log_start, _oom_kills(), now)
 
     def _ended(self, entry: _Active) -> bool:
         code = entry.handle.poll()
