@@ -23,6 +23,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from detfuse.build import instantiate
 from detfuse.inserts import inserts_of
 from detfuse.training.ema import ExponentialMovingAverage
+from detfuse.training.precise_norm import PreciseNorm
 
 Kind = Literal["norm", "weights", "warmup", "gate"]
 
@@ -129,7 +130,8 @@ def concerns_of(config: Mapping[str, Any], detector: nn.Module, seen: Watched, l
         length: of the run.
     """
     callbacks = [instantiate(node)() for node in (config.get("callbacks") or {}).values() if node is not None]
-    found = [*_norms(detector, seen, length)]
+    precise = any(isinstance(callback, PreciseNorm) for callback in callbacks)
+    found = [] if precise else [*_norms(detector, seen, length)]
     for callback in callbacks:
         if isinstance(callback, ExponentialMovingAverage):
             found += _averaged_weights(callback.decay_after, length)
@@ -202,7 +204,8 @@ def _norms(detector: nn.Module, seen: Watched, length: Length) -> Iterator[Conce
             kept,
             f"{whose} {_percent(kept)} of the initial running statistics (momentum {momentum:g}, "
             f"{per_pass * length.passes} updates)",
-            f"{'ablation.equalise=[norm], ' if where == 'the neck' else ''}{_longer(momentum, per_pass, length)}",
+            f"{'ablation.equalise=[norm], ' if where == 'the neck' else ''}callbacks=precise_norm (statistics computed "
+            f"anew before scoring), {_longer(momentum, per_pass, length)}",
         )
 
 

@@ -82,7 +82,10 @@ def test_a_norm_that_keeps_its_start_is_told_with_what_would_help() -> None:
     assert one.share == pytest.approx(0.99**75)
     assert one.text == "2 norms of the neck keep 47 % of the initial running statistics (momentum 0.01, 75 updates)"
     assert "ablation.equalise=[norm]" in one.remedies
+    assert "callbacks=precise_norm" in one.remedies
     assert "459 optimizer steps or more" in one.remedies
+    precise = {"precise_norm": {"_target_": "detfuse.training.precise_norm.PreciseNorm"}}
+    assert "norm" not in concerns(Stand(*slow), callbacks=precise)
     assert "norm" not in concerns(Stand(nn.BatchNorm2d(16, momentum=0.01)), Length(459, 459, 8))
     (one,) = concerns(Stand(nn.BatchNorm2d(16, momentum=0.01)), Length(458, 229, 16))["norm"]
     assert "230 optimizer steps or more" in one.remedies, "two batches are accumulated per step"

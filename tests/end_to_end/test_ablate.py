@@ -172,6 +172,19 @@ def test_other_levels_must_be_allowed_and_a_plan_alone_leaves_nothing(tmp_path: 
     assert not (folder / "runs").exists()
 
 
+def test_a_schedule_that_decides_must_be_allowed(tmp_path: Path) -> None:
+    folder = user(tmp_path)
+    (folder / "my/ablation/slow.yaml").write_text(PAGE.replace("unfused, fpn", "fpn, bifpn"))
+    command = ("--config-dir", "my", "ablation=slow", *TINY, "plan_only=true", "trainer.max_epochs=4")
+    refused = run("ablate", *command, folder=folder, fails=True)
+    told = "30 norms of the neck keep 92 % of the initial running statistics (momentum 0.01, 8 updates)"
+    assert f"arm bifpn: {told}, nothing of the kind in fpn: " in refused.stderr
+    printed = " ".join(run("ablate", *command, "allow=[schedule]", folder=folder).stdout.split())
+    assert f"note: {told}, nothing of the kind in fpn" in printed
+    assert "norms of the neck none -> 30 BatchNorm2d" in printed
+    assert "all arms the learning rate rises for 8 of the run's 8 steps" in printed
+
+
 def test_a_sweep_of_ablations_and_unknown_settings_are_refused(tmp_path: Path) -> None:
     assert "an ablation is a sweep of its own" in run("ablate", "-m", "seeds=[0]", folder=tmp_path, fails=True).stderr
     refused = run("ablate", "ablation=nekcs", "seed=1", "jobs=two", folder=tmp_path, fails=True)
