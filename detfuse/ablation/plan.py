@@ -147,7 +147,7 @@ def _agree(folder: Path, prepared: Prepared) -> str:
     before, now = {arm["name"]: arm for arm in old["arms"]}, {arm["name"]: arm for arm in new["arms"]}
     problems = [f"the arm {name} is not in it" for name in now if name not in before]
     problems += [f"its arm {name} is gone" for name in before if name not in now]
-    keys = ("budget", "equalise", "allow", "equivalence")
+    keys = ("budget", "equalise", "equivalence")  # what is allowed or declared one changes no run
     problems += changes({key: old[key] for key in keys}, {key: new[key] for key in keys})
     if not problems and old["arms"][0]["name"] != new["arms"][0]["name"]:
         problems.append(f"its baseline is {old['arms'][0]['name']}, not {new['arms'][0]['name']}")

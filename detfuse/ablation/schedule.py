@@ -112,7 +112,8 @@ def watched(detector: nn.Module) -> Iterator[Watched]:
     for name, module in detector.named_modules():
         if getattr(module, "track_running_stats", False):  # frozen norms have statistics, but track none
             hooks.append(module.register_forward_hook(partial(count_update, name)))
-    hooks += [p.register_post_accumulate_grad_hook(partial(note_gradient, name)) for name, p in learns.items()]
+    for name, parameter in learns.items():
+        hooks.append(parameter.register_post_accumulate_grad_hook(partial(note_gradient, name)))  # type: ignore[no-untyped-call]  # torch's
     try:
         yield seen
     finally:
@@ -188,7 +189,8 @@ def _norms(detector: nn.Module, seen: Watched, length: Length) -> Iterator[Conce
     places = _places(detector)
     keeping: dict[str, list[tuple[float, float, int]]] = {}  # part -> share kept, momentum, updates per pass
     for name, updates in seen.updates.items():
-        momentum = detector.get_submodule(name).momentum
+        norm: Any = detector.get_submodule(name)
+        momentum: float | None = norm.momentum
         if not updates or momentum is None:  # not in training mode; None is the plain average, which keeps nothing
             continue
         per_pass = updates // max(seen.passes, 1)
@@ -196,7 +198,7 @@ def _norms(detector: nn.Module, seen: Watched, length: Length) -> Iterator[Conce
         if kept > KEPT:
             keeping.setdefault(_place(name, places), []).append((kept, momentum, per_pass))
     for where, norms in keeping.items():
-        kept, momentum, per_pass = max(norms)
+        kept, momentum, per_pass = max(norms)  # the one that keeps most
         whose = f"{len(norms)} norms of {where} keep" if len(norms) > 1 else f"a norm of {where} keeps"
         yield Concern(
             "norm",

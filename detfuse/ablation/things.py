@@ -79,7 +79,7 @@ def stand_alone(changed: Iterable[str], baseline: Configured, arm: Configured, o
         done, left = frozenset(things(baseline, other)), frozenset(things(other, arm))
         if done and left and done | left == whole and not done & left:
             parts.add(done)
-    return len(parts) == 2 ** len(whole) - 2
+    return len(parts) == (1 << len(whole)) - 2
 
 
 def other_options(ours: Resolved, theirs: Resolved) -> Pairs:

@@ -51,7 +51,7 @@ class PreciseNorm(pl.Callback):
         ends_epoch = batch_idx + 1 >= trainer.num_training_batches
         epoch, every = trainer.current_epoch + 1, trainer.check_val_every_n_epoch
         ends_run = trainer.global_step == trainer.max_steps or (ends_epoch and epoch == trainer.max_epochs)
-        return ends_run or (ends_epoch and bool(every) and epoch % every == 0)
+        return ends_run or (ends_epoch and every is not None and epoch % every == 0)
 
     @torch.no_grad()
     def _compute(self, trainer: pl.Trainer, pl_module: Any) -> None:
