@@ -15,16 +15,13 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from detfuse.ablation.records import BudgetKind, Cost
+from detfuse.ablation.records import TOLERANCE, BudgetKind, Cost
 from detfuse.build import build_backbone, build_detector, build_neck
 from detfuse.detector import Detector
 from detfuse.ops.postprocess import Nms
 from detfuse.protocols import Combine, Size
 from detfuse.structures import FeatureSpec
 from detfuse.training.summary import measure
-
-TOLERANCE = 0.02
-"""How far from the baseline's cost, as a share of it, an arm still counts as equally expensive."""
 
 _WIDTHS = (0.125, 4.0)  # inner width over the outputs': beyond, it is hardly the same neck any more
 _DEEPEST = 8
@@ -39,7 +36,7 @@ class Solved:
     Attributes:
         overrides: Hydra overrides of the neck; none if it is as it should be.
         cost: with these overrides.
-        reached: whether the cost is within :data:`TOLERANCE` of the baseline's.
+        reached: whether the cost is within :data:`~detfuse.ablation.records.TOLERANCE` of the baseline's.
         note: what was done, for the report; empty if nothing was.
     """
 

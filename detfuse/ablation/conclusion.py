@@ -9,13 +9,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from detfuse.ablation.agreement import require_agreement
 from detfuse.ablation.interaction import order_flips
 from detfuse.ablation.pairing import share_equal
 from detfuse.ablation.plan import Prepared
-from detfuse.ablation.records import Run
+from detfuse.ablation.records import Comparison, Plan, Run, Verdict
 from detfuse.ablation.report import summary_text, write_report
 from detfuse.ablation.statistics import compare_runs
 from detfuse.ablation.storage import write_comparison
+from detfuse.ablation.things import listed
 from detfuse.build import build_data, build_detector
 
 _ANY_DIVISOR = 32  # nothing is padded here
@@ -33,12 +35,13 @@ def conclude(folder: Path, prepared: Prepared, runs: Sequence[Run]) -> str:
         What a person wants to read at the end, with the place of the report.
 
     Raises:
-        ValueError: if a file of predictions cannot be read or does not belong to the ground truth.
+        ValueError: if a file of predictions cannot be read, does not belong to the ground truth, or contradicts the
+            run's own scores.
     """
     plan = prepared.plan
     finished = [run for run in runs if run.state == "finished"]
     if not any(run.arm == plan.baseline.name for run in finished):
-        return f"no run of the baseline {plan.baseline.name} is finished: there is nothing to compare with yet"
+        return f"all runs of the baseline {plan.baseline.name} are missing: there is nothing to compare with yet"
     data = build_data(prepared.resolved[plan.baseline.name].config, _ANY_DIVISOR)
     data.prepare_data()
     data.setup("validate")
@@ -54,8 +57,11 @@ def conclude(folder: Path, prepared: Prepared, runs: Sequence[Run]) -> str:
             for arm in plan.arms
         },
     )
+    require_agreement(finished, found.scores)
     shares = _shared_start(prepared, len(data.categories))
-    comparisons = [replace(one, shared_start=shares[one.arm]) for one in found.comparisons]
+    comparisons = [
+        replace(one, shared_start=shares[one.arm], verdict=_of_all_things(one, plan)) for one in found.comparisons
+    ]
     write_comparison(folder, found.scores, comparisons)
     report = write_report(
         folder, plan, runs, found.scores, comparisons, ground_truth, lambda image_id: index.root / files[image_id]
@@ -63,6 +69,15 @@ def conclude(folder: Path, prepared: Prepared, runs: Sequence[Run]) -> str:
     metric = comparisons[0].differences[0].metric if comparisons[0].differences else "mAP"
     warnings = order_flips(plan, found.scores, metric)
     return "\n".join([summary_text(plan, found.scores, comparisons), *warnings, "", f"report: {report}"])
+
+
+def _of_all_things(comparison: Comparison, plan: Plan) -> Verdict:
+    """The verdict; of an arm that changes several things it says that it is about all of them."""
+    verdict, things = comparison.verdict, plan.things.get(comparison.arm, ())
+    if len(things) < 2 or verdict.kind in ("missing", "identical"):
+        return verdict
+    told = f"{verdict.text} {comparison.arm} differs from {comparison.baseline} in {listed(things)} together."
+    return replace(verdict, text=told)
 
 
 def _rows(run: Run) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from detfuse.ablation.records import Arm, BudgetKind
 
 Design = Literal["one_at_a_time", "factorial"]
 Equalised = Literal["norm", "block", "levels", "scale"]
-Allowed = Literal["levels", "environment"]
+Allowed = Literal["levels", "environment", "schedule"]
 
 _NO_NAME = re.compile(r"[^A-Za-z0-9._-]+")
 _LONGEST_NAME = 60
@@ -51,6 +51,7 @@ class Ablation:
         equalise: what an arm brings along and is set to the baseline's.
         allow: differences that would be refused.
         equivalence: a difference of AP, as a fraction, that nobody would care about.
+        together: arms may differ from the baseline in several things at once; they are one choice then, and named so.
     """
 
     factors: dict[str, list[Any]] | None = None
@@ -63,6 +64,7 @@ class Ablation:
     equalise: list[Equalised] = field(default_factory=list)
     allow: list[Allowed] = field(default_factory=list)
     equivalence: float = 0.005
+    together: bool = False
 
 
 def arms_of(page: Ablation) -> tuple[Arm, ...]:

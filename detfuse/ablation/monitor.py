@@ -55,6 +55,7 @@ class Monitor:
         self._live = Live(console=self.console, auto_refresh=False) if self.console.is_terminal else None
         self._said: dict[Path, tuple[str, int]] = {}
         self._read: dict[Path, tuple[tuple[int, int], _Epochs]] = {}
+        self._begun: dict[Path, tuple[int, float]] = {}  # epochs and seconds that a run had when it was first seen
 
     def __enter__(self) -> Monitor:
         if self._live is not None:
@@ -70,6 +71,10 @@ class Monitor:
     def __call__(self, runs: Sequence[Run]) -> None:
         """Show the runs as they stand."""
         epochs = {run.folder: self._epochs(run.folder / _METRICS) for run in runs if run.state != "waiting"}
+        for run in (run for run in runs if run.state in ("waiting", "running")):
+            known = epochs.get(run.folder) or self._epochs(run.folder / _METRICS)
+            if known.done < self._begun.get(run.folder, (known.done + 1, 0.0))[0]:  # first seen, or begun again
+                self._begun[run.folder] = known.done, run.seconds
         if self._live is not None:
             self._live.update(Group(self._table(runs, epochs), Text(self._summary(runs, epochs))), refresh=True)
             return
@@ -132,12 +137,14 @@ class Monitor:
         return text + (f", {missing} missing" if missing else "") + (f", about {clock(left)} left" if left else "")
 
     def _left(self, run: Run, known: _Epochs) -> float:
+        """Seconds by what the run does here: of one that was stopped and goes on, what it did before is no measure."""
         if run.state not in ("running", "waiting"):
             return 0.0
-        total = self.predicted.get(run.arm, 0.0)
-        if run.state == "running" and known.done:
-            total = run.seconds / known.done * max(self.num_epochs.get(run.arm, known.done), known.done)
-        return max(total - run.seconds, 0.0)
+        total = max(self.num_epochs.get(run.arm, known.done), known.done, 1)
+        done, seconds = self._begun.get(run.folder, (0, 0.0))
+        spent = run.seconds - seconds
+        each = spent / (known.done - done) if known.done > done else self.predicted.get(run.arm, 0.0) / total
+        return max(each * (total - done) - spent, 0.0)
 
 
 def _epochs(metrics: Path) -> _Epochs:

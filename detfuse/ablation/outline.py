@@ -49,6 +49,7 @@ def plan_text(plan: Plan, facts: Mapping[str, Facts], *, folder: str, jobs: int,
     ]
     rows += [("equalised", ", ".join(plan.equalise))] * bool(plan.equalise)
     rows += [("allowed", "different " + " and ".join(plan.allow))] * bool(plan.allow)
+    rows += [("all arms", remark) for remark in plan.remarks]
     lines = [_row(name, text) for name, text in rows]
     lines += ["", *_arms(plan), ""]
     lines += [_row("resolves", resolution)] if resolution else []

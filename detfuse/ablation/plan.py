@@ -9,10 +9,11 @@ from typing import Any
 
 import yaml
 
-from detfuse.ablation.control import changes, confounds, covariates
+from detfuse.ablation.control import changes, confounds, covariates, notes, overwritten
 from detfuse.ablation.design import Ablation, PlanError, arms_of, override
 from detfuse.ablation.records import Arm, Plan
 from detfuse.ablation.storage import PLAN, read_plan, to_plain, write_plan
+from detfuse.ablation.things import things
 from detfuse.config import check
 from detfuse.config.resolve import Resolved, resolve
 from detfuse.files import write_text
@@ -51,7 +52,7 @@ def prepare(page: Ablation, name: str, typed: Sequence[str], flags: Sequence[str
     Raises:
         PlanError: with every mistake of every arm, and every difference that would confound a pair.
     """
-    _check_numbers(page)
+    _raise_if([*_wrong_numbers(page), *_set_by_the_runner(page, typed)])
     arms = arms_of(page)
     common = _common(page, typed)
     _refuse_typed_factors(arms, typed)
@@ -64,6 +65,7 @@ def prepare(page: Ablation, name: str, typed: Sequence[str], flags: Sequence[str
         equalise=tuple(page.equalise),
         allow=tuple(page.allow),
         equivalence=page.equivalence,
+        together=page.together,
     )
     return resolved_plan(plan, flags)
 
@@ -80,11 +82,17 @@ def resolved_plan(plan: Plan, flags: Sequence[str] = ()) -> Prepared:
     resolved = {name: resolve(arguments, "train") for name, arguments in argv.items()}
     pairs = {arm.name: (arm, resolved[arm.name]) for arm in plan.arms}
     baseline = pairs[plan.baseline.name]
-    _raise_if(_shared({arm.name: confounds(baseline, pairs[arm.name]) for arm in plan.arms[1:]}))
-    brought = {arm.name: covariates(baseline, pairs[arm.name]) for arm in plan.arms[1:]}
-    notes = {arm.name: dict.fromkeys([*arm.notes, *_notes(baseline, pairs[arm.name])]) for arm in plan.arms}
-    arms = tuple(replace(arm, notes=tuple(notes[arm.name])) for arm in plan.arms)
-    return Prepared(replace(plan, arms=arms, covariates=brought), resolved, tuple(flags))
+    against = {arm.name: pairs[arm.name] for arm in plan.arms[1:]}
+    every, together = against.values(), plan.together
+    _raise_if(_shared({name: confounds(baseline, pair, every, together=together) for name, pair in against.items()}))
+    noted = {name: tuple(dict.fromkeys([*pair[0].notes, *notes(baseline, pair)])) for name, pair in against.items()}
+    plan = replace(
+        plan,
+        arms=(plan.baseline, *(replace(arm, notes=noted[arm.name]) for arm in plan.arms[1:])),
+        covariates={name: covariates(baseline, pair) for name, pair in against.items()},
+        things={name: tuple(things(baseline, pair)) for name, pair in against.items()},
+    )
+    return Prepared(plan, resolved, tuple(flags))
 
 
 @dataclass(frozen=True)
@@ -139,7 +147,7 @@ def _agree(folder: Path, prepared: Prepared) -> str:
     before, now = {arm["name"]: arm for arm in old["arms"]}, {arm["name"]: arm for arm in new["arms"]}
     problems = [f"the arm {name} is not in it" for name in now if name not in before]
     problems += [f"its arm {name} is gone" for name in before if name not in now]
-    keys = ("budget", "equalise", "allow", "equivalence")
+    keys = ("budget", "equalise", "equivalence")  # what is allowed or declared one changes no run
     problems += changes({key: old[key] for key in keys}, {key: new[key] for key in keys})
     if not problems and old["arms"][0]["name"] != new["arms"][0]["name"]:
         problems.append(f"its baseline is {old['arms'][0]['name']}, not {new['arms'][0]['name']}")
@@ -170,7 +178,7 @@ def _without_seed(config: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in config.items() if key != "seed"}
 
 
-def _check_numbers(page: Ablation) -> None:
+def _wrong_numbers(page: Ablation) -> list[str]:
     problems = []
     if not page.seeds:
         problems.append("seeds=[]: give at least one seed")
@@ -181,7 +189,14 @@ def _check_numbers(page: Ablation) -> None:
     problems += [f"seeds: {seed} is negative" for seed in page.seeds if seed < 0]
     if not 0 <= page.equivalence < 1:
         problems.append(f"ablation.equivalence={page.equivalence}: give a fraction of AP from 0 to 1, such as 0.005")
-    _raise_if(problems)
+    return problems
+
+
+def _set_by_the_runner(page: Ablation, typed: Sequence[str]) -> list[str]:
+    problems = overwritten(page.factors or {}, "factors")
+    for name, settings in (page.arms or {}).items():
+        problems += overwritten(settings or {}, f"arm {name}")
+    return [*problems, *overwritten(page.common or {}, "common"), *overwritten(map(_key, typed), "command line")]
 
 
 def _common(page: Ablation, typed: Sequence[str]) -> list[str]:
@@ -205,18 +220,6 @@ def _refuse_typed_factors(arms: Iterable[Arm], typed: Sequence[str]) -> None:
 
 def _key(text: str) -> str:
     return text.lstrip("+~").partition("=")[0]
-
-
-def _notes(baseline: tuple[Arm, Resolved], arm: tuple[Arm, Resolved]) -> list[str]:
-    if arm[0] is baseline[0]:
-        return []
-    ours, theirs = (_without_seed(resolved.config) for resolved in (baseline[1], arm[1]))
-    if ours == theirs:
-        return [f"configured exactly as {baseline[0].name}: any difference is noise"]
-    levels = [key for key, level in arm[0].factors.items() if baseline[0].factors.get(key, level) != level]
-    if len(levels) > 1:
-        return [f"differs from {baseline[0].name} in {' and '.join(levels)}: the difference belongs to them together"]
-    return []
 
 
 def _shared(problems: Mapping[str, list[str]]) -> list[str]:

@@ -6,19 +6,20 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
 from torch.utils.data import DataLoader
 
-from detfuse.ablation.control import Pairs
+from detfuse.ablation.built import description_of
 from detfuse.ablation.design import PlanError
+from detfuse.ablation.schedule import Concern, Length, concerns_of, watched
 from detfuse.ablation.start import differences, measured
+from detfuse.ablation.things import Pairs
 from detfuse.build import build_backbone, build_combine, build_data, build_detector, instantiate, size_divisor
 from detfuse.data import DetectionDataModule
 from detfuse.detector import Detector
-from detfuse.necks.graph_neck import GraphNeck
 from detfuse.protocols import Size
 from detfuse.structures import Batch
 from detfuse.training.attention_memory import device_memory, require_fit
@@ -38,7 +39,6 @@ class Facts:
 
     Attributes:
         strides: of the maps that the head sees.
-        blocks: kinds of the fusion graph's blocks that have weights; empty where the neck is no graph.
         head: its levels and anchors in a line.
         num_classes: of the data.
         num_images: of the validation split.
@@ -48,10 +48,11 @@ class Facts:
         seconds: predicted for one run; None if it was not timed.
         start: map that the head reads, or output of the head -> its scale at the start (see
             :func:`detfuse.ablation.start.measured`).
+        built: what two detectors may differ in beyond their settings: row -> text.
+        concerns: what its runs are too short for.
     """
 
     strides: tuple[int, ...]
-    blocks: tuple[str, ...]
     head: str
     num_classes: int
     num_images: int
@@ -59,15 +60,18 @@ class Facts:
     fed_size: Size
     num_epochs: int
     seconds: float | None
-    start: Mapping[str, float]
+    built: Mapping[str, str] = field(default_factory=dict)
+    concerns: tuple[Concern, ...] = ()
+    start: Mapping[str, float] = field(default_factory=dict)
 
     def compare(self, arm: Facts) -> Pairs:
         """What an arm's choice brings along besides settings, this one being the baseline."""
         rows = {
             "levels": (_strides(self.strides), _strides(arm.strides)),
-            "blocks": (", ".join(self.blocks) or "none", ", ".join(arm.blocks) or "none"),
             "anchors": (self.head, arm.head),
         }
+        built = {**self.built, **arm.built}
+        rows |= {name: (self.built.get(name, "none"), arm.built.get(name, "none")) for name in built}
         found = {name: values for name, values in rows.items() if values[0] != values[1]}
         return found | differences(self.start, arm.start)
 
@@ -157,11 +161,10 @@ def _try(config: Mapping[str, Any], startup: float | None, read: Read) -> Facts:
     built = time.perf_counter() - start
     train = first_batch(data.train_dataloader(), device_of(config))
     scale = measured(detector, train[0])
-    seconds = _tried(config, detector, data, train, timed=startup is not None)
-    graph = detector.neck.graph if isinstance(detector.neck, GraphNeck) else None
+    with watched(detector) as seen:
+        seconds = _tried(config, detector, data, train, timed=startup is not None)
     return Facts(
         strides=detector.neck.out_spec.strides,
-        blocks=tuple(sorted({node.block for node in graph.nodes if node.block not in (None, "relu")})) if graph else (),
         head=detector.head.describe(),
         num_classes=len(data.categories),
         num_images=len(data.indexes["val"]),
@@ -169,6 +172,8 @@ def _try(config: Mapping[str, Any], startup: float | None, read: Read) -> Facts:
         fed_size=data.largest_padded_size(),
         num_epochs=_num_epochs(config, _batches_per_epoch(config, data)),
         seconds=None if startup is None else startup + built + seconds,
+        built=description_of(detector),
+        concerns=concerns_of(config, detector, seen, _length(config, data)),
         start=scale,
     )
 
@@ -234,6 +239,28 @@ def _tried(
     return seconds
 
 
+def _length(config: Mapping[str, Any], data: DetectionDataModule) -> Length:
+    """Of a run, as :class:`detfuse.training.module.DetectionModule` counts its steps."""
+    trainer, batches = config["trainer"], _batches_per_epoch(config, data)
+    epochs, accumulated = _num_epochs(config, batches), trainer["accumulate_grad_batches"]
+    passes, steps = epochs * batches, epochs * math.ceil(batches / accumulated)
+    if 0 <= trainer["max_steps"] < steps:
+        steps = trainer["max_steps"]
+        passes = min(passes, steps * accumulated)
+    return Length(passes, steps, data.loader.batch_size * accumulated * _num_processes(trainer))
+
+
+def _num_processes(trainer: Mapping[str, Any]) -> int:
+    devices = trainer["devices"]
+    if isinstance(devices, list):
+        count = len(devices)
+    elif str(devices).isdecimal():
+        count = int(devices)
+    else:  # auto, and -1 for all
+        count = max(torch.cuda.device_count(), 1)
+    return count * int(trainer["num_nodes"])
+
+
 def _num_epochs(config: Mapping[str, Any], batches: int) -> int:
     trainer = config["trainer"]
     by_steps = math.inf
@@ -247,7 +274,7 @@ def _num_epochs(config: Mapping[str, Any], batches: int) -> int:
 
 
 def _batches_per_epoch(config: Mapping[str, Any], data: DetectionDataModule) -> int:
-    batches = data.train_batches_per_epoch(1)
+    batches = data.train_batches_per_epoch(_num_processes(config["trainer"]))
     limit = config["trainer"]["limit_train_batches"]
     return min(batches, limit) if isinstance(limit, int) else int(batches * limit)
 

@@ -18,6 +18,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 BudgetKind = Literal["free", "params", "flops"]
+TOLERANCE = 0.02
+"""How far from the baseline's cost, as a share of it, a budget still counts an arm as equally expensive."""
+
 State = Literal["waiting", "running", "finished", "failed", "killed", "out of memory"]
 VerdictKind = Literal["better", "worse", "equivalent", "undecided", "identical", "missing"]
 
@@ -53,6 +56,9 @@ class Plan:
         allow: differences that were declared harmless.
         equivalence: a difference of AP (a fraction) that nobody would care about.
         covariates: arm -> what the choice brings along: setting -> (baseline's, this arm's).
+        together: arms may differ from the baseline in several things at once, which then are one choice.
+        things: arm -> what it differs in from the baseline, such as ``neck`` and ``operator``.
+        remarks: what has to be known of all arms alike, such as a warm-up that fills the run.
         start: arm -> its scale at the start: map that the head reads (``P3``), or output of the head -> standard
             deviation on the first batch; empty if that was not measured.
     """
@@ -66,6 +72,9 @@ class Plan:
     allow: tuple[str, ...] = ()
     equivalence: float = 0.005
     covariates: Mapping[str, Mapping[str, tuple[str, str]]] = field(default_factory=dict)
+    together: bool = False
+    things: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
     start: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     @property
@@ -84,6 +93,8 @@ class Cost:
         flops: of one image of ``image_size``: 2 per multiply-add of convolutions and matrix products.
         image_size: (height, width), padded.
         latency_ms: median of one image's inference up to the detections; None if it was not measured.
+        latency_low: lower quartile of it; None if its spread was not measured: then it orders nothing.
+        latency_high: upper quartile, likewise.
     """
 
     parameters: int
@@ -91,6 +102,8 @@ class Cost:
     flops: int
     image_size: tuple[int, int]
     latency_ms: float | None
+    latency_low: float | None = None
+    latency_high: float | None = None
 
 
 @dataclass(frozen=True)

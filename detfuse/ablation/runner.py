@@ -1,7 +1,7 @@
 """Runs the jobs of a plan, each in a process of its own: one that fails, is killed or is out of memory costs no other.
 
-Every run's ``state.json`` says where it stands, so that the runner may be killed at any moment and started again:
-finished runs are kept, the others go on from their last checkpoint or begin again.
+Every run's ``state.json`` says where it stands and how long it took so far, so that the runner may be killed at any
+moment and started again: finished runs are kept, the others go on from their last checkpoint or begin again.
 """
 
 from __future__ import annotations
@@ -17,16 +17,17 @@ from typing import Any
 
 from detfuse.ablation.launcher import Handle, Launcher
 from detfuse.ablation.records import Run, State
-from detfuse.ablation.storage import StorageError, read_run, write_run
+from detfuse.ablation.storage import STATE, StorageError, read_run, write_run
 
 LOG = "log.txt"
-_RESULTS = ("metrics.json", "predictions.json")
+RESULTS = ("metrics.json", "predictions.json")
 _SIGKILL = -9
 _SIGKILLED_SHELL = 137  # 128 + SIGKILL, as shells and containers have it
 _OUT_OF_MEMORY = re.compile(r"OutOfMemoryError|CUDA out of memory|DefaultCPUAllocator: can't allocate|MemoryError")
 _OOM_KILLS = Path("/proc/vmstat")
 _TAIL_BYTES = 20_000
 _REASON_LINES = 3
+_HEARTBEAT = 1.0  # seconds of a run's time that a kill of everything may cost
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ class _Active:
     seconds_before: float
     log_start: int
     oom_kills: int
+    written: float  # when its time was last written down
 
 
 @dataclass
@@ -89,6 +91,7 @@ class Runner:
         waiting = [job for job in jobs if self._runs[job.folder].state != "finished"]
         for job in waiting:
             self._runs[job.folder] = replace(self._runs[job.folder], state="waiting", reason="")
+        self.watch(list(self._runs.values()))
         active: list[_Active] = []
         try:
             while waiting or active:
@@ -108,8 +111,11 @@ class Runner:
     def _tell(self, active: Sequence[_Active]) -> None:
         now = time.monotonic()
         for entry in active:
-            run = self._runs[entry.job.folder]
-            self._runs[entry.job.folder] = replace(run, seconds=entry.seconds_before + now - entry.begun)
+            run = replace(self._runs[entry.job.folder], seconds=round(entry.seconds_before + now - entry.begun, 1))
+            self._runs[entry.job.folder] = run
+            if now - entry.written >= _HEARTBEAT:
+                write_run(run)
+                entry.written = now
         self.watch(list(self._runs.values()))
 
     def _start(self, job: Job, slot: int) -> _Active | None:
@@ -123,7 +129,8 @@ class Runner:
         except OSError as error:
             self._set(job, "failed", f"could not be started: {error}", before)
             return None
-        return _Active(job, handle, slot, time.monotonic(), before, log_start, _oom_kills())
+        now = time.monotonic()
+        return _Active(job, handle, slot, now, before, log_start, _oom_kills(), now)
 
     def _ended(self, entry: _Active) -> bool:
         code = entry.handle.poll()
@@ -143,12 +150,20 @@ def state_of(job: Job) -> Run:
     """Where a job stands, from its folder.
 
     A run that a killed runner left as running waits again; one is finished only with all its results.
+
+    Raises:
+        StorageError: if the folder holds another job's run.
     """
     try:
         run = read_run(job.folder)
     except StorageError:
         return Run(job.arm, job.seed, job.folder, "waiting")
-    complete = all((job.folder / name).is_file() for name in _RESULTS)
+    if (run.arm, run.seed) != (job.arm, job.seed):
+        raise StorageError(
+            f"{job.folder} holds the run of arm {run.arm}, seed {run.seed}, by its {STATE}, but stands where that of "
+            f"arm {job.arm}, seed {job.seed}, belongs: move it back, or delete it and start again"
+        )
+    complete = all((job.folder / name).is_file() for name in RESULTS)
     if run.state == "running" or (run.state == "finished" and not complete):
         return replace(run, state="waiting", reason="")
     return run
@@ -157,14 +172,14 @@ def state_of(job: Job) -> Run:
 def score_of(run: Run) -> float | None:
     """Score of a finished run, mAP as a fraction; None where it is undefined or the run has no result."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        content: Any = json.loads((run.folder / _RESULTS[0]).read_text(encoding="utf-8"))
+        content: Any = json.loads((run.folder / RESULTS[0]).read_text(encoding="utf-8"))
         value = float(content["stats"]["mAP"])
         return value if value >= 0 else None
     return None
 
 
 def _outcome(code: int, entry: _Active) -> tuple[State, str]:
-    missing = [name for name in _RESULTS if not (entry.job.folder / name).is_file()]
+    missing = [name for name in RESULTS if not (entry.job.folder / name).is_file()]
     if code == 0 and not missing:
         return "finished", ""
     lines = list(_last_lines(entry.job.folder / LOG, entry.log_start))

@@ -12,7 +12,7 @@ from pathlib import Path
 from detfuse.ablation.control import environment_differences
 from detfuse.ablation.design import override
 from detfuse.ablation.plan import Prepared
-from detfuse.ablation.records import Plan
+from detfuse.ablation.records import Plan, Run
 from detfuse.ablation.runner import LOG, Job
 from detfuse.ablation.storage import STATE
 from detfuse.cli import run_folder
@@ -20,6 +20,7 @@ from detfuse.cli.jobs import UserError
 
 _RUNS = "runs"
 _ENVIRONMENT = "environment.json"
+_NO_PAIRS = "and arms that differ in it cannot be compared"
 
 
 def folder_of(folder: Path, arm: str, seed: int) -> Path:
@@ -105,13 +106,42 @@ def refuse_other_environment(jobs: Sequence[Job], slots: Sequence[Mapping[str, s
         file = job.folder / _ENVIRONMENT
         if not file.is_file() or not (job.folder / run_folder.LAST).is_file():  # it begins again
             continue
-        then = json.loads(file.read_text(encoding="utf-8"))
-        found = environment_differences(then, now)
+        found = environment_differences(_environment_of(job.folder), now)
         if "CUDA_VISIBLE_DEVICES" in slots[0]:
             found.pop("device", None)  # a run sees only its own GPU
         if found:
-            listed = "; ".join(f"{key}: {before} -> {after}" for key, (before, after) in found.items())
             raise UserError(
-                f"{job.folder} was made in another environment ({listed}), and arms that differ in it cannot be "
-                "compared: go back to it, begin again by overwrite=true, or say allow=[environment]"
+                f"{job.folder} was made in another environment ({_listed(found)}), {_NO_PAIRS}: go back to it, begin "
+                "again by overwrite=true, or say allow=[environment]"
             )
+
+
+def refuse_mixed_environments(runs: Sequence[Run], plan: Plan) -> None:
+    """Finished runs that were made with different versions are no pairs, wherever they are looked at.
+
+    Raises:
+        UserError: naming two runs and what differs, unless the plan allows it.
+    """
+    finished = [run for run in runs if run.state == "finished" and (run.folder / _ENVIRONMENT).is_file()]
+    if "environment" in plan.allow or not finished:
+        return
+    first, *others = finished
+    for run in others:
+        theirs, ours = _environment_of(run.folder), _environment_of(first.folder)
+        found = environment_differences(theirs, ours)
+        if "CUDA" in theirs.get("device", "") and "CUDA" in ours.get("device", ""):
+            found.pop("device", None)  # which GPU a run got, its place decided
+        if found:
+            raise UserError(
+                f"{run.folder} was made in another environment ({_listed(found)}) than {first.folder}, {_NO_PAIRS}: "
+                "make one of them again, or say allow=[environment]"
+            )
+
+
+def _environment_of(folder: Path) -> dict[str, str]:
+    found: dict[str, str] = json.loads((folder / _ENVIRONMENT).read_text(encoding="utf-8"))
+    return found
+
+
+def _listed(found: Mapping[str, tuple[str, str]]) -> str:
+    return "; ".join(f"{key}: {before} -> {after}" for key, (before, after) in found.items())

@@ -21,7 +21,15 @@ from detfuse.ablation.records import Run
 from detfuse.ablation.runner import Job, Runner, state_of
 from detfuse.ablation.storage import PLAN, read_plan
 from detfuse.cli import run_folder
-from detfuse.cli.ablation_jobs import begin, folder_of, jobs_of, refuse_other_environment, slots_of, threads_of
+from detfuse.cli.ablation_jobs import (
+    begin,
+    folder_of,
+    jobs_of,
+    refuse_mixed_environments,
+    refuse_other_environment,
+    slots_of,
+    threads_of,
+)
 from detfuse.cli.jobs import Invocation, UserError, told_plainly
 from detfuse.config import AblateSettings
 
@@ -45,7 +53,7 @@ def run(invocation: Invocation) -> None:
     name = invocation.choices["ablation"] if settings.name == "auto" else settings.name
     folder = Path(settings.runs_dir).expanduser() / settings.project / name
     if settings.report_only:
-        _conclude_again(folder, _flags(invocation))
+        _conclude_again(folder, settings, _flags(invocation))
         return
     with told_plainly():
         prepared = prepare(page, name, _common(invocation), _flags(invocation))
@@ -64,9 +72,7 @@ def run(invocation: Invocation) -> None:
         runs = _run_all(jobs, slots, facts, folder)
         _write_costs(prepared, facts, runs)
         conclude(folder, prepared, runs)
-    missing = [run for run in runs if run.state != "finished"]
-    if missing:
-        raise UserError(f"{len(missing)} of {len(runs)} runs are missing; start the same command to try them again")
+    _require_all(runs, "start the same command to try them again")
 
 
 def conclude(folder: Path, prepared: Prepared, runs: Sequence[Run]) -> None:
@@ -86,16 +92,26 @@ def conclude(folder: Path, prepared: Prepared, runs: Sequence[Run]) -> None:
         print(f"\n{conclusion.conclude(folder, prepared, runs)}\nfolder: {folder}", flush=True)
 
 
-def _conclude_again(folder: Path, flags: Sequence[str]) -> None:
+def _conclude_again(folder: Path, settings: AblateSettings, flags: Sequence[str]) -> None:
     with told_plainly():
         plan = read_plan(folder)
+        if settings.allow is not None:
+            plan = replace(plan, allow=tuple(settings.allow))
         prepared = replace(resolved_plan(plan, flags), plan=plan)  # the stored one knows what probing found
         runs = [
             state_of(Job(arm.name, seed, folder_of(folder, arm.name, seed), ()))
             for seed in plan.seeds
             for arm in plan.arms
         ]
+        refuse_mixed_environments(runs, plan)
     conclude(folder, prepared, runs)
+    _require_all(runs, "start the command without report_only to make them")
+
+
+def _require_all(runs: Sequence[Run], remedy: str) -> None:
+    missing = [run for run in runs if run.state != "finished"]
+    if missing:
+        raise UserError(f"{len(missing)} of {len(runs)} runs are missing; {remedy}")
 
 
 # ---- the plan
@@ -130,6 +146,7 @@ def _tried(prepared: Prepared, folder: Path, settings: AblateSettings) -> tuple[
     """Build every arm before the first run; complete what their choices bring along."""
     start = time.perf_counter()
     from detfuse.ablation.probe import probe, strides_differ
+    from detfuse.ablation.schedule import schedules_differ
 
     startup = time.perf_counter() - start
     read: Read = {}
@@ -138,12 +155,21 @@ def _tried(prepared: Prepared, folder: Path, settings: AblateSettings) -> tuple[
     plan = prepared.plan
     configs = {name: resolved.config for name, resolved in prepared.resolved.items()}
     facts = probe(configs, startup=None if done else startup, threads=threads_of(settings.jobs), read=read)
-    if "levels" not in plan.allow and (problems := strides_differ(plan.baseline.name, facts)):
+    baseline, base = plan.baseline.name, facts[plan.baseline.name]
+    concerns = {name: of_arm.concerns for name, of_arm in facts.items()}
+    problems, notes, remarks = schedules_differ(baseline, concerns, allowed="schedule" in plan.allow)
+    if "levels" not in plan.allow:
+        problems = strides_differ(baseline, facts) + problems
+    if problems:
         raise PlanError(problems)
-    base = facts[plan.baseline.name]
-    brought = {name: {**pairs, **base.compare(facts[name])} for name, pairs in plan.covariates.items()}
-    scales = {name: arm.start for name, arm in facts.items()}
-    return replace(prepared, plan=replace(plan, covariates=brought, start=scales)), facts
+    plan = replace(
+        plan,
+        arms=tuple(replace(arm, notes=(*arm.notes, *notes.get(arm.name, ()))) for arm in plan.arms),
+        covariates={name: {**pairs, **base.compare(facts[name])} for name, pairs in plan.covariates.items()},
+        remarks=tuple(remarks),
+        start={name: arm.start for name, arm in facts.items()},
+    )
+    return replace(prepared, plan=plan), facts
 
 
 def _matched(prepared: Prepared, read: Read, stored: Path | None) -> Prepared:

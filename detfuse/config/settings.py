@@ -71,7 +71,7 @@ class AblateSettings:
     seeds: list[int] | None
     budget: Literal["free", "params", "flops"] | None
     equalise: list[Literal["norm", "block", "levels", "scale"]] | None
-    allow: list[Literal["levels", "environment"]] | None
+    allow: list[Literal["levels", "environment", "schedule"]] | None
     jobs: int
     plan_only: bool
     report_only: bool

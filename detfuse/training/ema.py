@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytorch_lightning as pl
@@ -76,6 +78,18 @@ class ExponentialMovingAverage(pl.Callback):
         for weight, average in zip(_detector(pl_module).parameters(), self.average.parameters(), strict=True):
             weight.data, average.data = average.data, weight.data
         self._swapped = not self._swapped
+
+    @contextmanager
+    def in_place(self, pl_module: pl.LightningModule) -> Iterator[None]:
+        """Within the context the average stands in for the weights; buffers that change in it become its own."""
+        assert self.average is not None
+        self._swap(pl_module)
+        try:
+            yield
+        finally:
+            self._swap(pl_module)
+            for own, changed in zip(self.average.buffers(), _detector(pl_module).buffers(), strict=True):
+                own.copy_(changed)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Put the average in place, if this validation is part of training."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import re
 from itertools import pairwise
@@ -46,6 +47,33 @@ def test_labels_are_spread_and_stay_near() -> None:
 def test_the_front_is_what_no_other_beats() -> None:
     arms = [Point(n, "red", c, v, None) for n, c, v in (("a", 1, 10), ("b", 2, 9), ("c", 3, 12), ("d", 3, 11))]
     assert [point.name for point in front(arms)] == ["a", "c"]
+
+
+def names_on_the_front(*arms: tuple[str, float, float], **given: float) -> list[str]:
+    return [point.name for point in front([Point(n, "red", cost, value, None, **given) for n, cost, value in arms])]
+
+
+def test_costs_within_the_tolerance_are_a_tie() -> None:
+    arms = ("poor", 0.9998, 1.0), ("good", 1.0, 30.0), ("dear", 1.03, 31.0)
+    assert names_on_the_front(*arms) == ["poor", "good", "dear"]
+    assert names_on_the_front(*arms, tolerance=0.02) == ["good", "dear"]
+    assert names_on_the_front(("a", 1.0, 30.0), ("b", 1.01, 30.0), tolerance=0.02) == ["a", "b"]
+    assert names_on_the_front(("a", 1.0, 30.0), ("b", 1.03, 30.0), tolerance=0.02) == ["a"], "as good, and cheaper"
+
+
+def test_a_latency_orders_only_where_its_spread_separates() -> None:
+    def point(name: str, low: float, high: float, value: float) -> Point:
+        return Point(name, "red", (low + high) / 2, value, None, low, high)
+
+    overlapping = [point("a", 70, 90, 30), point("b", 71, 95, 31)]
+    assert [p.name for p in front(overlapping)] == ["b"]
+    apart = [point("a", 70, 80, 30), point("b", 81, 95, 31)]
+    assert [p.name for p in front(apart)] == ["a", "b"]
+    unknown = [*apart, Point("c", "red", 60.0, 20.0, None, -math.inf, math.inf)]
+    assert front(unknown) == []
+    drawing = cost_panels([("latency", unknown)], label="AP")
+    assert "inf" not in drawing
+    assert "polyline" not in drawing
 
 
 def test_numbers_for_people() -> None:

@@ -33,9 +33,10 @@ def test_a_budget_changes_the_arms_but_confounds_no_pair(tmp_path: Path) -> None
     read: dict[str, Any] = {}
     plan = arms_with_budget(free, shared_data(free, read)).plan
     assert plan.baseline == free.plan.baseline
-    width = next(text for text in plan.arms[1].overrides if text.startswith("neck.width="))
+    assert any(text.startswith("neck.width=") for text in plan.arms[1].overrides)
     assert "parameters" in plan.arms[1].notes[0]
-    assert plan.covariates["concat"]["neck.width"] == ("null", width.partition("=")[2])
+    assert plan.covariates["concat"] == {}, "what the budget set is no part of the choice"
+    assert plan.things == {"concat": ("operator",)}
     assert len(read) == 1
 
 
@@ -43,7 +44,7 @@ def test_what_an_arm_brings_along_can_be_equalised(tmp_path: Path) -> None:
     plan = arms_equalised(prepared(tmp_path, factors={"neck": ["fpn", "bifpn"]}, equalise=["norm", "block"])).plan
     assert "neck.norm=none" in plan.arms[1].overrides
     assert plan.arms[1].notes == ("norm and block as fpn has it",)
-    assert not [path for path in plan.covariates["bifpn"] if "norm" in path or "block" in path]
+    assert not [path for path in plan.covariates["bifpn"] if "norm" in path or "block" in path or "width" in path]
 
 
 def test_arms_that_cannot_be_equalised_are_all_named(tmp_path: Path) -> None:
@@ -110,7 +111,10 @@ def test_every_arm_is_tried_and_timed_before_anything_runs(tmp_path: Path) -> No
     assert facts["fpn"].seconds > 5
     (problem,) = strides_differ("fpn", facts)
     assert problem.startswith("arm early: its head sees the stride 8, that of fpn the strides 8, 16, 32, 64, 128")
-    assert facts["fpn"].compare(facts["early"])["levels"] == ("strides 8, 16, 32, 64, 128", "stride 8")
+    brought = facts["fpn"].compare(facts["early"])
+    assert brought["levels"] == ("strides 8, 16, 32, 64, 128", "stride 8")
+    assert brought["blocks"] == ("conv3 at stride 8, 16, 32", "conv3 at stride 8")
+    assert [concern.kind for concern in facts["fpn"].concerns] == ["norm", "warmup", "gate"], "seven steps in all"
 
 
 def test_what_training_feeds_and_what_costs_refer_to_is_told(tmp_path: Path) -> None:

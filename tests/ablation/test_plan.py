@@ -187,6 +187,13 @@ def test_a_stored_plan_is_read_back_and_a_changed_one_refused(tmp_path: Path) ->
         assert (tmp_path / "plan.yaml").read_bytes() == before
 
 
+def test_what_is_allowed_may_be_added_to_a_stored_plan(tmp_path: Path) -> None:
+    arms = {"a": {"neck": "fpn"}, "b": {"neck": "pafpn"}}
+    store(tmp_path, prepare(Ablation(arms=arms), "x", []))
+    store(tmp_path, prepare(Ablation(arms=arms, allow=["environment", "schedule"], together=True), "x", []))
+    assert read_plan(tmp_path).allow == ("environment", "schedule"), "it is the remedy of what stops a stored plan"
+
+
 def test_seeds_may_be_added_to_a_stored_plan(tmp_path: Path) -> None:
     factors = {"neck": ["fpn", "pafpn"]}
     store(tmp_path, prepare(Ablation(factors=factors, seeds=[0, 1]), "x", []))

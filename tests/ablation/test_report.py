@@ -16,10 +16,18 @@ from xml.etree import ElementTree
 import pytest
 from fake_ablation import ARMS, FakeAblation, make_ablation
 
-from detfuse.ablation.records import Plan, Run, Verdict
+from detfuse.ablation.records import Comparison, Plan, Run, Verdict
 from detfuse.ablation.report import summary_text, write_report
 from detfuse.ablation.report.evidence import read_curve
-from detfuse.ablation.storage import StorageError, from_plain, read_comparison, read_plan, to_plain
+from detfuse.ablation.storage import (
+    StorageError,
+    from_plain,
+    read_comparison,
+    read_cost,
+    read_plan,
+    to_plain,
+    write_cost,
+)
 from detfuse.necks.topologies import fpn
 from detfuse.visualize.graph import Fusion
 
@@ -284,6 +292,42 @@ def test_plans_and_graphs_that_are_older_than_the_scale_are_read(fake: FakeAblat
 def test_graphs_show_their_factors(page: Page, folder: Path) -> None:
     assert page.sections["The fusion graphs"].count("Under a map: the fixed factor on what its node fuses.") == 1
     assert "× 0.432" in (folder / "figures" / "fusion-pafpn.svg").read_text(encoding="utf-8")
+
+
+def test_latency_without_its_spread_is_no_order(fake: FakeAblation, again: Callable[..., Path], page: Page) -> None:
+    assert "without its spread: it orders nothing" in page.sections["Cost"]
+    assert "within 2 % are the same, as the budget has it" in page.sections["Cost"]
+    fronts = {row["arm"]: row["on the Pareto front of"] for row in rows(fake.folder / "report" / "costs.csv")}
+    assert not any("latency" in kinds for kinds in fronts.values())
+    finished = [run for run in fake.runs if run.state == "finished"]
+    before = {run.folder: read_cost(run.folder) for run in finished}
+    for place, cost in before.items():
+        assert cost.latency_ms is not None
+        write_cost(place, replace(cost, latency_low=0.9 * cost.latency_ms, latency_high=1.1 * cost.latency_ms))
+    other = again()
+    for place, cost in before.items():
+        write_cost(place, cost)
+    fronts = {row["arm"]: row["on the Pareto front of"] for row in rows(other / "costs.csv")}
+    assert any("latency" in kinds for kinds in fronts.values())
+    assert "quartiles (horizontal bars) overlap" in (other / "report.md").read_text(encoding="utf-8")
+
+
+def test_arms_that_change_several_things_are_named_with_them(fake: FakeAblation, again: Callable[..., Path]) -> None:
+    plan = replace(fake.plan, things={"bifpn": ("neck", "operator"), "pafpn": ("neck",)}, remarks=("all is short",))
+    worse = [replace(c, verdict=Verdict("worse", "")) for c in fake.comparisons]
+    assert summary_text(plan, fake.scores, worse).startswith(
+        "fpn is better than unfused, pafpn and bifpn (neck and operator together). 1 of 9 pairs of runs is missing."
+    )
+    assert "All arms: all is short." in (again(plan=plan) / "report.md").read_text(encoding="utf-8")
+
+
+def test_missing_arms_are_in_the_headline(fake: FakeAblation) -> None:
+    gone = Comparison("bifpn", "fpn", (), dict.fromkeys((0, 1, 2), "killed"), (), Verdict("missing", ""), None)
+    undecided = [replace(c, verdict=Verdict("undecided", ""), dropped={}) for c in fake.comparisons[:2]]
+    text = summary_text(fake.plan, fake.scores, [*undecided, gone])
+    assert text.startswith("No arm is shown to differ from fpn. 3 of 9 pairs of runs are missing, all of bifpn.")
+    text = summary_text(fake.plan, fake.scores, [gone])
+    assert text.startswith("Nothing can be said: no arm can be compared with fpn. 3 of 3 pairs of runs are missing")
 
 
 def test_pictures_are_those_with_the_largest_spread(page: Page, fake: FakeAblation) -> None:

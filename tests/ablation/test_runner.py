@@ -178,6 +178,32 @@ def test_a_run_does_not_outlive_a_killed_runner(tmp_path: Path) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems cannot tie a process to its parent")
+def test_a_run_keeps_its_time_when_everything_is_killed(tmp_path: Path) -> None:
+    tied = "from detfuse.ablation.launcher import die_with_parent; die_with_parent()"
+    sleep = "if open('starts').read() == 'x': import time; time.sleep(60)"
+    slow = job(tmp_path, "slow", f"{tied}\n{sleep}\n{FINISH}")
+    parent = (
+        "import sys; from pathlib import Path; from detfuse.ablation.launcher import LocalLauncher; "
+        "from detfuse.ablation.runner import Job, Runner; "
+        f"job = Job('slow', 0, Path({str(slow.folder)!r}), {slow.command!r}); "
+        "Runner(LocalLauncher(), [{}], lambda folder: None).run([job])"
+    )
+    process = subprocess.Popen([sys.executable, "-c", parent], start_new_session=True)
+    deadline = time.monotonic() + 60
+    while state_of(slow).seconds < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)  # nobody is left to write anything down
+    process.wait()
+    before = state_of(slow)
+    assert (before.state, before.seconds >= 2) == ("waiting", True)
+    (again,) = runner().run([slow])
+    assert again.state == "finished"
+    assert before.seconds <= again.seconds < before.seconds + 30, "what it took here is added"
+    assert state_of(slow).seconds == again.seconds
+
+
 def wait_for(file: Path, log: Path) -> int:
     deadline = time.monotonic() + 30
     while not (file.is_file() and file.read_text()):
@@ -192,6 +218,24 @@ def is_alive(pid: int) -> bool:
         return stat.read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+@pytest.mark.parametrize("before", [0.0, 400.0], ids=["its time was lost", "its time was kept"])
+def test_what_is_left_of_a_resumed_run_is_told_by_what_it_does_now(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], before: float
+) -> None:
+    header = "step,epoch,val/mAP\n"
+    rows = [f"{10 * epoch},{epoch},0.25\n" for epoch in range(3)]
+    (tmp_path / "metrics.csv").write_text(header + "".join(rows[:2]))
+    with Monitor({"fpn": 5}, {"fpn": 50.0}) as monitor:
+        monitor([Run("fpn", 0, tmp_path, "waiting", "", before)])
+        monitor([Run("fpn", 0, tmp_path, "running", "", before + 1)])
+        (tmp_path / "metrics.csv").write_text(header + "".join(rows))
+        monitor([Run("fpn", 0, tmp_path, "running", "", before + 20)])
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("fpn seed 0: epoch 2/5 ")
+    assert first.endswith("left 0:29"), "predicted: 3 of 5 epochs of 10 seconds, of which one second is over"
+    assert second.endswith("left 0:40"), "measured: 2 epochs of 20 seconds"
 
 
 def test_plain_lines_tell_every_change_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -141,9 +141,30 @@ def test_runs_of_another_environment_are_no_pairs(
     file = folder / FOLDER / "runs/fpn/seed-0/environment.json"
     content = file.read_text()
     file.write_text(json.dumps({**json.loads(content), "torch": "1.0.0"}))
-    refused = run("ablate", *COMMAND, folder=folder, fails=True)
+    refused = [run("ablate", *COMMAND, *typed, folder=folder, fails=True) for typed in ((), ("report_only=true",))]
+    run("ablate", *COMMAND, "report_only=true", "allow=[environment]", folder=folder)
     file.write_text(content)
-    assert "runs/fpn/seed-0 was made in another environment (torch: 1.0.0 -> " in refused.stderr
+    for each in refused:
+        assert "runs/fpn/seed-0 was made in another environment (torch: 1.0.0 -> " in each.stderr
+
+
+def test_a_report_of_missing_or_contradicting_runs_says_so_and_fails(
+    interrupted: tuple[Path, str, dict[str, dict[str, object]]],
+) -> None:
+    folder, _, _ = interrupted
+    file = folder / FOLDER / "runs/fpn/seed-0/metrics.json"
+    content = file.read_text()
+    stored = json.loads(content)
+    stored["stats"]["mAP"] = 0.5
+    file.write_text(json.dumps(stored))
+    refused = run("ablate", *COMMAND, "report_only=true", folder=folder, fails=True)
+    assert f"fpn, seed 0: mAP is 0.500000 in {FOLDER}/runs/fpn/seed-0/metrics.json, but 0." in refused.stderr
+    file.unlink()
+    missing = run("ablate", *COMMAND, "report_only=true", folder=folder, fails=True)
+    file.write_text(content)
+    assert "Nothing can be said" in missing.stdout
+    assert "1 of 1 pairs of runs is missing, all of fpn." in missing.stdout
+    assert "error: 1 of 2 runs are missing" in missing.stderr
 
 
 def test_arms_that_cannot_be_built_are_named_before_anything_runs(tmp_path: Path) -> None:
@@ -173,6 +194,19 @@ def test_other_levels_must_be_allowed_and_a_plan_alone_leaves_nothing(tmp_path: 
     assert "levels strides 8, 16, 32, 64, 128 -> stride 8" in printed
     assert "per run" in printed
     assert not (folder / "runs").exists()
+
+
+def test_a_schedule_that_decides_must_be_allowed(tmp_path: Path) -> None:
+    folder = user(tmp_path)
+    (folder / "my/ablation/slow.yaml").write_text(PAGE.replace("unfused, fpn", "fpn, bifpn"))
+    command = ("--config-dir", "my", "ablation=slow", *TINY, "plan_only=true", "trainer.max_epochs=4")
+    refused = run("ablate", *command, folder=folder, fails=True)
+    told = "30 norms of the neck keep 92 % of the initial running statistics (momentum 0.01, 8 updates)"
+    assert f"arm bifpn: {told}, nothing of the kind in fpn: " in refused.stderr
+    printed = " ".join(run("ablate", *command, "allow=[schedule]", folder=folder).stdout.split())
+    assert f"note: {told}, nothing of the kind in fpn" in printed
+    assert "norms of the neck none -> 30 BatchNorm2d" in printed
+    assert "all arms the learning rate rises for 8 of the run's 8 steps" in printed
 
 
 def test_a_sweep_of_ablations_and_unknown_settings_are_refused(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from detfuse.ablation.interaction import order_flips
+from detfuse.ablation.records import TOLERANCE
 from detfuse.ablation.report import charts, forest, plot, tables
 from detfuse.ablation.report.blocks import Badge, Block, Bullets, Figure, Section, Text, Verdicts
 from detfuse.ablation.report.findings import (
@@ -97,6 +98,7 @@ def control(found: Findings) -> Section:
     items = [f"Budget {plan.budget}. {budget}"]
     items += [f"Set equal to the baseline's: {', '.join(plan.equalise)}."] if plan.equalise else []
     items += [f"Differences declared harmless: {', '.join(plan.allow)}."] if plan.allow else []
+    items += [f"All arms: {remark}." for remark in plan.remarks]
     items += [f"{arm.name}: {note}" for arm in plan.arms for note in arm.notes]
     blocks: list[Block] = [
         Text(
@@ -119,14 +121,24 @@ def control(found: Findings) -> Section:
 
 def costs(found: Findings) -> Section:
     """AP against what it costs."""
-    panels = tables.cost_points(found.evidence, found.scores, found.metric, found.colors)
+    tolerance = 0.0 if found.plan.budget == "free" else TOLERANCE
+    panels = tables.cost_points(found.evidence, found.scores, found.metric, found.colors, tolerance)
     table = tables.costs_table(found.evidence, panels)
     if not any(panels.values()):
         return Section("Cost", [Text("No run has measured its cost (cost.json).")])
     label = f"{title_of(found.metric)}, points"
     caption = (
         "Filled: on the Pareto front, no other arm is better at the same or a lower cost; by the means, without "
-        "regard to their noise. Vertical bars: standard deviation over the seeds."
+        "regard to their noise. "
     )
+    caption += (
+        f"Parameters and FLOPs within {100 * tolerance:g} % are the same, as the budget has it. " if tolerance else ""
+    )
+    latency = panels["latency per image (ms)"]
+    if latency and not charts.front(latency):
+        caption += "Latency was measured without its spread: it orders nothing. "
+    elif latency:
+        caption += "Latencies whose quartiles (horizontal bars) overlap are the same. "
+    caption += "Vertical bars: standard deviation over the seeds."
     drawing = charts.cost_panels(list(panels.items()), label=label)
     return Section("Cost", [Figure("cost", drawing, caption), table], (table,))

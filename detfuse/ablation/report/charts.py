@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,22 +12,50 @@ from detfuse.ablation.report.forest import WIDTH
 
 @dataclass(frozen=True)
 class Point:
-    """An arm in the plane of cost and AP (in points), with the standard deviation of the latter."""
+    """An arm in the plane of cost and AP (in points).
+
+    Attributes:
+        name: of the arm.
+        color: likewise.
+        cost: what it costs.
+        value: its AP.
+        deviation: of the AP over seeds.
+        low: end of the range in which the cost may lie; None: it is exact. Without any idea of it, minus infinity.
+        high: the other end, likewise.
+        tolerance: a share of the cost by which costs may differ and count as the same.
+    """
 
     name: str
     color: str
     cost: float
     value: float
     deviation: float | None
+    low: float | None = None
+    high: float | None = None
+    tolerance: float = 0.0
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """Where the cost may lie."""
+        return (self.cost if self.low is None else self.low, self.cost if self.high is None else self.high)
+
+    def is_dearer(self, other: Point) -> bool:
+        """Whether it certainly costs more than another."""
+        return self.ends[0] > other.ends[1] * (1 + max(self.tolerance, other.tolerance))
+
+    def beats(self, other: Point) -> bool:
+        """Whether it is better and not dearer than another, or as good and cheaper."""
+        if self.value == other.value:
+            return other.is_dearer(self)
+        return self.value > other.value and not self.is_dearer(other)
 
 
 def front(points: Sequence[Point]) -> list[Point]:
-    """The points that no other beats in value at the same or a lower cost, cheapest first."""
-    found: list[Point] = []
-    for point in sorted(points, key=lambda p: (p.cost, -p.value, p.name)):
-        if not found or point.value > found[-1].value:
-            found.append(point)
-    return found
+    """The points that no other beats, cheapest first; none where a cost is not known well enough to order anything."""
+    if any(math.isinf(end) for point in points for end in point.ends):
+        return []
+    best = [point for point in points if not any(other.beats(point) for other in points)]
+    return sorted(best, key=lambda point: (point.cost, point.name))
 
 
 def cost_panels(panels: Sequence[tuple[str, Sequence[Point]]], *, label: str) -> str:
@@ -49,7 +78,8 @@ def cost_panels(panels: Sequence[tuple[str, Sequence[Point]]], *, label: str) ->
         if not points:
             parts.append(plot.text(start + room / 2, 150, "not measured", color=plot.MUTED, anchor="middle"))
             continue
-        scale = plot.Scale(*_cost_range([p.cost for p in points]), start, start + room)
+        costs = [cost for p in points for cost in (p.cost, *p.ends) if math.isfinite(cost)]
+        scale = plot.Scale(*_cost_range(costs), start, start + room)
         for tick in plot.ticks(scale.low, scale.high, 4):
             parts.append(plot.line(scale(tick), top, scale(tick), bottom))
             written = plot.number(tick)
@@ -71,13 +101,18 @@ def _points(points: Sequence[Point], scale: plot.Scale, vertical: plot.Scale) ->
         if corners:
             corners.append((scale(point.cost), corners[-1][1]))
         corners.append((scale(point.cost), vertical(point.value)))
-    corners.append((scale.end, corners[-1][1]))
-    parts = [plot.polyline(corners, color=plot.FAINT, width=1.5, dash="5 4")]
+    parts = []
+    if corners:
+        corners.append((scale.end, corners[-1][1]))
+        parts.append(plot.polyline(corners, color=plot.FAINT, width=1.5, dash="5 4"))
     boxes = [(scale(p.cost) - 8, vertical(p.value) - 8, scale(p.cost) + 8, vertical(p.value) + 8) for p in points]
     for point in points:
         if point.deviation:
             x, ends = scale(point.cost), (point.value - point.deviation, point.value + point.deviation)
             parts.append(plot.line(x, vertical(ends[0]), x, vertical(ends[1]), color=point.color, width=1.5))
+        if point.low is not None and point.high is not None and math.isfinite(point.high - point.low):
+            y = vertical(point.value)
+            parts.append(plot.line(scale(point.low), y, scale(point.high), y, color=point.color, width=1.5))
     marks = []  # above the labels, which may have to cover something
     for point in points:
         x, y = scale(point.cost), vertical(point.value)

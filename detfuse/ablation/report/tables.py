@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 
@@ -135,19 +136,35 @@ def _scale(value: float | None) -> str:
 
 
 def cost_points(
-    evidence: Mapping[str, ArmEvidence], scores: Sequence[Score], metric: str, colors: Mapping[str, str]
+    evidence: Mapping[str, ArmEvidence],
+    scores: Sequence[Score],
+    metric: str,
+    colors: Mapping[str, str],
+    tolerance: float = 0.0,
 ) -> dict[str, list[Point]]:
-    """Kind of cost -> the arms, with AP in points."""
+    """Kind of cost -> the arms, with AP in points.
+
+    Args:
+        evidence: of all arms.
+        scores: likewise.
+        metric: the main one.
+        colors: of the arms.
+        tolerance: share by which parameters or FLOPs may differ and count as the same: the budget's, if there is one.
+    """
     by_arm = {score.arm: score for score in scores if score.metric == metric}
     panels: dict[str, list[Point]] = {"parameters (M)": [], "FLOPs per image (G)": [], "latency per image (ms)": []}
+    parameters, flops, latency = panels.values()
     for arm, one in evidence.items():
-        score = by_arm.get(arm)
-        if one.cost is None or score is None or score.mean is None:
+        score, cost = by_arm.get(arm), one.cost
+        if cost is None or score is None or score.mean is None:
             continue
-        costs = (one.cost.parameters / 1e6, one.cost.flops / 1e9, one.cost.latency_ms)
-        for title, cost in zip(panels, costs, strict=True):
-            if cost is not None:
-                panels[title].append(Point(arm, colors[arm], cost, 100 * score.mean, _scaled(score.deviation)))
+        value = (100 * score.mean, _scaled(score.deviation))
+        parameters.append(Point(arm, colors[arm], cost.parameters / 1e6, *value, tolerance=tolerance))
+        flops.append(Point(arm, colors[arm], cost.flops / 1e9, *value, tolerance=tolerance))
+        if cost.latency_ms is not None:
+            low = -math.inf if cost.latency_low is None else cost.latency_low
+            high = math.inf if cost.latency_high is None else cost.latency_high
+            latency.append(Point(arm, colors[arm], cost.latency_ms, *value, low, high))
     return panels
 
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from detfuse.ablation.records import Comparison, Difference, Plan, Score, Verdict
+from detfuse.ablation.things import listed
 
 MINUS, NARROW = "\N{MINUS SIGN}", "\N{NARROW NO-BREAK SPACE}"
 NAMES = {
@@ -63,27 +64,51 @@ def main_metric(comparisons: Sequence[Comparison]) -> str:
 
 
 def headline(plan: Plan, scores: Sequence[Score], comparisons: Sequence[Comparison]) -> str:
-    """The answer in a sentence."""
+    """The answer in a sentence, and what it has to do without."""
+    return _answer(plan, scores, comparisons) + _missing(comparisons)
+
+
+def _answer(plan: Plan, scores: Sequence[Score], comparisons: Sequence[Comparison]) -> str:
     means = [s.mean for s in scores if s.metric == main_metric(comparisons) and s.mean is not None]
     if means and max(means) < _LEARNT:
         return "No arm reaches one point: nothing was learnt that could be compared."
     decimals, baseline = decimals_for(comparisons), plan.baseline.name
-    kinds = [comparison.verdict.kind for comparison in comparisons]
-    better = [c for c in comparisons if c.verdict.kind == "better" and c.differences]
+    compared = [c for c in comparisons if c.verdict.kind != "missing"]
+    if not compared:
+        return f"Nothing can be said: no arm can be compared with {baseline}."
+    kinds = {comparison.verdict.kind for comparison in compared}
+    better = [c for c in compared if c.verdict.kind == "better" and c.differences]
     if better:
         best = max(better, key=lambda comparison: comparison.differences[0].estimate or 0)
-        others = [c.arm for c in better if c is not best]
-        more = f"; so {'is' if len(others) == 1 else 'are'} {_listed(others)}" if others else ""
-        return f"{best.arm} is better than {baseline} by {_gain(best.differences[0], decimals)}{more}."
-    if kinds and all(kind == "worse" for kind in kinds):
-        return f"{baseline} is better than {_listed([c.arm for c in comparisons])}."
-    worse = [c.arm for c in comparisons if c.verdict.kind == "worse"]
-    tail = f"; {_listed(worse)} {'is' if len(worse) == 1 else 'are'} worse" if worse else ""
-    if kinds and all(kind in ("equivalent", "identical", "worse") for kind in kinds):
-        same = _listed([c.arm for c in comparisons if c.verdict.kind != "worse"])
+        others = [called(plan, c.arm) for c in better if c is not best]
+        more = f"; so {'is' if len(others) == 1 else 'are'} {listed(others)}" if others else ""
+        return f"{called(plan, best.arm)} is better than {baseline} by {_gain(best.differences[0], decimals)}{more}."
+    worse = [called(plan, c.arm) for c in compared if c.verdict.kind == "worse"]
+    if kinds == {"worse"}:
+        return f"{baseline} is better than {listed(worse)}."
+    tail = f"; {listed(worse)} {'is' if len(worse) == 1 else 'are'} worse" if worse else ""
+    if kinds <= {"equivalent", "identical", "worse"}:
+        same = listed([called(plan, c.arm) for c in compared if c.verdict.kind != "worse"])
         return f"It makes no difference that matters whether {baseline} or {same} is used{tail}."
-    open_ = "differ from" if set(kinds) <= {"undecided", "missing"} else "be better than"
+    open_ = "differ from" if kinds == {"undecided"} else "be better than"
     return f"No arm is shown to {open_} {baseline}{tail}."
+
+
+def _missing(comparisons: Sequence[Comparison]) -> str:
+    """Which pairs of runs the answer has to do without; empty if all are there."""
+    gone = sum(len(comparison.dropped) for comparison in comparisons)
+    if not gone:
+        return ""
+    pairs = gone + sum(len(comparison.seeds) for comparison in comparisons)
+    whole = [c.arm for c in comparisons if c.verdict.kind == "missing"]
+    named = f", all of {listed(whole)}" if whole else ""
+    return f" {gone} of {pairs} pairs of runs {'is' if gone == 1 else 'are'} missing{named}."
+
+
+def called(plan: Plan, arm: str) -> str:
+    """An arm's name, with what it changes together where that is more than one thing."""
+    things = plan.things.get(arm, ())
+    return f"{arm} ({listed(things)} together)" if len(things) > 1 else arm
 
 
 def _gain(difference: Difference, decimals: int) -> str:
@@ -91,10 +116,6 @@ def _gain(difference: Difference, decimals: int) -> str:
     if difference.low is None or difference.high is None:
         return text
     return f"{text} (95 % interval {points(difference.low, decimals)} to {points(difference.high, decimals)})"
-
-
-def _listed(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def coverage(comparisons: Sequence[Comparison], num_images: int) -> str:
