@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from detfuse.ablation.control import Pairs
+from detfuse.ablation.things import Pairs
 from detfuse.detector import Detector
 from detfuse.fusion.graph import Node
 from detfuse.necks.graph_neck import GraphNeck, Watch
