@@ -13,6 +13,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from detfuse.errors import InputError
 from detfuse.protocols import AttentionFactory
 
 Site = Literal["stage", "branch", "before_last_block", "lateral", "fused", "output", "head"]
@@ -116,8 +117,8 @@ def make_insert(
     """
     try:
         made = attention[site].factory(channels)
-    except ValueError as error:
-        raise ValueError(f"attention.{site} at {at} ({channels} channels): {error}") from error
+    except InputError as error:
+        raise InputError(f"attention.{site} at {at} ({channels} channels): {error}") from error
     return Insert(made, site, at, level, nhwc=nhwc)
 
 
@@ -151,7 +152,7 @@ def chosen_levels(
     if wanted is None:
         wanted = has if default is None else default
     if not wanted or not set(wanted) <= set(has):
-        raise ValueError(
+        raise InputError(
             f"attention.levels.{site}={list(wanted)}: {part} has "
             + (f"the levels {', '.join(map(str, has))} there (log2 of the stride)" if has else "no such place")
         )
@@ -167,7 +168,7 @@ def only_sites(attention: Attention | None, offered: Sequence[Site], part: str, 
     wrong = [site for site in attention or {} if site not in offered]
     if wrong:
         has = ", ".join(offered) or "none"
-        raise ValueError(
+        raise InputError(
             f"attention.{wrong[0]}: {part} has no such site{f', since {why}' if why else ''}; it offers: {has}"
         )
 

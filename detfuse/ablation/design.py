@@ -13,6 +13,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 from detfuse.ablation.records import Arm, BudgetKind
+from detfuse.errors import InputError
 
 Design = Literal["one_at_a_time", "factorial"]
 Equalised = Literal["norm", "block", "levels"]
@@ -22,7 +23,7 @@ _NO_NAME = re.compile(r"[^A-Za-z0-9._-]+")
 _LONGEST_NAME = 60
 
 
-class PlanError(ValueError):
+class PlanError(InputError):
     """A plan that cannot be carried out.
 
     Attributes:
@@ -98,9 +99,9 @@ def override(key: str, value: Any) -> str:
     try:
         parsed = OverridesParser.create().parse_override(f"{key}={text}")
     except HydraException as error:
-        raise ValueError(f"{key}: {text} cannot be written as an override: {str(error).splitlines()[0]}") from None
+        raise InputError(f"{key}: {text} cannot be written as an override: {str(error).splitlines()[0]}") from None
     if parsed.is_sweep_override():
-        raise ValueError(f"{key}={text}: several values in one; write them as levels of a factor")
+        raise InputError(f"{key}={text}: several values in one; write them as levels of a factor")
     return f"{key}={text}"
 
 
@@ -152,7 +153,7 @@ def _listed(arms: Mapping[str, Mapping[str, Any] | None]) -> list[Arm]:
 def _arm(name: str, settings: dict[str, Any]) -> Arm:
     try:
         return Arm(name, settings, tuple(override(key, value) for key, value in settings.items()))
-    except ValueError as error:
+    except InputError as error:
         raise PlanError([f"arm {name}: {error}"]) from error
 
 

@@ -15,6 +15,7 @@ from detfuse.ablation.records import Cost, Run
 from detfuse.ablation.storage import COST, write_cost
 from detfuse.build import build_backbone, build_combine, build_detector, size_divisor
 from detfuse.data import DetectionDataModule
+from detfuse.errors import InputError
 from detfuse.protocols import Size
 
 _LATENCY_ROUNDS = 20
@@ -35,7 +36,7 @@ def arms_equalised(prepared: Prepared) -> Prepared:
     for arm in plan.arms[1:]:
         try:
             overrides = equalised(prepared.resolved[arm.name].config, base, what)
-        except ValueError as error:
+        except InputError as error:
             problems.append(f"arm {arm.name}: {error}")
         else:
             note = f"{' and '.join(plan.equalise)} as {plan.baseline.name} has it" if overrides else ""

@@ -15,6 +15,7 @@ from detfuse.ablation.records import Arm, Plan
 from detfuse.ablation.storage import PLAN, read_plan, to_plain, write_plan
 from detfuse.config import check
 from detfuse.config.resolve import Resolved, resolve
+from detfuse.errors import InputError
 from detfuse.files import write_text
 
 CONFIGS = "configs"  # folder of the arms' resolved configurations
@@ -187,7 +188,7 @@ def _common(page: Ablation, typed: Sequence[str]) -> list[str]:
     keys = {_key(text) for text in typed}
     try:
         own = [override(key, value) for key, value in (page.common or {}).items() if key.lstrip("+") not in keys]
-    except ValueError as error:
+    except InputError as error:
         raise PlanError([f"common: {error}"]) from error
     return [*own, *typed]
 

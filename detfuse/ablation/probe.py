@@ -18,11 +18,11 @@ from detfuse.ablation.design import PlanError
 from detfuse.build import build_backbone, build_combine, build_data, build_detector, instantiate, size_divisor
 from detfuse.data import DetectionDataModule
 from detfuse.detector import Detector
+from detfuse.errors import InputError, explained
 from detfuse.necks.graph_neck import GraphNeck
 from detfuse.protocols import Size
 from detfuse.structures import Batch
 
-_NO_BUILD = (ValueError, TypeError, OSError, ImportError, LookupError, RuntimeError, AttributeError)
 _TIMED_STEPS = 4
 _ENOUGH_SECONDS = 4.0  # of one kind of step per arm
 
@@ -103,9 +103,12 @@ def probe(
         for name, config in configs.items():
             try:
                 facts[name] = _try(config, startup, read)
-            except _NO_BUILD as error:
-                message = error.args[0] if isinstance(error, KeyError) and error.args else error
-                problems.append(f"arm {name} cannot be built: {message or type(error).__name__}")
+            except Exception as error:
+                mistake = explained(error)
+                if mistake is None:  # a bug, of ours or of a private part: no reason to call the arm impossible
+                    error.add_note(f"while arm {name} was built and tried")
+                    raise
+                problems.append(f"arm {name} cannot be built: {mistake}")
     finally:
         torch.set_num_threads(before)
     if problems:
@@ -190,7 +193,7 @@ def _num_epochs(config: Mapping[str, Any], batches: int) -> int:
     by_epochs = trainer["max_epochs"] if trainer["max_epochs"] >= 0 else math.inf
     epochs = min(by_steps, by_epochs)
     if epochs == math.inf:
-        raise ValueError("a run needs an end: set trainer.max_epochs or trainer.max_steps")
+        raise InputError("a run needs an end: set trainer.max_epochs or trainer.max_steps")
     return int(epochs)
 
 

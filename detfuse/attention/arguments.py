@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from detfuse.errors import InputError
+
 
 def require_choice(owner: str, argument: str, value: object, choices: Iterable[str]) -> None:
     """Refuse a value that is none of ``choices``.
@@ -13,7 +15,7 @@ def require_choice(owner: str, argument: str, value: object, choices: Iterable[s
     """
     allowed = tuple(choices)
     if value not in allowed:
-        raise ValueError(f"{owner}: {argument}={value!r} is none of {', '.join(allowed)}")
+        raise InputError(f"{owner}: {argument}={value!r} is none of {', '.join(allowed)}")
 
 
 def hidden_channels(owner: str, channels: int, ratio: int, *, minimum: int = 1) -> int:
@@ -23,7 +25,7 @@ def hidden_channels(owner: str, channels: int, ratio: int, *, minimum: int = 1) 
         ValueError: if ``channels`` or ``ratio`` is less than 1.
     """
     if channels < 1:
-        raise ValueError(f"{owner}: channels={channels} must be at least 1, the width of the map it is inserted on")
+        raise InputError(f"{owner}: channels={channels} must be at least 1, the width of the map it is inserted on")
     if ratio < 1:
-        raise ValueError(f"{owner}: ratio={ratio} must be at least 1, the hidden width is channels / ratio")
+        raise InputError(f"{owner}: ratio={ratio} must be at least 1, the hidden width is channels / ratio")
     return max(minimum, channels // ratio)

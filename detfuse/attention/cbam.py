@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from detfuse.attention.arguments import hidden_channels, require_choice
 from detfuse.attention.gate import Gate, Init
+from detfuse.errors import InputError
 
 Pool = Literal["average", "max", "lp", "lse"]
 
@@ -45,7 +46,7 @@ class ChannelGate(nn.Module):
     def __init__(self, channels: int, *, ratio: int, pools: Sequence[Pool], init: Init) -> None:
         super().__init__()
         if not pools:
-            raise ValueError("CBAM: pools is empty; the channel gate needs at least one global pool")
+            raise InputError("CBAM: pools is empty; the channel gate needs at least one global pool")
         for pool in pools:
             require_choice("CBAM", "pools", pool, get_args(Pool))
         hidden = hidden_channels("CBAM", channels, ratio)
@@ -67,7 +68,7 @@ class SpatialGate(nn.Module):
     def __init__(self, *, kernel_size: int, init: Init) -> None:
         super().__init__()
         if kernel_size < 1 or kernel_size % 2 == 0:
-            raise ValueError(
+            raise InputError(
                 f"CBAM: kernel_size={kernel_size} must be odd and positive, so that the map keeps its size"
             )
         self.conv = nn.Conv2d(2, 1, kernel_size, padding=kernel_size // 2, bias=False)

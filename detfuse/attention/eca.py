@@ -17,6 +17,7 @@ import math
 from torch import Tensor, nn
 
 from detfuse.attention.gate import Gate, Init
+from detfuse.errors import InputError
 
 
 def eca_kernel_size(channels: int, *, gamma: float = 2.0, b: float = 1.0) -> int:
@@ -26,7 +27,7 @@ def eca_kernel_size(channels: int, *, gamma: float = 2.0, b: float = 1.0) -> int
         ValueError: if ``channels`` is less than 1 or ``gamma`` is not positive.
     """
     if channels < 1 or gamma <= 0:
-        raise ValueError(f"ECA: channels={channels} must be at least 1 and gamma={gamma} positive")
+        raise InputError(f"ECA: channels={channels} must be at least 1 and gamma={gamma} positive")
     size = int(abs((math.log2(channels) + b) / gamma))
     return size if size % 2 else size + 1
 
@@ -57,7 +58,7 @@ class ECA(nn.Module):
         super().__init__()
         size = eca_kernel_size(channels, gamma=gamma, b=b) if kernel_size is None else kernel_size
         if size < 1 or size % 2 == 0:
-            raise ValueError(
+            raise InputError(
                 f"ECA: kernel_size={size} must be odd and positive, so that a gate is centred on its channel"
             )
         self.conv = nn.Conv1d(1, 1, size, padding=size // 2, bias=False)

@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from detfuse.attention import pairwise
 from detfuse.attention.arguments import hidden_channels, require_choice
 from detfuse.attention.gate import Init
+from detfuse.errors import InputError
 
 Mode = Literal["embedded_gaussian", "gaussian", "dot_product", "concatenation"]
 PoolPosition = Literal["input", "projection"]
@@ -60,7 +61,7 @@ class NonLocal(nn.Module):
         require_choice("NonLocal", "pool", pool, get_args(PoolPosition))
         require_choice("NonLocal", "init", init, get_args(Init))
         if scale and mode not in ("embedded_gaussian", "gaussian"):
-            raise ValueError(f"NonLocal: scale=true needs a softmax, mode={mode!r} divides by the number of positions")
+            raise InputError(f"NonLocal: scale=true needs a softmax, mode={mode!r} divides by the number of positions")
         self.mode, self.sub_sample, self.pool = mode, sub_sample, pool
         inner = hidden_channels("NonLocal", channels, ratio)
         embedded = mode != "gaussian"

@@ -22,8 +22,9 @@ from detfuse.ablation.runner import Job, Runner, state_of
 from detfuse.ablation.storage import PLAN, read_plan
 from detfuse.cli import run_folder
 from detfuse.cli.ablation_jobs import begin, folder_of, jobs_of, refuse_other_environment, slots_of, threads_of
-from detfuse.cli.jobs import Invocation, UserError, told_plainly
+from detfuse.cli.jobs import Invocation, told_plainly
 from detfuse.config import AblateSettings
+from detfuse.errors import UserError
 
 if TYPE_CHECKING:
     from detfuse.ablation.probe import Facts, Read

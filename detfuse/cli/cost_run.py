@@ -16,11 +16,12 @@ from torch import Tensor, nn
 
 from detfuse.build import build_backbone, build_neck, instantiate, size_divisor
 from detfuse.cli import results
-from detfuse.cli.jobs import Invocation, UserError, told_plainly
+from detfuse.cli.jobs import Invocation, told_plainly
 from detfuse.cli.predictors import compute_device
 from detfuse.config import CostSettings
 from detfuse.config.location import group_options
 from detfuse.data.collate import padded_size
+from detfuse.errors import InputError, UserError
 from detfuse.evaluation.table import aligned
 from detfuse.fusion.graph import FusionGraph
 from detfuse.necks.graph_neck import GraphNeck
@@ -81,7 +82,7 @@ def _build_necks(invocation: Invocation, spec: FeatureSpec) -> tuple[dict[str, n
     for name, operator in _operators(invocation).items():
         try:
             neck = build_neck({**invocation.config, "operator": operator}, spec)
-        except ValueError as error:  # such as widths that this operator cannot fuse
+        except InputError as error:  # such as widths that this operator cannot fuse
             refused[name] = str(error)
         else:
             assert isinstance(neck, nn.Module)

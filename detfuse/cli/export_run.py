@@ -12,12 +12,13 @@ import torch
 from detfuse.build import build_combine, build_data, build_detector, instantiate, size_divisor
 from detfuse.cli import results
 from detfuse.cli.evaluation_run import run_folder_of, stored
-from detfuse.cli.jobs import Invocation, UserError, told_plainly
+from detfuse.cli.jobs import Invocation, told_plainly
 from detfuse.config import ExportSettings
 from detfuse.data import Transforms
 from detfuse.data.collate import padded_size
 from detfuse.data.dataset import DetectionDataset, Key
 from detfuse.data.synthetic import SyntheticParameters, draw
+from detfuse.errors import UserError
 from detfuse.export import (
     Agreement,
     Deployed,
@@ -107,7 +108,7 @@ def _validation(config: dict[str, Any], divisor: int, *, needed: bool) -> Detect
         data = build_data(config, divisor)
         data.prepare_data()
         data.setup("validate")
-    except (ValueError, OSError) as error:
+    except (UserError, OSError) as error:
         if not needed:
             return None
         raise UserError(

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from detfuse.cli import results
 from detfuse.cli.evaluation_run import run_folder_of
-from detfuse.cli.jobs import Invocation, UserError, told_plainly
+from detfuse.cli.jobs import Invocation, told_plainly
 from detfuse.cli.predictors import Predictor, open_predictor
 from detfuse.config import PredictSettings
 from detfuse.data import load_image
+from detfuse.errors import UserError
 from detfuse.evaluation.coco import coco_results
 from detfuse.export import ExportError
 from detfuse.structures import Categories, Detections

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from detfuse.build import build_combine, build_detector, instantiate, size_divisor
 from detfuse.cli.evaluation_run import stored
-from detfuse.cli.jobs import Invocation, UserError
+from detfuse.cli.jobs import Invocation
 from detfuse.config import PredictSettings
 from detfuse.data import Transforms, collate
+from detfuse.errors import UserError
 from detfuse.export import format_of, read_exported
 from detfuse.protocols import Combine
 from detfuse.structures import Categories, Detections

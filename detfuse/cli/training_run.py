@@ -14,16 +14,15 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from detfuse.ablation.storage import to_plain
 from detfuse.build import Parts, build_parts, build_trainer, check_stored_config
 from detfuse.cli import results, run_folder
-from detfuse.cli.jobs import Invocation, UserError, told_plainly
+from detfuse.cli.jobs import Invocation, told_plainly
 from detfuse.cli.stored_config import resumed
 from detfuse.config import TrainSettings
-from detfuse.data import DataError
 from detfuse.data.collate import padded_size
+from detfuse.errors import UserError
 from detfuse.inserts import places_of
 from detfuse.necks.graph_neck import GraphNeck
 from detfuse.training.attention_memory import device_memory, require_fit
 from detfuse.training.environment import environment
-from detfuse.training.module import NonFiniteLossError
 from detfuse.training.summary import summarise
 from detfuse.visualize.graph import Fusion, svg
 from detfuse.weights.checkpoint import read_checkpoint
@@ -128,8 +127,6 @@ def _fit(trainer: pl.Trainer, parts: Parts, seed: int, checkpoint: Path | None) 
         trainer.fit(parts.module, datamodule=parts.data, ckpt_path=checkpoint)
     except SIGTERMException:
         raise SystemExit(_SIGTERM_EXIT) from None
-    except (NonFiniteLossError, DataError) as error:
-        raise UserError(str(error)) from error
 
 
 def _finish(trainer: pl.Trainer, parts: Parts, checkpoint: Path, folder: Path) -> None:

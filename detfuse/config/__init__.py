@@ -1,5 +1,6 @@
 """The configuration: where it lies, what it may say, and the check that runs before torch is imported."""
 
+from detfuse.config.compose import COMPOSITION_ERRORS, explained_composition
 from detfuse.config.help import help_text
 from detfuse.config.location import conf_dir
 from detfuse.config.mistakes import CHECKPOINT_COMMANDS, check
@@ -17,6 +18,7 @@ from detfuse.config.settings import (
 
 __all__ = [
     "CHECKPOINT_COMMANDS",
+    "COMPOSITION_ERRORS",
     "AblateSettings",
     "CommandLine",
     "CompareSettings",
@@ -28,6 +30,7 @@ __all__ = [
     "TrainSettings",
     "check",
     "conf_dir",
+    "explained_composition",
     "help_text",
     "read_command_line",
     "resolve",

@@ -11,10 +11,27 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from detfuse.config.location import group_options
+
+COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, YAMLError)
+"""What composing raises for what was typed or written in a file."""
+
+
+def explained_composition(error: Exception) -> str:
+    """One of :data:`COMPOSITION_ERRORS` in a line, without what Hydra says about itself."""
+    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else None
+    lines = [line.strip() for text in (str(error), str(cause or "")) for line in text.splitlines()]
+    said = [line for line in lines if line and not line.startswith(_HYDRAS_OWN_WORDS)]
+    return " ".join(dict.fromkeys(said[:4]))
+
+
+_HYDRAS_OWN_WORDS = ("Set the environment variable", "full_key:", "object_type=", "reference_type=")
 
 
 @dataclass

@@ -12,12 +12,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
-from detfuse.config.compose import Composer
+from detfuse.config.compose import COMPOSITION_ERRORS, Composer, explained_composition
 from detfuse.config.location import conf_dir
 from detfuse.config.nodes import NodeCheck
 from detfuse.config.overrides import Choice, CommandLine, did_you_mean, read_command_line
@@ -28,8 +26,6 @@ CHECKPOINT_COMMANDS = {
     "predict": ("data", "trainer", "combine"),
     "export": ("data", "combine"),
 }
-
-_COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, YAMLError)
 
 
 def check(argv: list[str], config_name: str, shipped: Path | None = None) -> list[str]:
@@ -103,7 +99,7 @@ class _Check:
         """The choices for which there is a place; composes without a second look if all have one."""
         added = any(choice.sign == "+" and choice.group in self.composer.shipped_groups for choice in groups)
         if not added:
-            with suppress(*_COMPOSITION_ERRORS):
+            with suppress(*COMPOSITION_ERRORS):
                 self.composer.compose([choice.single() for choice in groups])
                 return groups
         mounts = self._mounts(groups)
@@ -114,7 +110,7 @@ class _Check:
         mounts = list(self.composer.compose([]).choices)
         for choice in groups:
             if choice.key == "neck":
-                with suppress(*_COMPOSITION_ERRORS):
+                with suppress(*COMPOSITION_ERRORS):
                     mounts += self.composer.compose([choice.single()]).choices
         return list(dict.fromkeys(mounts))
 
@@ -149,8 +145,8 @@ class _Check:
         selected = [choice.single(index) for choice, index in groups]
         try:
             composed = self.composer.compose(selected)
-        except _COMPOSITION_ERRORS as error:
-            self._report(self._explain(selected, str(error)))
+        except COMPOSITION_ERRORS as error:
+            self._report(self._explain(selected, error))
             return
         nodes = NodeCheck(composed, self.roots, self.command, {})
         typed: dict[str, str] = {}
@@ -165,15 +161,14 @@ class _Check:
         nodes.typed = typed
         self.problems.update(dict.fromkeys(nodes.check_all()))
 
-    def _explain(self, selected: list[str], error: str) -> str:
+    def _explain(self, selected: list[str], error: Exception) -> str:
         neck = next((entry.partition("=")[2] for entry in selected if entry.startswith("neck=")), None)
         if neck is not None and self.composer.lacks_mounts("neck", neck):
             return (
                 f"neck={neck} ({self.composer.label('neck/' + neck)}): brings no operator and no resample; "
                 "begin it with `defaults: [fpn, _self_]`"
             )
-        lines = [line.strip() for line in error.splitlines() if line.strip()]
-        return f"{' '.join(selected) or self.command}: {' '.join(lines[:3])}"
+        return f"{' '.join(selected) or self.command}: {explained_composition(error)}"
 
     def _try_other_data(self, groups: list[Choice], settings: list[Choice], reported: set[str]) -> None:
         """A checkpoint may have been trained on any kind of data: a key is right if one of them has it."""

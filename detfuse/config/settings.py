@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+from detfuse.errors import InputError
+
 NAME = re.compile(r"[A-Za-z0-9._-]+")
 
 
@@ -16,7 +18,7 @@ def check_name(key: str, name: str) -> None:
         ValueError: if a name has anything else, or is only dots.
     """
     if not NAME.fullmatch(name) or not name.strip("."):
-        raise ValueError(f"{key}={name}: names are made of letters, digits, '.', '_' and '-' (they become folders)")
+        raise InputError(f"{key}={name}: names are made of letters, digits, '.', '_' and '-' (they become folders)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,9 +47,9 @@ class TrainSettings:
         check_name("project", self.project)
         check_name("name", self.name)
         if self.seed < 0:
-            raise ValueError(f"seed={self.seed}: give a seed of at least 0")
+            raise InputError(f"seed={self.seed}: give a seed of at least 0")
         if self.overwrite and self.resume:
-            raise ValueError("overwrite=true and resume contradict each other: give one of them")
+            raise InputError("overwrite=true and resume contradict each other: give one of them")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,9 +84,9 @@ class AblateSettings:
         check_name("project", self.project)
         check_name("name", self.name)
         if self.jobs < 1:
-            raise ValueError(f"jobs={self.jobs}: give at least 1")
+            raise InputError(f"jobs={self.jobs}: give at least 1")
         if self.report_only and (self.overwrite or self.plan_only):
-            raise ValueError("report_only=true goes with neither overwrite=true nor plan_only=true")
+            raise InputError("report_only=true goes with neither overwrite=true nor plan_only=true")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +120,7 @@ class PredictSettings:
 
     def __post_init__(self) -> None:
         if not 0 <= self.threshold <= 1:
-            raise ValueError(f"threshold={self.threshold}: give a score from 0 to 1")
+            raise InputError(f"threshold={self.threshold}: give a score from 0 to 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,13 +143,13 @@ class CostSettings:
 
     def __post_init__(self) -> None:
         if min(self.size) < 1:
-            raise ValueError(f"size={list(self.size)}: give a height and a width of at least 1 pixel")
+            raise InputError(f"size={list(self.size)}: give a height and a width of at least 1 pixel")
         if self.batch < 1:
-            raise ValueError(f"batch={self.batch}: give at least 1 image")
+            raise InputError(f"batch={self.batch}: give at least 1 image")
         if self.rounds < 2:
-            raise ValueError(f"rounds={self.rounds}: give at least 2, so that a spread can be seen")
+            raise InputError(f"rounds={self.rounds}: give at least 2, so that a spread can be seen")
         if self.seed < 0:
-            raise ValueError(f"seed={self.seed}: give a seed of at least 0")
+            raise InputError(f"seed={self.seed}: give a seed of at least 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,7 +172,7 @@ class CompareSettings:
 
     def __post_init__(self) -> None:
         if not 0 <= self.equivalence < 1:
-            raise ValueError(
+            raise InputError(
                 f"equivalence={self.equivalence}: give a difference of mAP from 0 to 1; half a point is .005"
             )
 
@@ -193,9 +195,9 @@ class ExportSettings:
 
     def __post_init__(self) -> None:
         if self.size is not None and (len(self.size) != 2 or min(self.size) < 1):
-            raise ValueError(f"size={self.size}: give [height,width] in pixels")
+            raise InputError(f"size={self.size}: give [height,width] in pixels")
         if self.output is not None and not self.output.endswith(f".{self.format}"):
-            raise ValueError(f"output={self.output}: with format={self.format} the name must end in .{self.format}")
+            raise InputError(f"output={self.output}: with format={self.format} the name must end in .{self.format}")
 
 
 Settings = (

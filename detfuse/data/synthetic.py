@@ -19,6 +19,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from detfuse.errors import InputError
+
 VERSION = 1
 """Raise it when the drawing changes: the folder's name depends on it."""
 
@@ -59,9 +61,9 @@ class SyntheticParameters:
 
     def __post_init__(self) -> None:
         if self.num_train < 1 or self.num_val < 1 or self.max_objects < 1 or self.data_seed < 0:
-            raise ValueError("num_train, num_val and max_objects must be at least 1, data_seed at least 0")
+            raise InputError("num_train, num_val and max_objects must be at least 1, data_seed at least 0")
         if not 4 <= self.min_size <= self.max_size <= self.image_size * 0.9:
-            raise ValueError(
+            raise InputError(
                 f"expected 4 <= min_size <= max_size <= 90 % of image_size, got {self.min_size:g}, {self.max_size:g} "
                 f"and {self.image_size}"
             )

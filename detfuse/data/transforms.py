@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional
 
+from detfuse.errors import InputError
+
 MIN_SIDE = 1.0
 """Boxes that a crop left thinner than this, in pixels of the resized image, are dropped."""
 
@@ -113,18 +115,18 @@ class Transforms:
         saturation: float = 0.0,
     ) -> None:
         if short_side < 1 or (long_side is not None and long_side < short_side):
-            raise ValueError(f"short_side must be at least 1 and at most long_side, got {short_side} and {long_side}")
+            raise InputError(f"short_side must be at least 1 and at most long_side, got {short_side} and {long_side}")
         if size is not None and (len(size) != 2 or min(size) < 1):
-            raise ValueError(f"size must be [height, width] in pixels, or null, got {size}")
+            raise InputError(f"size must be [height, width] in pixels, or null, got {size}")
         if size is not None and scale_jitter is not None:
-            raise ValueError(f"scale_jitter={scale_jitter} has no effect on an exact size={size}: drop one of them")
+            raise InputError(f"scale_jitter={scale_jitter} has no effect on an exact size={size}: drop one of them")
         shares = {"flip": flip, "crop": crop, "crop_visible": crop_visible}
         shares |= {"brightness": brightness, "contrast": contrast, "saturation": saturation}
         for name, value in shares.items():
             if not 0 <= value <= 1:
-                raise ValueError(f"{name} must lie in 0..1, got {value}")
+                raise InputError(f"{name} must lie in 0..1, got {value}")
         if crop_keep not in ("centre", "visible"):
-            raise ValueError(f"crop_keep must be 'centre' or 'visible', got {crop_keep!r}")
+            raise InputError(f"crop_keep must be 'centre' or 'visible', got {crop_keep!r}")
         self.size = None if size is None else (int(size[0]), int(size[1]))
         self.short_side = short_side
         self.long_side = long_side
@@ -228,7 +230,7 @@ class Transforms:
 
 def _range(name: str, given: tuple[float, float], highest: float) -> tuple[float, float]:
     if len(given) != 2 or not 0 < given[0] <= given[1] <= highest:
-        raise ValueError(f"{name} must be [low, high] with 0 < low <= high <= {highest:g}, got {given}")
+        raise InputError(f"{name} must be [low, high] with 0 < low <= high <= {highest:g}, got {given}")
     return float(given[0]), float(given[1])
 
 

@@ -8,6 +8,8 @@ from typing import Literal
 
 from torch import nn
 
+from detfuse.errors import InputError
+
 NormName = Literal["none", "batch", "group"]
 ActivationName = Literal["none", "relu", "silu"]
 
@@ -35,9 +37,9 @@ class Style:
 
     def __post_init__(self) -> None:
         if self.norm not in ("none", "batch", "group"):
-            raise ValueError(f"norm must be none, batch or group, got {self.norm!r}")
+            raise InputError(f"norm must be none, batch or group, got {self.norm!r}")
         if self.activation not in _ACTIVATIONS:
-            raise ValueError(f"activation must be one of {', '.join(_ACTIVATIONS)}, got {self.activation!r}")
+            raise InputError(f"activation must be one of {', '.join(_ACTIVATIONS)}, got {self.activation!r}")
 
     @property
     def bias(self) -> bool:
@@ -85,7 +87,7 @@ def separable(in_channels: int, out_channels: int, style: Style) -> nn.Module:
 def relu(in_channels: int, out_channels: int, style: Style) -> nn.Module:
     """ReLU alone, as before RetinaNet's P7."""
     if in_channels != out_channels:
-        raise ValueError(f"the block relu cannot change the width from {in_channels} to {out_channels}")
+        raise InputError(f"the block relu cannot change the width from {in_channels} to {out_channels}")
     return nn.ReLU()
 
 

@@ -18,11 +18,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from detfuse.errors import InputError
+
 
 def _equal_width(operator: str, in_channels: tuple[int, ...], out_channels: int) -> None:
     """Refuse widths that an element-wise operator cannot fuse."""
     if set(in_channels) != {out_channels}:
-        raise ValueError(
+        raise InputError(
             f"{operator} needs maps of one width, got {list(in_channels)} for an output of {out_channels}: "
             "let the edges project (project: true) or use the operator concat"
         )
@@ -101,7 +103,7 @@ class Complex(nn.Module):
         super().__init__()
         _equal_width("complex", in_channels, out_channels)
         if readout not in ("modulus", "complex_conv"):
-            raise ValueError(f"readout must be modulus or complex_conv, got {readout!r}")
+            raise InputError(f"readout must be modulus or complex_conv, got {readout!r}")
         self.eps = eps
         folds = len(in_channels) - 1 if readout == "complex_conv" else 0
         self.real = nn.ModuleList(nn.Conv2d(out_channels, out_channels, 1, bias=False) for _ in range(folds))

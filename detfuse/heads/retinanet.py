@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from detfuse.errors import InputError
 from detfuse.heads.candidates import best_of_level, cells_inside, combine_images, finish
 from detfuse.heads.tower import (
     ConvTower,
@@ -123,7 +124,7 @@ class RetinaNetHead(nn.Module):
         width = shared_width(in_spec, "RetinaNetHead")
         channels = check_arguments("RetinaNetHead", num_classes, (num_convs, tower_channels, width), score_threshold)
         if background_iou > foreground_iou:
-            raise ValueError(
+            raise InputError(
                 f"RetinaNetHead: background_iou={background_iou} must not be above foreground_iou={foreground_iou}"
             )
         self.in_spec, self.num_classes = in_spec, num_classes
@@ -143,7 +144,7 @@ class RetinaNetHead(nn.Module):
         ]
         self.num_anchors = len(self.anchor_sizes[0]) * len(aspect_ratios)
         if not self.num_anchors:
-            raise ValueError("RetinaNetHead has no anchors: give at least one scale, aspect ratio and single level")
+            raise InputError("RetinaNetHead has no anchors: give at least one scale, aspect ratio and single level")
         at_origin = torch.stack([anchors_at_origin(sizes, aspect_ratios) for sizes in self.anchor_sizes])
         self.register_buffer("fixed_point_anchors", to_fixed_point(at_origin), persistent=False)
         self.fixed_point_anchors: Tensor

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from detfuse.errors import InputError
 from detfuse.heads.candidates import best_of_level, cells_inside, combine_images, finish
 from detfuse.heads.tower import by_prior, check_features
 from detfuse.ops.anchors import default_box_shapes, from_fixed_point, grid_points, to_fixed_point
@@ -98,11 +99,11 @@ class SSDHead(nn.Module):
     ) -> None:
         super().__init__()
         if num_classes < 1:
-            raise ValueError(f"SSDHead needs at least one class, got num_classes={num_classes}")
+            raise InputError(f"SSDHead needs at least one class, got num_classes={num_classes}")
         if not 0 <= score_threshold < 1:
-            raise ValueError(f"SSDHead: score_threshold must lie in 0..1 (1 excluded), got {score_threshold}")
+            raise InputError(f"SSDHead: score_threshold must lie in 0..1 (1 excluded), got {score_threshold}")
         if min(coder_weights) <= 0 or negative_ratio < 0 or min_negatives < 0 or single_level_scales < 1:
-            raise ValueError(
+            raise InputError(
                 "SSDHead: coder_weights must be positive, negative_ratio and min_negatives not negative, and "
                 f"single_level_scales at least 1; got {coder_weights}, {negative_ratio}, {min_negatives} and "
                 f"{single_level_scales}"
@@ -255,13 +256,13 @@ def _check_lengths(
     wanted = {"scales": (scales, rows + 1), "aspect_ratios": (ratios, rows), "steps": (steps, len(in_spec))}
     for name, (given, length) in wanted.items():
         if len(given) != length:
-            raise ValueError(
+            raise InputError(
                 f"SSDHead: the neck gives {len(in_spec)} levels (strides {in_spec.strides}), which takes {length} "
                 f"{name}, but there are {len(given)}; null derives them from the levels"
             )
     numbers = [*scales, *steps, *(ratio for of_level in ratios for ratio in of_level)]
     if not all(math.isfinite(number) and number > 0 for number in numbers):
-        raise ValueError(f"SSDHead: scales, aspect_ratios and steps must be positive, got {scales}, {ratios}, {steps}")
+        raise InputError(f"SSDHead: scales, aspect_ratios and steps must be positive, got {scales}, {ratios}, {steps}")
 
 
 def _predictor(in_channels: int, out_channels: int) -> nn.Conv2d:

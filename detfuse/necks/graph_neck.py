@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from detfuse.errors import InputError, UserError
 from detfuse.fusion.blocks import BLOCKS, ActivationName, NormName, Style
 from detfuse.fusion.graph import FusionGraph, GraphError, Node
 from detfuse.fusion.operators import OPERATORS
@@ -19,6 +20,10 @@ from detfuse.structures import FeatureSpec
 
 Topology = Callable[[tuple[int, ...]], FusionGraph]
 """Backbone levels -> graph."""
+
+
+class NoEdgeError(UserError, KeyError):
+    """An edge that the graph does not have."""
 
 
 class GraphNeck(nn.Module):
@@ -104,11 +109,11 @@ class GraphNeck(nn.Module):
         """Within the context, the edge ``source->node`` carries zeros: what flows through it is what gets lost.
 
         Raises:
-            KeyError: if the graph has no such edge.
+            NoEdgeError: if the graph has no such edge.
         """
         if (source, node) not in self.graph.edges:
             edges = ", ".join(f"{a}->{b}" for a, b in self.graph.edges)
-            raise KeyError(f"the graph has no edge {source}->{node}; it has {edges}")
+            raise NoEdgeError(f"the graph has no edge {source}->{node}; it has {edges}")
         before, self._off = self._off, self._off | {(source, node)}
         try:
             yield
@@ -261,7 +266,7 @@ def _pinned(parts: Mapping[str, Any], what: str, name: str | None, otherwise: An
     if name is None:
         return otherwise
     if name not in parts:
-        raise ValueError(f"there is no {what} {name!r}; there are {', '.join(parts)}")
+        raise InputError(f"there is no {what} {name!r}; there are {', '.join(parts)}")
     return parts[name]
 
 
@@ -272,7 +277,7 @@ def _naming(node: Node) -> Iterator[None]:
         yield
     except GraphError:
         raise
-    except ValueError as error:
+    except InputError as error:
         raise GraphError(f"node {node.name!r} (inputs {', '.join(node.inputs)}): {error}") from error
 
 

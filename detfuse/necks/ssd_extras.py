@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from detfuse.errors import InputError
 from detfuse.inserts import Attention, chosen_levels, make_insert, only_sites
 from detfuse.structures import FeatureSpec
 
@@ -70,17 +71,17 @@ class SSDExtras(nn.Module):
     ) -> None:
         super().__init__()
         if len(in_spec) < 2:
-            raise ValueError(
+            raise InputError(
                 f"SSDExtras normalises the finest level and continues from the coarsest, so it needs two levels of the "
                 f"backbone, but there is only stride {in_spec.strides[0]}: give backbone.levels=[3,4]"
             )
         if len(extra_channels) != len(extra_strides) or not set(extra_strides) <= {1, 2} or min(extra_channels) < 2:
-            raise ValueError(
+            raise InputError(
                 "SSDExtras: each extra level has one width of at least 2 and one stride of 1 or 2; got extra_channels "
                 f"{list(extra_channels)} and extra_strides {list(extra_strides)}"
             )
         if fc_dilation < 1:
-            raise ValueError(f"SSDExtras: fc_dilation must be at least 1, got {fc_dilation}")
+            raise InputError(f"SSDExtras: fc_dilation must be at least 1, got {fc_dilation}")
         self.in_spec = in_spec
         self.extra_strides = list(extra_strides)
         coarsest = in_spec.channels[-1] if fc_channels is None else fc_channels
@@ -115,7 +116,7 @@ class SSDExtras(nn.Module):
         for extra, stride in zip(self.extras, self.extra_strides, strict=True):
             height, width = maps[-1].shape[-2:]
             if stride == 1 and (height < 3 or width < 3):
-                raise ValueError(
+                raise InputError(
                     f"SSDExtras: level {len(maps)} takes two pixels off a map of {height} x {width}, so nothing is "
                     "left. The published layout is for 300 x 300 pixels (data.transform.size=[300,300]); for other "
                     f"sizes halve at every level: neck.extra_strides={[2] * len(self.extras)}"

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Literal
 
+from detfuse.errors import InputError
 from detfuse.fusion.graph import FusionGraph, Node
 
 Extra = Literal["max_pool", "from_c", "from_p"]
@@ -34,7 +35,7 @@ def _extend(nodes: list[Node], outputs: list[str], top: int, extra_levels: int, 
             nodes.append(Node(f"r{level - 1}", level - 1, (outputs[-1],), block="relu"))
             nodes.append(Node(name, level, (f"r{level - 1}",), down="strided_conv"))
         else:
-            raise ValueError(f"extra must be max_pool, from_c or from_p, got {extra!r}")
+            raise InputError(f"extra must be max_pool, from_c or from_p, got {extra!r}")
         outputs.append(name)
 
 
@@ -61,7 +62,7 @@ def unfused(
         extra: where they come from.
     """
     if depth < 1 or (depth > 1 and not project):
-        raise ValueError(
+        raise InputError(
             f"unfused has at least one block per level, and only one without projection; got depth {depth}"
         )
     outputs = [f"p{level}" for level in levels]
@@ -168,7 +169,7 @@ def pafpn(
         extra: where they come from.
     """
     if variant not in ("paper", "mmdetection"):
-        raise ValueError(f"variant must be paper or mmdetection, got {variant!r}")
+        raise InputError(f"variant must be paper or mmdetection, got {variant!r}")
     finest = levels[0]
     nodes = _top_down(levels, "f", block)
     # the finest level has no second sum: its output is the first path's
@@ -196,7 +197,7 @@ def bifpn(levels: Sequence[int], *, block: Block = "separable", extra_levels: in
         repeats: how often the bidirectional layer is applied.
     """
     if len(levels) + extra_levels < 2 or repeats < 1:
-        raise ValueError(f"bifpn needs two levels and one repeat, got {len(levels) + extra_levels} and {repeats}")
+        raise InputError(f"bifpn needs two levels and one repeat, got {len(levels) + extra_levels} and {repeats}")
     top = levels[-1]
     every = [*levels, *range(top + 1, top + extra_levels + 1)]
     inputs = {i: f"c{i}" for i in levels}

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.ops import box_iou, nms
 
+from detfuse.errors import InputError
 from detfuse.structures import Detections
 
 
@@ -89,9 +90,9 @@ class SoftNms:
         max_detections: int = 100,
     ) -> None:
         if method not in ("gaussian", "linear"):
-            raise ValueError(f"method must be gaussian or linear, got {method!r}")
+            raise InputError(f"method must be gaussian or linear, got {method!r}")
         if not sigma > 0:
-            raise ValueError(f"sigma must be positive, got {sigma}")
+            raise InputError(f"sigma must be positive, got {sigma}")
         _check_fraction("iou_threshold", iou_threshold)
         _check_fraction("score_threshold", score_threshold)
         _check_count(max_detections)
@@ -161,9 +162,9 @@ class WeightedBoxFusion:
         _check_fraction("iou_threshold", iou_threshold)
         _check_count(max_detections)
         if score not in ("mean", "max"):
-            raise ValueError(f"score must be mean or max, got {score!r}")
+            raise InputError(f"score must be mean or max, got {score!r}")
         if score_scaling not in ("none", "members", "levels"):
-            raise ValueError(f"score_scaling must be none, members or levels, got {score_scaling!r}")
+            raise InputError(f"score_scaling must be none, members or levels, got {score_scaling!r}")
         self.iou_threshold = iou_threshold
         self.max_detections = max_detections
         self.score = score
@@ -242,9 +243,9 @@ def _iou(box: NDArray[np.float64], boxes: NDArray[np.float64]) -> NDArray[np.flo
 
 def _check_fraction(name: str, value: float) -> None:
     if not 0 <= value <= 1:
-        raise ValueError(f"{name} must lie in 0..1, got {value}")
+        raise InputError(f"{name} must lie in 0..1, got {value}")
 
 
 def _check_count(max_detections: int) -> None:
     if max_detections < 1:
-        raise ValueError(f"max_detections must be at least 1, got {max_detections}")
+        raise InputError(f"max_detections must be at least 1, got {max_detections}")

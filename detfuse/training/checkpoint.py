@@ -13,6 +13,8 @@ from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.plugins import TorchCheckpointIO
 from pytorch_lightning.utilities import rank_zero_only
 
+from detfuse.errors import InputError
+
 Metric = Literal["mAP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"]
 
 
@@ -83,7 +85,7 @@ class Checkpoints(Checkpoint):
 
     def __init__(self, *, metric: Metric = "mAP", every_n_epochs: int = 1) -> None:
         if every_n_epochs < 1:
-            raise ValueError(f"callbacks.checkpoints.every_n_epochs must be positive, got {every_n_epochs}")
+            raise InputError(f"callbacks.checkpoints.every_n_epochs must be positive, got {every_n_epochs}")
         self.metric = metric
         self.every_n_epochs = every_n_epochs
         self.best_score: float | None = None

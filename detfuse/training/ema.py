@@ -8,6 +8,8 @@ import pytorch_lightning as pl
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from detfuse.errors import InputError
+
 _Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
@@ -26,9 +28,9 @@ class ExponentialMovingAverage(pl.Callback):
 
     def __init__(self, *, decay: float = 0.999, warmup: float = 10.0) -> None:
         if not 0 <= decay < 1:
-            raise ValueError(f"callbacks.ema.decay must lie in 0..1 (1 excluded), got {decay}")
+            raise InputError(f"callbacks.ema.decay must lie in 0..1 (1 excluded), got {decay}")
         if warmup < 1:
-            raise ValueError(f"callbacks.ema.warmup must be at least 1, got {warmup}")
+            raise InputError(f"callbacks.ema.warmup must be at least 1, got {warmup}")
         self.decay = decay
         self.warmup = warmup
         self.updates = 0

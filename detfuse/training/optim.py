@@ -16,6 +16,8 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from detfuse.errors import InputError
+
 _FUSED_DEVICES = {"cpu", "cuda", "mps", "xpu"}
 
 
@@ -30,7 +32,7 @@ def scaled_lr(lr: float, total_batch: int, reference_batch: int | None) -> float
     if reference_batch is None:
         return lr
     if reference_batch < 1:
-        raise ValueError(
+        raise InputError(
             f"optimizer.reference_batch must be a positive number of images or null, got {reference_batch}"
         )
     return lr * total_batch / reference_batch
@@ -61,7 +63,7 @@ def parameter_groups(
         group = groups.setdefault(key, {"name": key, "params": [], "lr": rate, "weight_decay": decay})
         group["params"].append(parameter)
     if not groups:
-        raise ValueError("nothing to train: every parameter of the detector is frozen")
+        raise InputError("nothing to train: every parameter of the detector is frozen")
     return list(groups.values())
 
 
@@ -79,9 +81,9 @@ def _can_fuse(module: nn.Module) -> bool:
 
 def _check_rate(lr: float, backbone_multiplier: float) -> None:
     if not (lr > 0 and math.isfinite(lr)):
-        raise ValueError(f"optimizer.lr must be a positive number, got {lr}")
+        raise InputError(f"optimizer.lr must be a positive number, got {lr}")
     if backbone_multiplier < 0:
-        raise ValueError(f"optimizer.backbone_multiplier must not be negative, got {backbone_multiplier}")
+        raise InputError(f"optimizer.backbone_multiplier must not be negative, got {backbone_multiplier}")
 
 
 def sgd(
@@ -143,7 +145,7 @@ def adamw(
     """
     _check_rate(lr, backbone_multiplier)
     if len(betas) != 2:
-        raise ValueError(f"optimizer.betas must be two numbers, got {list(betas)}")
+        raise InputError(f"optimizer.betas must be two numbers, got {list(betas)}")
     rate = scaled_lr(lr, total_batch, reference_batch)
     groups = parameter_groups(module, lr=rate, weight_decay=weight_decay, backbone_multiplier=backbone_multiplier)
     fuse = True if fused and _can_fuse(module) else None
@@ -155,9 +157,9 @@ def adamw(
 def _schedule(optimizer: Optimizer, decay: Callable[[int], float], warmup_steps: int, warmup_factor: float) -> LambdaLR:
     """Linear warm-up from ``warmup_factor`` at step 0 to 1 at ``warmup_steps``, times ``decay(step)``."""
     if warmup_steps < 0:
-        raise ValueError(f"scheduler.warmup_steps must not be negative, got {warmup_steps}")
+        raise InputError(f"scheduler.warmup_steps must not be negative, got {warmup_steps}")
     if not 0 <= warmup_factor <= 1:
-        raise ValueError(f"scheduler.warmup_factor must lie in 0..1, got {warmup_factor}")
+        raise InputError(f"scheduler.warmup_factor must lie in 0..1, got {warmup_factor}")
 
     def factor(step: int) -> float:
         if step >= warmup_steps:
@@ -189,7 +191,7 @@ def cosine(
         final_factor: factor after the last step.
     """
     if not 0 <= final_factor <= 1:
-        raise ValueError(f"scheduler.final_factor must lie in 0..1, got {final_factor}")
+        raise InputError(f"scheduler.final_factor must lie in 0..1, got {final_factor}")
 
     def decay(step: int) -> float:
         t = min(max((step - warmup_steps) / max(total_steps - warmup_steps, 1), 0.0), 1.0)
@@ -218,7 +220,7 @@ def steps(
         warmup_factor: factor of the very first step.
     """
     if any(not 0 < m < 1 for m in milestones) or list(milestones) != sorted(milestones):
-        raise ValueError(
+        raise InputError(
             "scheduler.milestones must be ascending fractions of the run between 0 and 1 (.67 is two thirds), "
             f"got {list(milestones)}"
         )

@@ -10,7 +10,8 @@ import yaml
 # A command whose job does nothing but fail for some seeds: what launch does around it, without torch.
 _SWEEP = """
 import sys
-from detfuse.cli.jobs import UserError, launch
+from detfuse.cli.jobs import launch
+from detfuse.errors import UserError
 
 def job(invocation):
     print("job", *invocation.typed)
@@ -18,6 +19,10 @@ def job(invocation):
         raise RuntimeError("boom")
     if invocation.config["seed"] == 2:
         raise UserError("a mistake")
+    if invocation.config["seed"] == 4:
+        open("nowhere/there", "w")
+    if invocation.config["seed"] == 5:
+        raise KeyboardInterrupt
 
 launch("train", job)
 """
@@ -69,5 +74,24 @@ def test_a_sweep_survives_its_failures(tmp_path: Path) -> None:
 def test_a_users_error_has_no_traceback(tmp_path: Path) -> None:
     done = run(tmp_path, _SWEEP, "seed=2")
     assert (done.returncode, done.stderr) == (1, "error: a mistake\n")
-    assert run(tmp_path, _SWEEP, "seed=1").returncode == 1
     assert run(tmp_path, _SWEEP, "seed=0").returncode == 0
+
+
+def test_what_the_system_refuses_is_told_with_its_path(tmp_path: Path) -> None:
+    done = run(tmp_path, _SWEEP, "seed=4")
+    assert (done.returncode, done.stderr) == (1, "error: nowhere/there: no such file or directory\n")
+
+
+def test_a_bug_shows_its_traceback_and_says_that_it_is_one(tmp_path: Path) -> None:
+    done = run(tmp_path, _SWEEP, "seed=1")
+    assert done.returncode == 70
+    lines = done.stderr.splitlines()
+    assert lines[0].startswith("Traceback")
+    assert lines[-2] == "RuntimeError: boom"
+    assert lines[-1].startswith("This is a bug in detfuse")
+    assert "HYDRA_FULL_ERROR" not in done.stderr
+
+
+def test_an_interrupted_job_says_so(tmp_path: Path) -> None:
+    done = run(tmp_path, _SWEEP, "seed=5")
+    assert (done.returncode, done.stderr) == (130, "interrupted\n")
