@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from detfuse.errors import InputError
 from detfuse.protocols import AttentionFactory
+from detfuse.ranges import PositiveInt, checked
 
 Site = Literal["stage", "branch", "before_last_block", "lateral", "fused", "output", "head"]
 """Where attention may stand:
@@ -46,17 +47,18 @@ class AttentionChoice:
     levels: tuple[int, ...] | None = None
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class Levels:
     """The levels of each site that get attention, as log2 of the stride; None: all that the neck reads or makes."""
 
-    stage: Sequence[int] | None = None
-    branch: Sequence[int] | None = None
-    before_last_block: Sequence[int] | None = None
-    lateral: Sequence[int] | None = None
-    fused: Sequence[int] | None = None
-    output: Sequence[int] | None = None
-    head: Sequence[int] | None = None
+    stage: Sequence[PositiveInt] | None = None
+    branch: Sequence[PositiveInt] | None = None
+    before_last_block: Sequence[PositiveInt] | None = None
+    lateral: Sequence[PositiveInt] | None = None
+    fused: Sequence[PositiveInt] | None = None
+    output: Sequence[PositiveInt] | None = None
+    head: Sequence[PositiveInt] | None = None
 
 
 Attention = Mapping[Site, AttentionChoice]

@@ -35,7 +35,9 @@ def _name(node: ast.expr | None) -> str:
     return node.id if isinstance(node, ast.Name) else ""
 
 
-def test_every_error_that_is_made_is_a_users_or_says_that_it_is_a_mistake_of_ours(sources: dict[str, list[ast.AST]]) -> None:
+def test_every_error_that_is_made_is_a_users_or_says_that_it_is_a_mistake_of_ours(
+    sources: dict[str, list[ast.AST]],
+) -> None:
     made = {
         f"{file}:{node.lineno}: {_name(node.func)}"
         for file, nodes in sources.items()

@@ -14,6 +14,7 @@ from hydra.errors import HydraException
 
 from detfuse.ablation.records import Arm, BudgetKind
 from detfuse.errors import InputError
+from detfuse.ranges import FractionBelowOne, Seed, checked
 
 Design = Literal["one_at_a_time", "factorial"]
 Equalised = Literal["norm", "block", "levels"]
@@ -36,6 +37,7 @@ class PlanError(InputError):
         super().__init__("\n  ".join([f"the ablation has {count}:", *self.problems]))
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class Ablation:
     """The page: factors, or arms where factors cannot say it.
@@ -59,11 +61,11 @@ class Ablation:
     arms: dict[str, dict[str, Any] | None] | None = None
     baseline: str | None = None
     common: dict[str, Any] | None = None
-    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+    seeds: list[Seed] = field(default_factory=lambda: [0, 1, 2])
     budget: BudgetKind = "free"
     equalise: list[Equalised] = field(default_factory=list)
     allow: list[Allowed] = field(default_factory=list)
-    equivalence: float = 0.005
+    equivalence: FractionBelowOne = 0.005
 
 
 def arms_of(page: Ablation) -> tuple[Arm, ...]:

@@ -19,11 +19,13 @@ from detfuse.backbones.extractor import Extractor, accepts_size, dummy_size, las
 from detfuse.backbones.pretrained import is_file, load_file, no_network, require_reachable
 from detfuse.errors import InputError
 from detfuse.inserts import BACKBONE_SITES, Attention, only_sites
+from detfuse.ranges import FractionBelowOne, NonNegativeInt, PositiveInt, checked
 from detfuse.structures import FeatureSpec
 
 _FLEXIBLE: tuple[dict[str, Any], ...] = ({"strict_img_size": False}, {"dynamic_img_size": True})
 
 
+@checked
 class TimmBackbone(Extractor):
     """A timm model, cut after the coarsest requested level.
 
@@ -53,11 +55,11 @@ class TimmBackbone(Extractor):
         attention: Attention | None = None,
         *,
         name: str,
-        levels: Sequence[int] = (3, 4, 5),
+        levels: Sequence[PositiveInt] = (3, 4, 5),
         pretrained: bool | str = False,
-        frozen_stages: int = 0,
+        frozen_stages: NonNegativeInt = 0,
         norm: Literal["train", "frozen", "sync"] = "train",
-        drop_path: float = 0.0,
+        drop_path: FractionBelowOne = 0.0,
     ) -> None:
         super().__init__()
         _require_model(name)

@@ -20,6 +20,7 @@ from detfuse.backbones.extractor import Extractor, accepts_size, dummy_size, las
 from detfuse.backbones.pretrained import is_file, load_file, no_network, require_reachable
 from detfuse.errors import InputError
 from detfuse.inserts import BACKBONE_SITES, Attention, only_sites
+from detfuse.ranges import NonNegativeInt, PositiveInt, checked
 from detfuse.structures import FeatureSpec
 
 
@@ -33,6 +34,7 @@ class _Tap(NamedTuple):
     output: Tensor
 
 
+@checked
 class TorchvisionBackbone(Extractor):
     """A torchvision classification model, cut after the coarsest requested level.
 
@@ -63,9 +65,9 @@ class TorchvisionBackbone(Extractor):
         attention: Attention | None = None,
         *,
         name: str,
-        levels: Sequence[int] = (3, 4, 5),
+        levels: Sequence[PositiveInt] = (3, 4, 5),
         pretrained: bool | str = False,
-        frozen_stages: int = 0,
+        frozen_stages: NonNegativeInt = 0,
         norm: Literal["train", "frozen", "sync"] = "train",
         ceil_mode: bool = False,
     ) -> None:

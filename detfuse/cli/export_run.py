@@ -81,13 +81,13 @@ def run(invocation: Invocation) -> None:
     print(f"written to {path} ({path.stat().st_size / 2**20:.1f} MiB)")
 
 
-def _given_size(typed: list[int] | None, transform: Transforms, divisor: int) -> Size | None:
+def _given_size(typed: Size | None, transform: Transforms, divisor: int) -> Size | None:
     """The padded size, unless it depends on the images.
 
     Raises:
         UserError: if the typed one is not what the detector is ever given.
     """
-    size = None if typed is None else (typed[0], typed[1])
+    size = None if typed is None else (typed[0], typed[1])  # YAML's lists are no tuples
     if transform.size is not None:
         if size not in (None, transform.size):
             raise UserError(

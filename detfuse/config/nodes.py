@@ -7,7 +7,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from detfuse.config.annotations import choices, fits
+from detfuse.config.annotations import choices, fits, in_words
 from detfuse.config.compose import Composed
 from detfuse.config.overrides import Choice, did_you_mean
 from detfuse.config.settings import SETTINGS
@@ -219,8 +219,7 @@ class NodeCheck:
     def _expected(parameter: Parameter | None) -> str:
         if parameter is None or parameter.annotation is None:
             return "a value"
-        options = choices(parameter.annotation)
-        return f"one of {', '.join(map(str, options))}" if options else str(parameter.annotation)
+        return in_words(parameter.annotation)
 
     @staticmethod
     def _close(value: Any, parameter: Parameter) -> str:

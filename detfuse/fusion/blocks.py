@@ -9,6 +9,7 @@ from typing import Literal
 from torch import nn
 
 from detfuse.errors import InputError
+from detfuse.ranges import Fraction, PositiveFloat, checked
 
 NormName = Literal["none", "batch", "group"]
 ActivationName = Literal["none", "relu", "silu"]
@@ -16,6 +17,7 @@ ActivationName = Literal["none", "relu", "silu"]
 _ACTIVATIONS: dict[str, type[nn.Module]] = {"none": nn.Identity, "relu": nn.ReLU, "silu": nn.SiLU}
 
 
+@checked
 @dataclass(frozen=True)
 class Style:
     """The norm and the activation of a neck.
@@ -31,15 +33,9 @@ class Style:
     """
 
     norm: NormName = "none"
-    norm_eps: float = 1e-5
-    norm_momentum: float = 0.1
+    norm_eps: PositiveFloat = 1e-5
+    norm_momentum: Fraction = 0.1
     activation: ActivationName = "none"
-
-    def __post_init__(self) -> None:
-        if self.norm not in ("none", "batch", "group"):
-            raise InputError(f"norm must be none, batch or group, got {self.norm!r}")
-        if self.activation not in _ACTIVATIONS:
-            raise InputError(f"activation must be one of {', '.join(_ACTIVATIONS)}, got {self.activation!r}")
 
     @property
     def bias(self) -> bool:

@@ -152,28 +152,12 @@ def check_features(features: Sequence[Tensor], in_spec: FeatureSpec, head: str) 
         raise InputError(f"{head} was built for {len(in_spec)} levels (strides {in_spec.strides}), got {len(features)}")
 
 
-def check_arguments(head: str, num_classes: int, tower: tuple[int, int | None, int], score_threshold: float) -> int:
-    """Check what all dense heads take.
-
-    Args:
-        head: name for the messages.
-        num_classes: at least 1.
-        tower: (num_convs, tower_channels, in_channels).
-        score_threshold: in 0..1.
-
-    Returns:
-        The width of the tower.
+def tower_width(head: str, num_convs: int, channels: int | None, in_channels: int) -> int:
+    """The width of a head's towers: ``channels``, or the neck's.
 
     Raises:
-        ValueError: if one is out of range, or ``tower_channels`` has no convolution that could bring it about.
+        InputError: if ``channels`` has no convolution that could bring it about.
     """
-    num_convs, channels, in_channels = tower
-    if num_classes < 1:
-        raise InputError(f"{head} needs at least one class, got num_classes={num_classes}")
-    if not 0 <= score_threshold < 1:
-        raise InputError(f"{head}: score_threshold must lie in 0..1 (1 excluded), got {score_threshold}")
-    if num_convs < 0:
-        raise InputError(f"{head}: num_convs must not be negative, got {num_convs}")
     if num_convs == 0 and channels not in (None, in_channels):
         raise InputError(
             f"{head}: tower_channels={channels} has no effect without a tower; set num_convs to at least 1, or "

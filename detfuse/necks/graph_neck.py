@@ -16,6 +16,7 @@ from detfuse.fusion.operators import OPERATORS
 from detfuse.fusion.resample import DOWN, UP, check_direction
 from detfuse.inserts import NECK_SITES, Attention, Site, chosen_levels, make_insert, only_sites
 from detfuse.protocols import OperatorFactory, ResampleFactory, Size
+from detfuse.ranges import Fraction, PositiveFloat, PositiveInt, checked
 from detfuse.structures import FeatureSpec
 
 Topology = Callable[[tuple[int, ...]], FusionGraph]
@@ -26,6 +27,7 @@ class NoEdgeError(UserError, KeyError):
     """An edge that the graph does not have."""
 
 
+@checked
 class GraphNeck(nn.Module):
     """Runs a fusion graph.
 
@@ -66,11 +68,11 @@ class GraphNeck(nn.Module):
         topology: Topology | None = None,
         nodes: Sequence[Mapping[str, Any]] | None = None,
         outputs: Sequence[str] | None = None,
-        out_channels: int = 256,
-        width: int | None = None,
+        out_channels: PositiveInt = 256,
+        width: PositiveInt | None = None,
         norm: NormName = "none",
-        norm_eps: float = 1e-5,
-        norm_momentum: float = 0.1,
+        norm_eps: PositiveFloat = 1e-5,
+        norm_momentum: Fraction = 0.1,
         activation: ActivationName = "none",
     ) -> None:
         super().__init__()

@@ -10,6 +10,7 @@ Deviations: no dropout after fc6 and fc7, as in torchvision; any backbone with t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from torch.nn import functional
 
 from detfuse.errors import InputError
 from detfuse.inserts import Attention, chosen_levels, make_insert, only_sites
+from detfuse.ranges import PositiveFloat, PositiveInt, Range, checked
 from detfuse.structures import FeatureSpec
 
 
@@ -38,6 +40,7 @@ class L2Norm(nn.Module):
         return functional.normalize(x.float()).to(x.dtype) * self.scale[:, None, None]
 
 
+@checked
 class SSDExtras(nn.Module):
     """See the module's header.
 
@@ -63,11 +66,11 @@ class SSDExtras(nn.Module):
         in_spec: FeatureSpec,
         attention: Attention | None = None,
         *,
-        l2_norm_scale: float | None = 20.0,
-        fc_channels: int | None = 1024,
-        fc_dilation: int = 6,
-        extra_channels: Sequence[int] = (512, 256, 256, 256),
-        extra_strides: Sequence[int] = (2, 2, 1, 1),
+        l2_norm_scale: PositiveFloat | None = 20.0,
+        fc_channels: PositiveInt | None = 1024,
+        fc_dilation: PositiveInt = 6,
+        extra_channels: Sequence[Annotated[int, Range(at_least=2)]] = (512, 256, 256, 256),
+        extra_strides: Sequence[Literal[1, 2]] = (2, 2, 1, 1),
     ) -> None:
         super().__init__()
         if len(in_spec) < 2:
@@ -75,13 +78,11 @@ class SSDExtras(nn.Module):
                 f"SSDExtras normalises the finest level and continues from the coarsest, so it needs two levels of the "
                 f"backbone, but there is only stride {in_spec.strides[0]}: give backbone.levels=[3,4]"
             )
-        if len(extra_channels) != len(extra_strides) or not set(extra_strides) <= {1, 2} or min(extra_channels) < 2:
+        if len(extra_channels) != len(extra_strides):
             raise InputError(
-                "SSDExtras: each extra level has one width of at least 2 and one stride of 1 or 2; got extra_channels "
-                f"{list(extra_channels)} and extra_strides {list(extra_strides)}"
+                f"SSDExtras: each extra level has one width and one stride; got extra_channels {list(extra_channels)} "
+                f"and extra_strides {list(extra_strides)}"
             )
-        if fc_dilation < 1:
-            raise InputError(f"SSDExtras: fc_dilation must be at least 1, got {fc_dilation}")
         self.in_spec = in_spec
         self.extra_strides = list(extra_strides)
         coarsest = in_spec.channels[-1] if fc_channels is None else fc_channels
