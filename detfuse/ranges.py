@@ -34,7 +34,10 @@ class Range:
     def __contains__(self, value: object) -> bool:
         if not isinstance(value, Real):
             return False
-        number = float(value)
+        try:
+            number = float(value)
+        except OverflowError:  # an integer of hundreds of digits
+            return False
         return (
             math.isfinite(number)
             and (self.at_least is None or number >= self.at_least)

@@ -23,6 +23,7 @@ from detfuse.ablation.storage import PLAN, read_plan
 from detfuse.cli import run_folder
 from detfuse.cli.ablation_jobs import begin, folder_of, jobs_of, refuse_other_environment, slots_of, threads_of
 from detfuse.cli.jobs import Invocation, told_plainly
+from detfuse.cli.outputs import require_folder
 from detfuse.config import AblateSettings
 from detfuse.errors import UserError
 
@@ -44,7 +45,7 @@ def run(invocation: Invocation) -> None:
     if invocation.multirun:
         raise UserError("-m: an ablation is a sweep of its own; give the values as levels of a factor")
     name = invocation.choices["ablation"] if settings.name == "auto" else settings.name
-    folder = Path(settings.runs_dir).expanduser() / settings.project / name
+    folder = require_folder(Path(settings.runs_dir).expanduser() / settings.project / name)
     if settings.report_only:
         _conclude_again(folder, _flags(invocation))
         return
@@ -106,12 +107,12 @@ def _page(invocation: Invocation, settings: AblateSettings) -> Ablation:
     node = invocation.config["ablation"]
     option = invocation.choices["ablation"]
     known = [field.name for field in fields(Ablation)]
-    if not isinstance(node, dict) or "_target_" not in node:
-        target = f"{Ablation.__module__}.{Ablation.__qualname__}"
+    target = f"{Ablation.__module__}.{Ablation.__qualname__}"
+    if node["_target_"] != target:
         raise UserError(
             f"ablation={option}: its YAML is no plan; begin it with `_target_: {target}`, then {', '.join(known)}"
         )
-    page = Ablation(**{key: value for key, value in node.items() if key in known})
+    page = Ablation(**{key: value for key, value in node.items() if key != "_target_"})
     typed = {name: getattr(settings, name) for name in ("seeds", "budget", "allow")}
     return replace(page, **{name: value for name, value in typed.items() if value is not None})
 

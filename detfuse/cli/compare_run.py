@@ -14,6 +14,7 @@ from typing import Any
 from detfuse.ablation.records import Comparison, Difference, Score
 from detfuse.ablation.statistics import Results, compare_runs
 from detfuse.cli.jobs import Invocation, told_plainly
+from detfuse.cli.outputs import require_folder
 from detfuse.config import CompareSettings
 from detfuse.errors import InputError, UserError
 from detfuse.evaluation.table import aligned
@@ -29,6 +30,7 @@ def run(invocation: Invocation) -> None:
     sides = {"a": _paths(settings.a), "b": _paths(settings.b)}
     annotations = Path(settings.annotations).expanduser()
     _check_files(sides, annotations)
+    folder = None if settings.output is None else require_folder(Path(settings.output).expanduser())
     with told_plainly():
         truth = _ground_truth(annotations)
         counts: dict[Path, int] = {}
@@ -46,8 +48,7 @@ def run(invocation: Invocation) -> None:
             named=lambda side, seed: str(sides[side][seed]),
         )
     print(_header(sides, annotations, truth, counts), _text(results), sep="\n\n")
-    if settings.output is not None:
-        folder = Path(settings.output).expanduser()
+    if folder is not None:
         with told_plainly():
             write_json(folder / "comparison.json", asdict(results))
             write_text(folder / "comparison.csv", _csv(results))

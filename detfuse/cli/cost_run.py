@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from detfuse.build import build_backbone, build_neck, instantiate, size_divisor
 from detfuse.cli import results
 from detfuse.cli.jobs import Invocation, told_plainly
+from detfuse.cli.outputs import require_file
 from detfuse.cli.predictors import compute_device
 from detfuse.config import CostSettings
 from detfuse.config.location import group_options
@@ -54,6 +55,7 @@ def run(invocation: Invocation) -> None:
     config = invocation.config
     with told_plainly():
         settings = CostSettings(**{name: config[name] for name in CostSettings.__dataclass_fields__})
+        output = require_file(Path(settings.output).expanduser()) if settings.output else None
         spec = build_backbone(config).out_spec
         size = padded_size(*settings.size, size_divisor(spec))
         device = compute_device(config["trainer"].get("accelerator", "auto"))
@@ -69,10 +71,9 @@ def run(invocation: Invocation) -> None:
         measured = _measure(necks, features, settings.rounds, refused)
     table = _table(measured, settings.batch, invocation.choices.get("operator"))
     print(f"\n{table}\n\n{_notes(measured, settings, idle)}")
-    if settings.output:
-        path = Path(settings.output).expanduser()
-        results.write_json(path, _as_json(measured, settings, size, invocation))
-        print(f"written to {path}")
+    if output is not None:
+        results.write_json(output, _as_json(measured, settings, size, invocation))
+        print(f"written to {output}")
 
 
 def _build_necks(invocation: Invocation, spec: FeatureSpec) -> tuple[dict[str, nn.Module], dict[str, str]]:

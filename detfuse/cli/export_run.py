@@ -13,6 +13,7 @@ from detfuse.build import build_combine, build_data, build_detector, instantiate
 from detfuse.cli import results
 from detfuse.cli.evaluation_run import run_folder_of, stored
 from detfuse.cli.jobs import Invocation, told_plainly
+from detfuse.cli.outputs import require_file
 from detfuse.config import ExportSettings
 from detfuse.data import Transforms
 from detfuse.data.collate import padded_size
@@ -66,7 +67,7 @@ def run(invocation: Invocation) -> None:
             combine=config["combine"],
         )
         default = run_folder_of(checkpoint.path) / f"{checkpoint.path.stem}.{settings.format}"
-        path = Path(settings.output).expanduser() if settings.output else default
+        path = require_file(Path(settings.output).expanduser() if settings.output else default)
         pictures = _fitting(dataset, transform, size) or _drawn(size)
     print(f"model   {description.model}")
     print(f"size    {size[0]} x {size[1]} pixels (height x width): images are resized and padded to it", flush=True)

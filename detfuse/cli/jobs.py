@@ -28,6 +28,7 @@ from detfuse.config import (
     explained_composition,
     help_text,
     read_command_line,
+    replacements,
 )
 from detfuse.errors import UserError, explained
 
@@ -85,7 +86,9 @@ def launch(command: str, job: Job) -> None:
         directories.append(line.config_dir)
         sys.path.insert(0, str(line.config_dir.parent))  # so that private targets import
     # Hydra's parser wants overrides and flags apart; people, and Lightning's child processes, mix them.
-    overrides = _forced_below_swept([argument for argument in argv if argument not in line.flags], line)
+    replaced = replacements(line, command)
+    typed = [text for argument in argv if argument not in line.flags for text in replaced.get(argument, [argument])]
+    overrides = _forced_below_swept(typed, line)
     sys.argv[1:] = [*overrides, *line.flags]
     _run_jobs(command, job, directories)
 
@@ -108,8 +111,8 @@ def _run_jobs(command: str, job: Job, directories: list[Path]) -> None:
         invocation = _invocation(config, directories)
         try:
             job(invocation)
-        except KeyboardInterrupt:
-            print("interrupted", file=sys.stderr)
+        except KeyboardInterrupt as stop:
+            print("interrupted", *stop.args, sep=": ", file=sys.stderr)
             sys.exit(_INTERRUPTED)
         except Exception as error:
             mistake = explained(error)

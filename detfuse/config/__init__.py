@@ -3,7 +3,7 @@
 from detfuse.config.compose import COMPOSITION_ERRORS, explained_composition
 from detfuse.config.help import help_text
 from detfuse.config.location import conf_dir
-from detfuse.config.mistakes import CHECKPOINT_COMMANDS, check
+from detfuse.config.mistakes import CHECKPOINT_COMMANDS, check, replacements
 from detfuse.config.overrides import CommandLine, read_command_line
 from detfuse.config.resolve import Resolved, resolve
 from detfuse.config.settings import (
@@ -15,6 +15,7 @@ from detfuse.config.settings import (
     PredictSettings,
     TrainSettings,
 )
+from detfuse.config.stored import as_stored
 
 __all__ = [
     "CHECKPOINT_COMMANDS",
@@ -28,10 +29,12 @@ __all__ = [
     "PredictSettings",
     "Resolved",
     "TrainSettings",
+    "as_stored",
     "check",
     "conf_dir",
     "explained_composition",
     "help_text",
     "read_command_line",
+    "replacements",
     "resolve",
 ]

@@ -122,7 +122,7 @@ def _in_words(expr: ast.expr, module: Module) -> str:
         if head == "Literal":
             return f"one of {', '.join(map(str, _choices(expr, module)))}"
         if head == "Annotated" and (limits := _ranges(inner[1:])):
-            limit = f"{limits[0]}".removeprefix("be ").removeprefix("lie ")
+            limit = f"{limits[0]}".removeprefix("be ").removeprefix("lie ").replace(" (", ", ").rstrip(")")
             return f"{_in_words(inner[0], module)} ({limit})"
         return f"{head}[{', '.join(_in_words(item, module) for item in inner)}]"
     found = module.find(expr.id) if isinstance(expr, ast.Name) else None

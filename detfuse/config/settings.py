@@ -10,16 +10,19 @@ from detfuse.errors import InputError
 from detfuse.ranges import Fraction, FractionBelowOne, PositiveInt, Range, Seed, checked
 
 NAME = re.compile(r"[A-Za-z0-9._-]+")
+_LONGEST = 200  # file systems take 255; a number may be added
 
 
 def check_name(key: str, name: str) -> None:
     """Run and project names become folders: letters, digits, dots, dashes and underscores only.
 
     Raises:
-        ValueError: if a name has anything else, or is only dots.
+        InputError: if a name has anything else, is only dots, or is longer than file systems allow.
     """
     if not NAME.fullmatch(name) or not name.strip("."):
         raise InputError(f"{key}={name}: names are made of letters, digits, '.', '_' and '-' (they become folders)")
+    if len(name) > _LONGEST:
+        raise InputError(f"{key}={name[:20]}...: {len(name)} letters are too long for a folder; at most {_LONGEST}")
 
 
 @checked

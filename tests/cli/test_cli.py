@@ -43,10 +43,11 @@ def test_help_comes_without_torch(tmp_path: Path, command: str) -> None:
 
 
 def test_mistakes_are_told_together_on_stderr(tmp_path: Path) -> None:
-    done = run(tmp_path, _NO_TORCH, "train", "neck=fnp", "+neck.out_chanels=3", "optimizer.lr=high")
+    ranges = ["head.num_convs=-1", "neck.width=0", "optimizer.lr=nan", "data.transform.short_side=0", "seed=-1"]
+    done = run(tmp_path, _NO_TORCH, "train", "neck=fnp", "+neck.out_chanels=3", "trainer.precision=high", *ranges)
     assert done.returncode == 2
-    assert done.stderr.startswith("3 mistakes:\n")
-    assert len(done.stderr.splitlines()) == 4
+    assert done.stderr.startswith("8 mistakes:\n")
+    assert len(done.stderr.splitlines()) == 9
     assert done.stdout == ""
     assert list(tmp_path.iterdir()) == []
 
@@ -58,6 +59,33 @@ def test_flags_and_overrides_may_be_mixed(tmp_path: Path) -> None:
     assert shown["seed"] == 3
     assert shown["neck"]["topology"]["_target_"].endswith("pafpn")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("override", ["hydra/sweeper=foo", "hydra.foo=1", "hydra.run.dir=${nowhere}"])
+def test_what_hydra_refuses_is_told_plainly(tmp_path: Path, override: str) -> None:
+    done = run(tmp_path, _SWEEP, override)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert len(done.stderr.splitlines()) == 1
+    assert "HYDRA_FULL_ERROR" not in done.stderr
+
+
+def test_a_typed_mapping_replaces_the_page(tmp_path: Path) -> None:
+    code = (
+        "from detfuse.cli.jobs import launch\n"
+        "launch('ablate', lambda job: print(*(job.config['ablation'][key] for key in ('factors', 'arms', 'common'))))"
+    )
+    arms = "ablation.arms={a: {neck: fpn}, b: {neck: pafpn, neck.out_channels: 32}}"
+    done = run(tmp_path, code, "ablation.factors=null", arms, "ablation.common={trainer.max_epochs: 1}")
+    assert done.stdout == (
+        "None {'a': {'neck': 'fpn'}, 'b': {'neck': 'pafpn', 'neck.out_channels': 32}} {'trainer.max_epochs': 1}\n"
+    ), done.stderr
+    done = run(
+        tmp_path, code, "ablation.factors={head.tower_channels: [16, 32], attention@attention.lateral: [none, se]}"
+    )
+    assert done.stdout.startswith(
+        "{'head.tower_channels': [16, 32], 'attention@attention.lateral': ['none', 'se']} None"
+    ), done.stderr
 
 
 def test_a_sweep_survives_its_failures(tmp_path: Path) -> None:
