@@ -9,7 +9,7 @@ from typing import Literal
 from torch import nn
 
 from detfuse.errors import InputError
-from detfuse.ranges import Fraction, PositiveFloat, checked
+from detfuse.ranges import Fraction, NonNegativeFloat, checked
 
 NormName = Literal["none", "batch", "group"]
 ActivationName = Literal["none", "relu", "silu"]
@@ -33,7 +33,7 @@ class Style:
     """
 
     norm: NormName = "none"
-    norm_eps: PositiveFloat = 1e-5
+    norm_eps: NonNegativeFloat = 1e-5
     norm_momentum: Fraction = 0.1
     activation: ActivationName = "none"
 

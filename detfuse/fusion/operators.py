@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from detfuse.errors import InputError
-from detfuse.ranges import PositiveFloat, PositiveInt, checked
+from detfuse.ranges import NonNegativeFloat, PositiveInt, checked
 
 
 def _equal_width(operator: str, in_channels: tuple[int, ...], out_channels: int) -> None:
@@ -100,7 +100,7 @@ class Complex(nn.Module):
         out_channels: int,
         *,
         readout: Literal["modulus", "complex_conv"] = "modulus",
-        eps: PositiveFloat = 1e-6,
+        eps: NonNegativeFloat = 1e-6,
     ) -> None:
         super().__init__()
         _equal_width("complex", in_channels, out_channels)
@@ -127,7 +127,7 @@ class Complex(nn.Module):
 class FastNormalized(nn.Module):
     """Sum of w_i x_i / (sum of w + eps), with w = ReLU(learnt scalar), 1 at the start."""
 
-    def __init__(self, in_channels: tuple[int, ...], out_channels: int, *, eps: PositiveFloat = 1e-4) -> None:
+    def __init__(self, in_channels: tuple[int, ...], out_channels: int, *, eps: NonNegativeFloat = 1e-4) -> None:
         super().__init__()
         _equal_width("fast_normalized", in_channels, out_channels)
         self.eps = eps

@@ -16,7 +16,7 @@ from detfuse.fusion.operators import OPERATORS
 from detfuse.fusion.resample import DOWN, UP, check_direction
 from detfuse.inserts import NECK_SITES, Attention, Site, chosen_levels, make_insert, only_sites
 from detfuse.protocols import OperatorFactory, ResampleFactory, Size
-from detfuse.ranges import Fraction, PositiveFloat, PositiveInt, checked
+from detfuse.ranges import Fraction, NonNegativeFloat, PositiveInt, checked
 from detfuse.structures import FeatureSpec
 
 Topology = Callable[[tuple[int, ...]], FusionGraph]
@@ -71,7 +71,7 @@ class GraphNeck(nn.Module):
         out_channels: PositiveInt = 256,
         width: PositiveInt | None = None,
         norm: NormName = "none",
-        norm_eps: PositiveFloat = 1e-5,
+        norm_eps: NonNegativeFloat = 1e-5,
         norm_momentum: Fraction = 0.1,
         activation: ActivationName = "none",
     ) -> None:
