@@ -6,6 +6,8 @@ A part is told what the parts before it are (feature specs, number of classes, s
 from __future__ import annotations
 
 import inspect
+import re
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +22,7 @@ from omegaconf import OmegaConf
 
 from detfuse.data import DetectionDataModule
 from detfuse.detector import Detector
+from detfuse.errors import InputError
 from detfuse.evaluation.coco import CocoEvaluator
 from detfuse.initialisation import initialised
 from detfuse.inserts import BACKBONE_SITES, HEAD_SITES, NECK_SITES, Attention, AttentionChoice, Levels, Site
@@ -32,7 +35,7 @@ _MIN_DIVISOR = 32
 _NO_ATTENTION = "detfuse.attention.none"
 
 
-class ConfigError(ValueError):
+class ConfigError(InputError):
     """A configuration that cannot be built; the message is for the user."""
 
 
@@ -48,10 +51,26 @@ def instantiate(node: Config) -> Callable[..., Any]:
     try:
         made: Callable[..., Any] = hydra_instantiate(node, _partial_=True, _convert_="all")
     except InstantiationException as error:
+        if isinstance(error.__cause__, ImportError) and (target := _private(str(error))):
+            raise ConfigError(f"{target}: {_not_imported(error.__cause__)}") from error
         if error.__cause__ is not None:
             raise error.__cause__ from None  # Hydra's wrapper hides the message behind a dump of the call
         raise ConfigError(str(error)) from error
     return made
+
+
+def _private(message: str) -> str | None:
+    """The target that Hydra could not locate, if it is the user's own: ours are there."""
+    found = re.search(r"Error locating target '([^']+)'", message)
+    return found[1] if found and not found[1].startswith("detfuse.") else None
+
+
+def _not_imported(error: ImportError) -> str:
+    """Why, and where in the user's own file."""
+    cause = error.__cause__ or error
+    last = traceback.extract_tb(cause.__traceback__)[-1:]
+    place = "".join(f" at {frame.filename}:{frame.lineno}" for frame in last if "importlib" not in frame.filename)
+    return f"cannot be imported: {type(cause).__name__}: {cause}{place}"
 
 
 @dataclass(frozen=True)
@@ -225,7 +244,7 @@ def build_trainer(config: Config, run_dir: Path, *, bare: bool = False) -> pl.Tr
     loggers = [] if bare else [instantiate(node)(run_dir=run_dir) for node in _present(config.get("logger"))]
     try:
         trainer: pl.Trainer = instantiate(config["trainer"])(run_dir=run_dir, callbacks=callbacks, loggers=loggers)
-    except MisconfigurationException as error:
+    except (MisconfigurationException, ValueError) as error:  # Lightning has both for what it cannot do
         raise ConfigError(f"trainer: {error}") from error
     return trainer
 

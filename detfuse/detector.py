@@ -8,9 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from detfuse.protocols import Backbone, Combine, Head, Neck, Outputs
+from detfuse.ranges import FiniteFloat, PositiveFloat, checked
 from detfuse.structures import Batch, Detections
 
 
+@checked
 class Detector(nn.Module):
     """Images in, detections out; the normalisation is part of the model, so images travel as uint8.
 
@@ -31,8 +33,8 @@ class Detector(nn.Module):
         neck: Neck,
         head: Head,
         *,
-        mean: Sequence[float] = (0.485, 0.456, 0.406),
-        std: Sequence[float] = (0.229, 0.224, 0.225),
+        mean: Sequence[FiniteFloat] = (0.485, 0.456, 0.406),
+        std: Sequence[PositiveFloat] = (0.229, 0.224, 0.225),
     ) -> None:
         super().__init__()
         self.backbone = backbone

@@ -18,9 +18,15 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from detfuse.errors import UserError
+
 T = TypeVar("T")
 Key = tuple[str, int]
 """Name of a parameter, and the number of the draw within it."""
+
+
+class NotRepeatableError(UserError, RuntimeError):
+    """A module that is not the same when it is built again with the same arguments."""
 
 
 def initialised(make: Callable[[], T], seed: int, part: str) -> T:
@@ -37,7 +43,7 @@ def initialised(make: Callable[[], T], seed: int, part: str) -> T:
         part: name of the module in the whole, such as ``neck``; parameters are known as ``neck.blocks.p3.0.weight``.
 
     Raises:
-        RuntimeError: if the second time other things are drawn than the first time.
+        NotRepeatableError: if the second time other things are drawn than the first time.
     """
     _seed(seed, part)
     with _Watch() as watch:
@@ -48,7 +54,7 @@ def initialised(make: Callable[[], T], seed: int, part: str) -> T:
     with _Replay(seed, part, keys) as replay:
         made = make()
     if replay.drawn != watch.drawn:
-        raise RuntimeError(
+        raise NotRepeatableError(
             f"{part}: built twice with the same arguments it draws different random numbers, so its start cannot be "
             "tied to names: a constructor must not depend on anything but its arguments"
         )

@@ -13,7 +13,9 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from detfuse.errors import InputError
 from detfuse.protocols import AttentionFactory
+from detfuse.ranges import PositiveInt, checked
 
 Site = Literal["stage", "branch", "before_last_block", "lateral", "fused", "output", "head"]
 """Where attention may stand:
@@ -45,17 +47,18 @@ class AttentionChoice:
     levels: tuple[int, ...] | None = None
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class Levels:
     """The levels of each site that get attention, as log2 of the stride; None: all that the neck reads or makes."""
 
-    stage: Sequence[int] | None = None
-    branch: Sequence[int] | None = None
-    before_last_block: Sequence[int] | None = None
-    lateral: Sequence[int] | None = None
-    fused: Sequence[int] | None = None
-    output: Sequence[int] | None = None
-    head: Sequence[int] | None = None
+    stage: Sequence[PositiveInt] | None = None
+    branch: Sequence[PositiveInt] | None = None
+    before_last_block: Sequence[PositiveInt] | None = None
+    lateral: Sequence[PositiveInt] | None = None
+    fused: Sequence[PositiveInt] | None = None
+    output: Sequence[PositiveInt] | None = None
+    head: Sequence[PositiveInt] | None = None
 
 
 Attention = Mapping[Site, AttentionChoice]
@@ -116,8 +119,8 @@ def make_insert(
     """
     try:
         made = attention[site].factory(channels)
-    except ValueError as error:
-        raise ValueError(f"attention.{site} at {at} ({channels} channels): {error}") from error
+    except InputError as error:
+        raise InputError(f"attention.{site} at {at} ({channels} channels): {error}") from error
     return Insert(made, site, at, level, nhwc=nhwc)
 
 
@@ -151,7 +154,7 @@ def chosen_levels(
     if wanted is None:
         wanted = has if default is None else default
     if not wanted or not set(wanted) <= set(has):
-        raise ValueError(
+        raise InputError(
             f"attention.levels.{site}={list(wanted)}: {part} has "
             + (f"the levels {', '.join(map(str, has))} there (log2 of the stride)" if has else "no such place")
         )
@@ -167,7 +170,7 @@ def only_sites(attention: Attention | None, offered: Sequence[Site], part: str, 
     wrong = [site for site in attention or {} if site not in offered]
     if wrong:
         has = ", ".join(offered) or "none"
-        raise ValueError(
+        raise InputError(
             f"attention.{wrong[0]}: {part} has no such site{f', since {why}' if why else ''}; it offers: {has}"
         )
 

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from detfuse.errors import InputError
+
 ImageId = int | str
 """What an annotation file calls an image."""
 
@@ -30,13 +32,13 @@ class FeatureSpec:
 
     def __post_init__(self) -> None:
         if not self.channels or len(self.channels) != len(self.strides):
-            raise ValueError(f"a feature spec needs one width per stride, got {self.channels} and {self.strides}")
+            raise InputError(f"a feature spec needs one width per stride, got {self.channels} and {self.strides}")
         if any(c < 1 for c in self.channels):
-            raise ValueError(f"channel counts must be positive, got {self.channels}")
+            raise InputError(f"channel counts must be positive, got {self.channels}")
         if any(s < 1 or s & (s - 1) for s in self.strides):
-            raise ValueError(f"strides must be powers of two, got {self.strides}")
+            raise InputError(f"strides must be powers of two, got {self.strides}")
         if any(a >= b for a, b in zip(self.strides, self.strides[1:], strict=False)):
-            raise ValueError(f"strides must ascend (finest level first), got {self.strides}")
+            raise InputError(f"strides must ascend (finest level first), got {self.strides}")
 
     def __len__(self) -> int:
         return len(self.strides)
@@ -131,12 +133,12 @@ class Categories:
 
     def __post_init__(self) -> None:
         if not self.ids or len(self.ids) != len(self.names):
-            raise ValueError(f"categories need one name per id, got {len(self.ids)} ids and {len(self.names)} names")
+            raise InputError(f"categories need one name per id, got {len(self.ids)} ids and {len(self.names)} names")
         given: dict[str, Counter[Any]] = {"id": Counter(self.ids), "name": Counter(self.names)}
         for what, counts in given.items():
             twice = [str(value) for value, count in counts.items() if count > 1]
             if twice:
-                raise ValueError(f"category {what} given twice: {', '.join(twice)}")
+                raise InputError(f"category {what} given twice: {', '.join(twice)}")
 
     def __len__(self) -> int:
         return len(self.ids)

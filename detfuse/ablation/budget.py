@@ -18,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from detfuse.ablation.records import TOLERANCE, BudgetKind, Cost
 from detfuse.build import build_backbone, build_detector, build_neck
 from detfuse.detector import Detector
+from detfuse.errors import InputError
 from detfuse.ops.postprocess import Nms
 from detfuse.protocols import Combine, Size
 from detfuse.structures import FeatureSpec
@@ -102,7 +103,7 @@ def latencies(
         combine: how candidates become detections; None is NMS with its defaults.
     """
     if rounds < 1:
-        raise ValueError(f"a latency needs at least one round, got {rounds}")
+        raise InputError(f"a latency needs at least one round, got {rounds}")
     combine = combine or Nms()
     training = [detector.training for detector in detectors]
     measured: list[list[float]] = [[] for _ in detectors]
@@ -181,7 +182,7 @@ class _Arm:
             with torch.device("meta"):
                 neck = build_neck(config, self._spec)
                 maps = [torch.empty(shape) for shape in self._shapes]
-        except ValueError:
+        except InputError:
             return None
         assert isinstance(neck, nn.Module)
         with torch.no_grad(), FlopCounterMode(display=False) as counter:

@@ -19,6 +19,7 @@ from detfuse.ablation.statistics import compare_runs
 from detfuse.ablation.storage import write_comparison
 from detfuse.ablation.things import listed
 from detfuse.build import build_data, build_detector
+from detfuse.errors import InputError
 
 _ANY_DIVISOR = 32  # nothing is padded here
 
@@ -85,7 +86,7 @@ def _rows(run: Run) -> list[dict[str, Any]]:
     try:
         rows: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: cannot be read as predictions ({error}); delete it and start again") from error
+        raise InputError(f"{path}: cannot be read as predictions ({error}); delete it and start again") from error
     return rows
 
 

@@ -13,6 +13,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 from detfuse.ablation.records import Arm, BudgetKind
+from detfuse.errors import InputError
+from detfuse.ranges import FractionBelowOne, Seed, checked
 
 Design = Literal["one_at_a_time", "factorial"]
 Equalised = Literal["norm", "block", "levels", "scale"]
@@ -22,7 +24,7 @@ _NO_NAME = re.compile(r"[^A-Za-z0-9._-]+")
 _LONGEST_NAME = 60
 
 
-class PlanError(ValueError):
+class PlanError(InputError):
     """A plan that cannot be carried out.
 
     Attributes:
@@ -35,6 +37,7 @@ class PlanError(ValueError):
         super().__init__("\n  ".join([f"the ablation has {count}:", *self.problems]))
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class Ablation:
     """The page: factors, or arms where factors cannot say it.
@@ -59,11 +62,11 @@ class Ablation:
     arms: dict[str, dict[str, Any] | None] | None = None
     baseline: str | None = None
     common: dict[str, Any] | None = None
-    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+    seeds: list[Seed] = field(default_factory=lambda: [0, 1, 2])
     budget: BudgetKind = "free"
     equalise: list[Equalised] = field(default_factory=list)
     allow: list[Allowed] = field(default_factory=list)
-    equivalence: float = 0.005
+    equivalence: FractionBelowOne = 0.005
     together: bool = False
 
 
@@ -100,9 +103,9 @@ def override(key: str, value: Any) -> str:
     try:
         parsed = OverridesParser.create().parse_override(f"{key}={text}")
     except HydraException as error:
-        raise ValueError(f"{key}: {text} cannot be written as an override: {str(error).splitlines()[0]}") from None
+        raise InputError(f"{key}: {text} cannot be written as an override: {str(error).splitlines()[0]}") from None
     if parsed.is_sweep_override():
-        raise ValueError(f"{key}={text}: several values in one; write them as levels of a factor")
+        raise InputError(f"{key}={text}: several values in one; write them as levels of a factor")
     return f"{key}={text}"
 
 
@@ -154,7 +157,7 @@ def _listed(arms: Mapping[str, Mapping[str, Any] | None]) -> list[Arm]:
 def _arm(name: str, settings: dict[str, Any]) -> Arm:
     try:
         return Arm(name, settings, tuple(override(key, value) for key, value in settings.items()))
-    except ValueError as error:
+    except InputError as error:
         raise PlanError([f"arm {name}: {error}"]) from error
 
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 
 from detfuse.build import build_neck
+from detfuse.errors import InputError
 from detfuse.structures import FeatureSpec
 
 Setting = Literal["norm", "block", "levels", "scale"]
@@ -17,7 +18,7 @@ Settings = dict[str, Any]
 _NORM = ("norm", "norm_eps", "norm_momentum", "activation")
 
 
-class EqualiseError(ValueError):
+class EqualiseError(InputError):
     """A setting in which an arm cannot be made equal to the baseline; the message names both."""
 
 

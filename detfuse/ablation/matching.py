@@ -18,6 +18,7 @@ from detfuse.ablation.storage import COST, PLAN, read_plan, write_cost
 from detfuse.build import build_backbone, build_combine, build_detector, size_divisor
 from detfuse.data import DetectionDataModule
 from detfuse.detector import Detector
+from detfuse.errors import InputError
 from detfuse.protocols import Size
 from detfuse.structures import Batch
 
@@ -41,7 +42,7 @@ def arms_equalised(prepared: Prepared) -> Prepared:
     for arm in plan.arms[1:]:
         try:
             overrides = equalised(prepared.resolved[arm.name].config, base, what)
-        except ValueError as error:
+        except InputError as error:
             problems.append(f"arm {arm.name}: {error}")
         else:
             settings = ["fill" if name == "scale" else name for name in plan.equalise]

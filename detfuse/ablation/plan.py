@@ -16,6 +16,8 @@ from detfuse.ablation.storage import PLAN, read_plan, to_plain, write_plan
 from detfuse.ablation.things import things
 from detfuse.config import check
 from detfuse.config.resolve import Resolved, resolve
+from detfuse.config.retired import without_retired
+from detfuse.errors import InputError
 from detfuse.files import write_text
 
 CONFIGS = "configs"  # folder of the arms' resolved configurations
@@ -170,7 +172,7 @@ def config_changes(folder: Path, prepared: Prepared, arm: str) -> list[str]:
     file, resolved = folder / CONFIGS / f"{arm}.yaml", prepared.resolved[arm]
     if not file.is_file():  # the command was killed between the plan and this file: no run had begun
         return []
-    stored = yaml.safe_load(file.read_text(encoding="utf-8"))
+    stored = without_retired(yaml.safe_load(file.read_text(encoding="utf-8")))
     return changes(stored, yaml.safe_load(yaml.safe_dump(_without_seed(resolved.config))))
 
 
@@ -186,9 +188,6 @@ def _wrong_numbers(page: Ablation) -> list[str]:
     if twice:
         listed = ", ".join(map(str, twice))
         problems.append(f"seeds={page.seeds}: {listed} is given twice; a run counts once")
-    problems += [f"seeds: {seed} is negative" for seed in page.seeds if seed < 0]
-    if not 0 <= page.equivalence < 1:
-        problems.append(f"ablation.equivalence={page.equivalence}: give a fraction of AP from 0 to 1, such as 0.005")
     return problems
 
 
@@ -203,7 +202,7 @@ def _common(page: Ablation, typed: Sequence[str]) -> list[str]:
     keys = {_key(text) for text in typed}
     try:
         own = [override(key, value) for key, value in (page.common or {}).items() if key.lstrip("+") not in keys]
-    except ValueError as error:
+    except InputError as error:
         raise PlanError([f"common: {error}"]) from error
     return [*own, *typed]
 

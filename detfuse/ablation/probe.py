@@ -20,6 +20,7 @@ from detfuse.ablation.things import Pairs
 from detfuse.build import build_backbone, build_combine, build_data, build_detector, instantiate, size_divisor
 from detfuse.data import DetectionDataModule
 from detfuse.detector import Detector
+from detfuse.errors import InputError, explained
 from detfuse.protocols import Size
 from detfuse.structures import Batch
 from detfuse.training.attention_memory import device_memory, require_fit
@@ -28,7 +29,6 @@ from detfuse.training.device import bytes_of, compute_device, memory_format_of, 
 
 T = TypeVar("T")
 
-_NO_BUILD = (ValueError, TypeError, OSError, ImportError, LookupError, RuntimeError, AttributeError)
 _TIMED_STEPS = 4
 _ENOUGH_SECONDS = 4.0  # of one kind of step per arm
 
@@ -129,9 +129,12 @@ def of_each(configs: Mapping[str, Mapping[str, Any]], find: Callable[[Mapping[st
     for name, config in configs.items():
         try:
             found[name] = find(config)
-        except _NO_BUILD as error:
-            message = error.args[0] if isinstance(error, KeyError) and error.args else error
-            problems.append(f"arm {name} cannot be built: {message or type(error).__name__}")
+        except Exception as error:
+            mistake = explained(error)
+            if mistake is None:  # a bug, of ours or of a private part: no reason to call the arm impossible
+                error.add_note(f"while arm {name} was built and tried")
+                raise
+            problems.append(f"arm {name} cannot be built: {mistake}")
     if problems:
         raise PlanError(problems)
     return found
@@ -269,7 +272,7 @@ def _num_epochs(config: Mapping[str, Any], batches: int) -> int:
     by_epochs = trainer["max_epochs"] if trainer["max_epochs"] >= 0 else math.inf
     epochs = min(by_steps, by_epochs)
     if epochs == math.inf:
-        raise ValueError("a run needs an end: set trainer.max_epochs or trainer.max_steps")
+        raise InputError("a run needs an end: set trainer.max_epochs or trainer.max_steps")
     return int(epochs)
 
 

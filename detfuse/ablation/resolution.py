@@ -14,6 +14,7 @@ from math import sqrt
 from detfuse.ablation.intervals import half_width
 from detfuse.ablation.records import Difference
 from detfuse.ablation.verdict import first_that
+from detfuse.errors import InputError
 
 POWER = 0.8
 COCO_DEVIATION, COCO_IMAGES = 0.0025, 5000
@@ -42,7 +43,7 @@ def assumed(num_images: int) -> Noise:
         ValueError: without images.
     """
     if num_images < 1:
-        raise ValueError(f"num_images={num_images}: there must be images to score")
+        raise InputError(f"num_images={num_images}: there must be images to score")
     deviation = COCO_DEVIATION * sqrt(COCO_IMAGES / min(num_images, COCO_IMAGES))
     source = (
         f"assumed for {num_images:,} images: a standard deviation of {100 * deviation:.2g} AP points between seeds of "
@@ -59,7 +60,7 @@ def measured(difference: Difference) -> Noise:
         ValueError: if the pilot has one seed, or no variance of the images.
     """
     if difference.se_seeds is None or difference.se_images is None:
-        raise ValueError(f"{difference.metric}: a pilot needs two seeds or more, and an interval over images")
+        raise InputError(f"{difference.metric}: a pilot needs two seeds or more, and an interval over images")
     seeds = difference.se_seeds**2 * len(difference.per_seed)
     return Noise(seeds, difference.se_images**2, f"measured on {len(difference.per_seed)} pairs of seeds")
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from detfuse.ablation.intervals import Interval, Spread, equivalence_p, interval, spread_of
 from detfuse.ablation.records import Comparison, Difference, Score, Verdict
 from detfuse.ablation.verdict import Question, Subject, verdict
+from detfuse.errors import InputError
 from detfuse.evaluation.metrics import UNDEFINED
 from detfuse.evaluation.replicates import ReplicateEvaluator, Replicates
 
@@ -61,9 +62,9 @@ def compare_runs(
             the message names arm, seed and record.
     """
     if baseline not in predictions:
-        raise ValueError(f"baseline {baseline!r} is none of the arms: {', '.join(predictions)}")
+        raise InputError(f"baseline {baseline!r} is none of the arms: {', '.join(predictions)}")
     if len(predictions) < 2:
-        raise ValueError(f"there is nothing to compare {baseline!r} with")
+        raise InputError(f"there is nothing to compare {baseline!r} with")
     evaluator = ReplicateEvaluator(ground_truth)
     weights = leave_out(evaluator.num_images)
     matched = _match_all(evaluator, predictions, named)
@@ -127,7 +128,7 @@ def _match_all(
             except (ValueError, TypeError) as error:  # TypeError: a value of another type than a row's
                 problems.append(f"{named(arm, seed)}: {error}")
     if problems:
-        raise ValueError("\n".join(problems))
+        raise InputError("\n".join(problems))
     return matched
 
 

@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 import yaml
 
 from detfuse.ablation.records import Comparison, Cost, Plan, Run, Score
+from detfuse.errors import InputError
 from detfuse.files import write_json, write_text
 
 PLAN = "plan.yaml"
@@ -26,7 +27,7 @@ COST = "cost.json"
 T = TypeVar("T")
 
 
-class StorageError(ValueError):
+class StorageError(InputError):
     """A file, or plain data, that is not the record it should be; the message names file and key."""
 
 

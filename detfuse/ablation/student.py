@@ -8,6 +8,8 @@ from __future__ import annotations
 from math import exp, lgamma, log, pi
 from statistics import NormalDist
 
+from detfuse.errors import InputError
+
 _PRECISION = 1e-14
 _STEPS = 10_000
 _NORMAL_FROM = 1e7  # degrees of freedom beyond which t is normal to 1e-7
@@ -31,7 +33,7 @@ def quantile(probability: float, df: float) -> float:
         ValueError: if the probability is outside.
     """
     if not 0.5 <= probability < 1:
-        raise ValueError(f"probability {probability}, expected .5 or more and less than 1")
+        raise InputError(f"probability {probability}, expected .5 or more and less than 1")
     value = NormalDist().inv_cdf(probability)
     if df >= _NORMAL_FROM or value == 0:
         return value

@@ -14,14 +14,16 @@ paper's text has no batch norm in the spatial gate, the code has. ``lp`` and ``l
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from detfuse.attention.arguments import hidden_channels, require_choice
+from detfuse.attention.arguments import hidden_channels
 from detfuse.attention.gate import Gate, Init
+from detfuse.errors import InputError
+from detfuse.ranges import OddInt, PositiveInt, checked
 
 Pool = Literal["average", "max", "lp", "lse"]
 
@@ -45,10 +47,8 @@ class ChannelGate(nn.Module):
     def __init__(self, channels: int, *, ratio: int, pools: Sequence[Pool], init: Init) -> None:
         super().__init__()
         if not pools:
-            raise ValueError("CBAM: pools is empty; the channel gate needs at least one global pool")
-        for pool in pools:
-            require_choice("CBAM", "pools", pool, get_args(Pool))
-        hidden = hidden_channels("CBAM", channels, ratio)
+            raise InputError("CBAM: pools is empty; the channel gate needs at least one global pool")
+        hidden = hidden_channels(channels, ratio)
         self.pools = tuple(pools)
         self.reduce = nn.Conv2d(channels, hidden, 1)
         self.expand = nn.Conv2d(hidden, channels, 1)
@@ -66,10 +66,6 @@ class SpatialGate(nn.Module):
 
     def __init__(self, *, kernel_size: int, init: Init) -> None:
         super().__init__()
-        if kernel_size < 1 or kernel_size % 2 == 0:
-            raise ValueError(
-                f"CBAM: kernel_size={kernel_size} must be odd and positive, so that the map keeps its size"
-            )
         self.conv = nn.Conv2d(2, 1, kernel_size, padding=kernel_size // 2, bias=False)
         self.norm = nn.BatchNorm2d(1, momentum=0.01)
         self.gate = Gate(init=init)
@@ -80,6 +76,7 @@ class SpatialGate(nn.Module):
         return out
 
 
+@checked
 class CBAM(nn.Module):
     """A gate per channel, then a gate per position: (B, C, H, W) to (B, C, H, W).
 
@@ -97,12 +94,12 @@ class CBAM(nn.Module):
 
     def __init__(
         self,
-        channels: int,
+        channels: PositiveInt,
         *,
-        ratio: int = 16,
+        ratio: PositiveInt = 16,
         pools: Sequence[Pool] = ("average", "max"),
         spatial: bool = True,
-        kernel_size: int = 7,
+        kernel_size: OddInt = 7,
         init: Init = "paper",
     ) -> None:
         super().__init__()

@@ -17,20 +17,21 @@ import math
 from torch import Tensor, nn
 
 from detfuse.attention.gate import Gate, Init
+from detfuse.ranges import FiniteFloat, OddInt, PositiveFloat, PositiveInt, checked
 
 
-def eca_kernel_size(channels: int, *, gamma: float = 2.0, b: float = 1.0) -> int:
+@checked
+def eca_kernel_size(channels: PositiveInt, *, gamma: PositiveFloat = 2.0, b: FiniteFloat = 1.0) -> int:
     """Kernel of the 1-D convolution: |log2(channels)/gamma + b/gamma| rounded down, then up to an odd number.
 
     Raises:
         ValueError: if ``channels`` is less than 1 or ``gamma`` is not positive.
     """
-    if channels < 1 or gamma <= 0:
-        raise ValueError(f"ECA: channels={channels} must be at least 1 and gamma={gamma} positive")
     size = int(abs((math.log2(channels) + b) / gamma))
     return size if size % 2 else size + 1
 
 
+@checked
 class ECA(nn.Module):
     """One gate per channel, computed from its neighbours in channel order: (B, C, H, W) to (B, C, H, W).
 
@@ -47,19 +48,15 @@ class ECA(nn.Module):
 
     def __init__(
         self,
-        channels: int,
+        channels: PositiveInt,
         *,
-        kernel_size: int | None = None,
-        gamma: float = 2.0,
-        b: float = 1.0,
+        kernel_size: OddInt | None = None,
+        gamma: PositiveFloat = 2.0,
+        b: FiniteFloat = 1.0,
         init: Init = "paper",
     ) -> None:
         super().__init__()
         size = eca_kernel_size(channels, gamma=gamma, b=b) if kernel_size is None else kernel_size
-        if size < 1 or size % 2 == 0:
-            raise ValueError(
-                f"ECA: kernel_size={size} must be odd and positive, so that a gate is centred on its channel"
-            )
         self.conv = nn.Conv1d(1, 1, size, padding=size // 2, bias=False)
         self.gate = Gate(init=init)
 

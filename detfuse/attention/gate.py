@@ -14,17 +14,18 @@ identity by their papers and look the same under both.
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from detfuse.attention.arguments import require_choice
+from detfuse.ranges import checked
 
 Init = Literal["paper", "identity"]
 """Whether an insert starts as published or with an output that equals its input."""
 
 
+@checked
 class Gate(nn.Module):
     """Multiplies a map by a gate in 0..1: ``forward(x, gate)`` for x (B, C, H, W) and a gate that broadcasts to it.
 
@@ -39,7 +40,6 @@ class Gate(nn.Module):
 
     def __init__(self, *, init: Init = "paper") -> None:
         super().__init__()
-        require_choice("Gate", "init", init, get_args(Init))
         self.init = init
         self.alpha = nn.Parameter(torch.zeros(1)) if init == "identity" else None
 

@@ -13,13 +13,14 @@ addition and changes only the multiplying forms.
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal
 
 from torch import Tensor, nn
 
-from detfuse.attention.arguments import hidden_channels, require_choice
+from detfuse.attention.arguments import hidden_channels
 from detfuse.attention.gate import Gate, Init
 from detfuse.attention.pairwise import full_precision
+from detfuse.ranges import PositiveInt, checked
 
 Pooling = Literal["attention", "average"]
 Fusion = Literal["add", "mul", "mul_add"]
@@ -35,6 +36,7 @@ class Transform(nn.Sequential):
             nn.init.zeros_(parameter)
 
 
+@checked
 class GC(nn.Module):
     """One context vector for the whole map, transformed and added to every position: (B, C, H, W) to (B, C, H, W).
 
@@ -51,18 +53,15 @@ class GC(nn.Module):
 
     def __init__(
         self,
-        channels: int,
+        channels: PositiveInt,
         *,
-        ratio: int = 16,
+        ratio: PositiveInt = 16,
         pooling: Pooling = "attention",
         fusion: Fusion = "add",
         init: Init = "paper",
     ) -> None:
         super().__init__()
-        require_choice("GC", "pooling", pooling, get_args(Pooling))
-        require_choice("GC", "fusion", fusion, get_args(Fusion))
-        require_choice("GC", "init", init, get_args(Init))
-        hidden = hidden_channels("GC", channels, ratio, minimum=2)
+        hidden = hidden_channels(channels, ratio, minimum=2)
         self.mask = nn.Conv2d(channels, 1, 1, bias=False) if pooling == "attention" else None
         self.mul = Transform(channels, hidden) if "mul" in fusion else None
         self.add = Transform(channels, hidden) if "add" in fusion else None

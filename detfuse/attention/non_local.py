@@ -15,19 +15,22 @@ initialisation already is the identity.
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from detfuse.attention import pairwise
-from detfuse.attention.arguments import hidden_channels, require_choice
+from detfuse.attention.arguments import hidden_channels
 from detfuse.attention.gate import Init
+from detfuse.errors import InputError
+from detfuse.ranges import PositiveInt, checked
 
 Mode = Literal["embedded_gaussian", "gaussian", "dot_product", "concatenation"]
 PoolPosition = Literal["input", "projection"]
 
 
+@checked
 class NonLocal(nn.Module):
     """Every position attends to every (pooled) position: (B, C, H, W) to (B, C, H, W), memory quadratic in HW.
 
@@ -46,9 +49,9 @@ class NonLocal(nn.Module):
 
     def __init__(
         self,
-        channels: int,
+        channels: PositiveInt,
         *,
-        ratio: int = 2,
+        ratio: PositiveInt = 2,
         mode: Mode = "embedded_gaussian",
         sub_sample: bool = True,
         pool: PoolPosition = "input",
@@ -56,13 +59,10 @@ class NonLocal(nn.Module):
         init: Init = "paper",
     ) -> None:
         super().__init__()
-        require_choice("NonLocal", "mode", mode, get_args(Mode))
-        require_choice("NonLocal", "pool", pool, get_args(PoolPosition))
-        require_choice("NonLocal", "init", init, get_args(Init))
         if scale and mode not in ("embedded_gaussian", "gaussian"):
-            raise ValueError(f"NonLocal: scale=true needs a softmax, mode={mode!r} divides by the number of positions")
+            raise InputError(f"NonLocal: scale=true needs a softmax, mode={mode!r} divides by the number of positions")
         self.mode, self.sub_sample, self.pool = mode, sub_sample, pool
-        inner = hidden_channels("NonLocal", channels, ratio)
+        inner = hidden_channels(channels, ratio)
         embedded = mode != "gaussian"
         self.logit_scale = (inner if embedded else channels) ** -0.5 if scale else None
         self.theta = nn.Conv2d(channels, inner, 1) if embedded else None

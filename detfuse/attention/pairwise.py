@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from detfuse.errors import InputError
 from detfuse.protocols import Size
 
 
@@ -81,7 +82,7 @@ def peak_bytes(size: Size, key_size: Size, batch: int, dtype_bytes: int, *, rect
     """
     if min(*size, *key_size, batch, dtype_bytes) < 1:
         given = f"height={size[0]}, width={size[1]}, batch={batch}, dtype_bytes={dtype_bytes}"
-        raise ValueError(f"the memory of pairwise attention needs sizes of at least 1, got {given}")
+        raise InputError(f"the memory of pairwise attention needs sizes of at least 1, got {given}")
     elements = batch * size[0] * size[1] * key_size[0] * key_size[1]
     logit_bytes = max(4, dtype_bytes)
     return elements * (3 * logit_bytes if rectified else logit_bytes + dtype_bytes)

@@ -13,19 +13,21 @@ pooled away. ``init`` changes nothing: the paper's initialisation already is the
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 from detfuse.attention import pairwise
-from detfuse.attention.arguments import hidden_channels, require_choice
+from detfuse.attention.arguments import hidden_channels
 from detfuse.attention.gate import Init
+from detfuse.ranges import PositiveInt, checked
 
 Variant = Literal["official", "paper"]
 
 
+@checked
 class SAGAN(nn.Module):
     """Every position attends to every (pooled) position: (B, C, H, W) to (B, C, H, W), memory quadratic in HW.
 
@@ -43,19 +45,17 @@ class SAGAN(nn.Module):
 
     def __init__(
         self,
-        channels: int,
+        channels: PositiveInt,
         *,
         variant: Variant = "official",
-        ratio: int = 8,
+        ratio: PositiveInt = 8,
         sub_sample: bool = True,
         spectral_norm: bool = False,
         init: Init = "paper",
     ) -> None:
         super().__init__()
-        require_choice("SAGAN", "variant", variant, get_args(Variant))
-        require_choice("SAGAN", "init", init, get_args(Init))
-        inner = hidden_channels("SAGAN", channels, ratio)
-        value = hidden_channels("SAGAN", channels, 2) if variant == "official" else inner
+        inner = hidden_channels(channels, ratio)
+        value = hidden_channels(channels, 2) if variant == "official" else inner
         self.sub_sample = sub_sample
         self.query = _conv1x1(channels, inner, spectral_norm)
         self.key = _conv1x1(channels, inner, spectral_norm)

@@ -12,18 +12,20 @@ Deviations: none by default. The hidden width is C/r rounded down, at least 1 (t
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from detfuse.attention.arguments import hidden_channels, require_choice
+from detfuse.attention.arguments import hidden_channels
 from detfuse.attention.gate import Gate, Init
+from detfuse.ranges import PositiveInt, checked
 
 Squeeze = Literal["average", "max", "half_sum", "concat"]
 
 
+@checked
 class SE(nn.Module):
     """One gate per channel, computed from the whole map: (B, C, H, W) to (B, C, H, W).
 
@@ -38,10 +40,11 @@ class SE(nn.Module):
         ValueError: for an unknown ``squeeze`` or ``init``, or a ratio below 1.
     """
 
-    def __init__(self, channels: int, *, ratio: int = 16, squeeze: Squeeze = "average", init: Init = "paper") -> None:
+    def __init__(
+        self, channels: PositiveInt, *, ratio: PositiveInt = 16, squeeze: Squeeze = "average", init: Init = "paper"
+    ) -> None:
         super().__init__()
-        require_choice("SE", "squeeze", squeeze, get_args(Squeeze))
-        hidden = hidden_channels("SE", channels, ratio)
+        hidden = hidden_channels(channels, ratio)
         self.squeeze = squeeze
         self.reduce = nn.Conv2d(2 * channels if squeeze == "concat" else channels, hidden, 1)
         self.expand = nn.Conv2d(hidden, channels, 1)

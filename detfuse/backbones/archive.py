@@ -10,8 +10,10 @@ from typing import Any
 
 import torch
 
+from detfuse.errors import InputError
 
-class ArchiveError(ValueError):
+
+class ArchiveError(InputError):
     """A file that cannot be read as tensors; the message names the file, the fault and the remedy."""
 
 

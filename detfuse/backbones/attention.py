@@ -13,6 +13,7 @@ import timm.models.res2net
 import timm.models.resnet
 from torch import Tensor, fx, nn
 
+from detfuse.errors import InputError
 from detfuse.inserts import Attention, Insert, Site, chosen_levels, make_insert
 
 _BRANCHED = (timm.models.resnet.BasicBlock, timm.models.resnet.Bottleneck, timm.models.res2net.Bottle2neck)
@@ -83,7 +84,7 @@ def attend_stages(model: nn.Module, stages: Stages, attention: Attention, name: 
             raise _no_branch(part)
         for index, block in enumerate(blocks):
             if block.se is not None:
-                raise ValueError(
+                raise InputError(
                     f"attention.branch: the blocks of {part} have attention of their own at the end of their branch "
                     f"({type(block.se).__name__}); take a model without it, or another site"
                 )
@@ -118,7 +119,7 @@ def _module(model: nn.Module, stage: Stage) -> nn.Module:
 def _last_block(stage: nn.Module, level: int, part: str) -> nn.Module:
     blocks: list[nn.Module] = list(getattr(stage, "blocks", stage).children())
     if len(blocks) < 2:
-        raise ValueError(
+        raise InputError(
             f"attention.before_last_block: stage C{level} of {part} has "
             f"{'one block only' if blocks else 'no blocks'}, so nothing of the stage lies before its last; take a "
             f"deeper model (backbone=resnet50), other attention.levels.before_last_block, or attention@attention.stage"
@@ -134,7 +135,7 @@ def _out_channels(block: Any) -> int:
 
 
 def _no_branch(part: str) -> ValueError:
-    return ValueError(
+    return InputError(
         f"attention.branch: {part} has no residual branch with a place for it; ResNets (timm's and torchvision's) and "
         "Res2Nets have. Elsewhere take attention@attention.stage"
     )
@@ -214,7 +215,7 @@ def _last_block_name(graph: fx.Graph, stage: str, level: int, part: str) -> str:
     parts = [str(node.target)[len(stage) + 1 :].split(".")[0] for node in _targets_below(graph, stage)]
     names = list(dict.fromkeys(parts))
     if len(names) < 2:
-        raise ValueError(
+        raise InputError(
             f"attention.before_last_block: stage C{level} of {part} has {'one block only' if names else 'no blocks'}; "
             "take another model, other attention.levels.before_last_block, or attention@attention.stage"
         )

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from detfuse.backbones.norms import Norm, convert_norms
+from detfuse.errors import InputError
 from detfuse.inserts import Attention
 from detfuse.structures import FeatureSpec
 
@@ -29,7 +30,7 @@ class Extractor(nn.Module):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Normalised float images (B, 3, H, W) to one map (B, C_l, H / 2**l, W / 2**l) per level, finest first."""
-        raise TypeError(f"{type(self).__name__} has no forward of its own")
+        raise NotImplementedError(f"{type(self).__name__} has no forward of its own")
 
     def train(self, mode: bool = True) -> Extractor:
         """Switch the mode; frozen stages stay in evaluation mode (norm statistics, dropout, drop path)."""
@@ -67,7 +68,7 @@ class Extractor(nn.Module):
             self._dummy_forward(name)
         except (ValueError, AttributeError) as error:  # the latter where a block passes lists on, as DenseNet's
             sites = ", ".join(f"attention.{site}" for site in attention)
-            raise ValueError(f"{sites}: the stages of this model cannot take attention there ({error})") from error
+            raise InputError(f"{sites}: the stages of this model cannot take attention there ({error})") from error
 
     def _drop_unused(self, name: str, features: list[Tensor]) -> None:
         """Remove the modules that reach no output; where the model cannot run without them, stop their learning.
@@ -82,7 +83,7 @@ class Extractor(nn.Module):
             self.model.set_submodule(path, nn.Identity())
         try:
             same = not unused or all(map(_equal, self._dummy_forward(name), features))
-        except ValueError:
+        except InputError:
             same = False  # their results are used in some way that leaves no trace in the requested maps
         if not same:
             for path, module in kept.items():
@@ -112,7 +113,7 @@ class Extractor(nn.Module):
         ]
         shapes = [tuple(feature.shape) for feature in features]
         if shapes != expected:
-            raise ValueError(
+            raise InputError(
                 f"backbone {name}: an image of {height} x {width} pixels gives maps {shapes}, but its description "
                 f"promises {expected}; take another model"
             )
@@ -130,7 +131,7 @@ def accepts_size(name: str, size: tuple[int, int], stride: int) -> Iterator[None
     try:
         yield
     except (RuntimeError, ValueError, AssertionError, IndexError, TypeError) as error:
-        raise ValueError(
+        raise InputError(
             f"backbone {name}: an image of {size[0]} x {size[1]} pixels fails ({error}). Detectors feed images of any "
             f"size that is a multiple of {stride}; take a model without a fixed input size"
         ) from error
@@ -201,7 +202,7 @@ def stage_parameters(
         inside = (f"{first}.", f"{first.replace('.', '_')}.")
         return {names[key] for key in behind([output]) if key in names and not names[key].startswith(inside)}
     strides = sorted({stride for stride, _ in taps.values()})
-    raise ValueError(
+    raise InputError(
         f"backbone {name}: frozen_stages={frozen_stages} freezes all up to stride {2 ** max(frozen_stages, 0)}, but "
         f"this model has maps of strides {strides}; give 0 (none), 1 (stem) or a level, at most {deepest}"
     )
@@ -219,12 +220,12 @@ def last_per_stride(strides: Sequence[int], levels: Sequence[int], name: str) ->
         ValueError: if levels are not ascending, or the model lacks one.
     """
     if not levels or list(levels) != sorted(set(levels)):
-        raise ValueError(f"backbone {name}: levels must ascend and not repeat, such as [3, 4, 5]; got {list(levels)}")
+        raise InputError(f"backbone {name}: levels must ascend and not repeat, such as [3, 4, 5]; got {list(levels)}")
     last = {stride: index for index, stride in enumerate(strides)}
     lacking = [2**level if level >= 0 else level for level in levels if level < 0 or 2**level not in last]
     if lacking:
         has = ", ".join(f"{stride} (level {stride.bit_length() - 1})" for stride in sorted(last)) or "none"
-        raise ValueError(
+        raise InputError(
             f"backbone {name}: levels {list(levels)} need maps of stride {', '.join(map(str, lacking))}, but this "
             f"model has strides: {has}; choose other levels or another model"
         )

@@ -8,6 +8,8 @@ from typing import Literal
 from timm.layers.norm_act import convert_sync_batchnorm, freeze_batch_norm_2d
 from torch import nn
 
+from detfuse.errors import InputError
+
 Norm = Literal["train", "frozen", "sync"]
 """``train``: as the model has them; ``frozen``: BatchNorm with fixed statistics and scales, for batches of one or two
 images on pretrained weights; ``sync``: BatchNorm statistics over all processes (GPUs; one process: as ``train``)."""
@@ -32,5 +34,5 @@ def convert_norms(module: nn.Module, norm: Norm) -> nn.Module:
     # timm's functions are used for torchvision's models too: they know torch's BatchNorm and timm's fused
     # BatchNorm + activation, whose activation torch's own conversion would drop.
     if norm not in _CONVERSIONS:
-        raise ValueError(f"norm must be one of {', '.join(_CONVERSIONS)}, got {norm!r}")
+        raise InputError(f"norm must be one of {', '.join(_CONVERSIONS)}, got {norm!r}")
     return _CONVERSIONS[norm](module)

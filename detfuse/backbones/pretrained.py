@@ -16,11 +16,16 @@ import safetensors.torch
 from torch import Tensor, nn
 
 from detfuse.backbones.archive import read_archive
+from detfuse.errors import InputError, UserError
 
 _FILE_SUFFIXES = (".pth", ".pt", ".ckpt", ".safetensors")
 _WRAPPERS = ("state_dict", "model", "model_state_dict", "state_dict_ema", "model_ema")
 _PREFIXES = ("", "module.", "model.", "backbone.", "module.backbone.", "backbone.body.", "detector.backbone.model.")
 _REMEDY = "give pretrained=<file.pth or .safetensors> with weights from disk, or pretrained=false for random weights"
+
+
+class NoNetworkError(UserError, ConnectionError):
+    """Weights that would have to be fetched, and no network to fetch them from."""
 
 
 def is_file(pretrained: bool | str) -> bool:
@@ -32,7 +37,7 @@ def require_reachable(url: str, model: str, timeout: float = 4.0) -> None:
     """Ask the host for an answer before a library tries for most of a minute; a proxy in the environment is used.
 
     Raises:
-        ConnectionError: if there is none within ``timeout`` seconds.
+        NoNetworkError: if there is none within ``timeout`` seconds.
     """
     try:
         with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=timeout):
@@ -46,9 +51,9 @@ def require_reachable(url: str, model: str, timeout: float = 4.0) -> None:
         raise no_network(model, url, error) from error
 
 
-def no_network(model: str, url: str, reason: object) -> ConnectionError:
+def no_network(model: str, url: str, reason: object) -> NoNetworkError:
     """The error for weights that cannot be fetched."""
-    return ConnectionError(
+    return NoNetworkError(
         f"backbone {model}: its pretrained weights are not in the cache and {url} cannot be reached ({reason}); "
         f"{_REMEDY}"
     )
@@ -89,12 +94,12 @@ def load_file(target: nn.Module, path: str, model: str, known: Iterable[str]) ->
             wrong.append(f"{key} is {tuple(value.shape)}, the model's is {tuple(own[name].shape)}")
         loaded[name] = value
     if not loaded:
-        raise ValueError(
+        raise InputError(
             f"{where}: none of its {len(weights)} weights belongs to this model. The file has {_few(weights)}; the "
             f"model has {_few(wanted.values())}; check the model's name, or rename the weights as the library does"
         )
     if wrong:
-        raise ValueError(f"{where}: {len(wrong)} weights of another shape: {_few(wrong)}; check the model's name")
+        raise InputError(f"{where}: {len(wrong)} weights of another shape: {_few(wrong)}; check the model's name")
     learnt = {key for key, _ in target.named_parameters()} | {key for key in own if "running_" in key}
     missing = sorted(learnt - set(loaded))
     extra = sorted(key for key in weights if _canonical(key) not in wanted and _canonical(key) not in full)
@@ -111,11 +116,11 @@ def _existing(file: Path, where: str) -> Path:
     if file.is_file():
         return file
     if file.is_dir():
-        raise ValueError(f"{where}: this is a folder; name one weights file in it")
+        raise InputError(f"{where}: this is a folder; name one weights file in it")
     beside = sorted(p.name for p in file.parent.glob("*") if p.is_file()) if file.parent.is_dir() else []
     near = difflib.get_close_matches(file.name, beside, n=3) or [n for n in beside if n.endswith(_FILE_SUFFIXES)][:5]
     hint = f"; beside it are {', '.join(near)}" if near else ""
-    raise ValueError(f"{where}: no such file{hint}")
+    raise InputError(f"{where}: no such file{hint}")
 
 
 def _read(file: Path, where: str) -> Any:
@@ -123,7 +128,7 @@ def _read(file: Path, where: str) -> Any:
         try:
             return safetensors.torch.load_file(file)
         except (safetensors.SafetensorError, OSError) as error:
-            raise ValueError(f"{where}: not readable as safetensors ({error}); take another copy") from error
+            raise InputError(f"{where}: not readable as safetensors ({error}); take another copy") from error
     return read_archive(file, legacy=True)
 
 
@@ -139,10 +144,10 @@ def _tensors(content: Any, where: str) -> dict[str, Tensor]:
             break
         content = inner
     if not isinstance(content, Mapping):
-        raise ValueError(f"{where}: holds a {type(content).__name__}, not a dict of weights")
+        raise InputError(f"{where}: holds a {type(content).__name__}, not a dict of weights")
     weights = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
     if not weights:
-        raise ValueError(f"{where}: holds no weights, only the keys {_few(content)}")
+        raise InputError(f"{where}: holds no weights, only the keys {_few(content)}")
     return weights
 
 

@@ -17,12 +17,15 @@ from torch import Tensor
 from detfuse.backbones.attention import Stage, attend_stages
 from detfuse.backbones.extractor import Extractor, accepts_size, dummy_size, last_per_stride, stage_parameters
 from detfuse.backbones.pretrained import is_file, load_file, no_network, require_reachable
+from detfuse.errors import InputError
 from detfuse.inserts import BACKBONE_SITES, Attention, only_sites
+from detfuse.ranges import FractionBelowOne, NonNegativeInt, PositiveInt, checked
 from detfuse.structures import FeatureSpec
 
 _FLEXIBLE: tuple[dict[str, Any], ...] = ({"strict_img_size": False}, {"dynamic_img_size": True})
 
 
+@checked
 class TimmBackbone(Extractor):
     """A timm model, cut after the coarsest requested level.
 
@@ -44,7 +47,7 @@ class TimmBackbone(Extractor):
     Raises:
         ValueError: if the model, the level, the tag or the file does not exist or does not fit, or the model has no
             such site.
-        ConnectionError: if weights must be fetched and there is no network (within seconds).
+        NoNetworkError: if weights must be fetched and there is no network (within seconds).
     """
 
     def __init__(
@@ -52,11 +55,11 @@ class TimmBackbone(Extractor):
         attention: Attention | None = None,
         *,
         name: str,
-        levels: Sequence[int] = (3, 4, 5),
+        levels: Sequence[PositiveInt] = (3, 4, 5),
         pretrained: bool | str = False,
-        frozen_stages: int = 0,
+        frozen_stages: NonNegativeInt = 0,
         norm: Literal["train", "frozen", "sync"] = "train",
-        drop_path: float = 0.0,
+        drop_path: FractionBelowOne = 0.0,
     ) -> None:
         super().__init__()
         _require_model(name)
@@ -106,7 +109,7 @@ def _require_model(name: str) -> None:
     if not is_model(model):
         near = difflib.get_close_matches(model, list_models(), n=4)
         hint = f"; did you mean {', '.join(near)}?" if near else "; see timm.list_models()"
-        raise ValueError(f"backbone: timm {timm.__version__} has no model {model!r}{hint}")
+        raise InputError(f"backbone: timm {timm.__version__} has no model {model!r}{hint}")
     if tag:
         _require_tag(model, tag)
 
@@ -115,7 +118,7 @@ def _require_tag(model: str, tag: str) -> None:
     tags = [known.partition(".")[2] for known in list_pretrained(f"{model}.*")]
     if tag not in tags:
         has = f"it has {', '.join(tags)}" if tags else "it has none; use pretrained=false"
-        raise ValueError(
+        raise InputError(
             f"backbone {model}: timm has no pretrained weights {tag!r} for it and no such file exists; {has}"
         )
 
@@ -143,7 +146,7 @@ def _create(name: str, options: Mapping[str, Any]) -> Any:
         return timm.create_model(name, **options)
     except (RuntimeError, AttributeError, AssertionError, TypeError, KeyError) as error:
         asked = f" with drop_path={options['drop_path_rate']}" if "drop_path_rate" in options else ""
-        raise ValueError(f"backbone {name}: timm cannot build it as a feature extractor{asked} ({error})") from error
+        raise InputError(f"backbone {name}: timm cannot build it as a feature extractor{asked} ({error})") from error
 
 
 def _create_pretrained(name: str, pretrained: bool | str, options: dict[str, Any]) -> Any:
@@ -154,7 +157,7 @@ def _create_pretrained(name: str, pretrained: bool | str, options: dict[str, Any
         name = f"{model}.{pretrained}"
     configuration = get_pretrained_cfg(name)
     if configuration is None or not configuration.has_weights:
-        raise ValueError(f"backbone {name}: timm has no pretrained weights for it; use pretrained=false or a file")
+        raise InputError(f"backbone {name}: timm has no pretrained weights for it; use pretrained=false or a file")
     source = dataclasses.asdict(configuration)
     options = {**options, "pretrained": True}
     host = source.get("url") or ""

@@ -18,7 +18,9 @@ from torchvision.models.feature_extraction import create_feature_extractor
 from detfuse.backbones.attention import Stage, attend_graphs
 from detfuse.backbones.extractor import Extractor, accepts_size, dummy_size, last_per_stride, stage_parameters
 from detfuse.backbones.pretrained import is_file, load_file, no_network, require_reachable
+from detfuse.errors import InputError
 from detfuse.inserts import BACKBONE_SITES, Attention, only_sites
+from detfuse.ranges import NonNegativeInt, PositiveInt, checked
 from detfuse.structures import FeatureSpec
 
 
@@ -32,6 +34,7 @@ class _Tap(NamedTuple):
     output: Tensor
 
 
+@checked
 class TorchvisionBackbone(Extractor):
     """A torchvision classification model, cut after the coarsest requested level.
 
@@ -54,7 +57,7 @@ class TorchvisionBackbone(Extractor):
     Raises:
         ValueError: if the model, the level, the weights' name or the file does not exist or does not fit, or the model
             has no such site.
-        ConnectionError: if weights must be fetched and there is no network (within seconds).
+        NoNetworkError: if weights must be fetched and there is no network (within seconds).
     """
 
     def __init__(
@@ -62,9 +65,9 @@ class TorchvisionBackbone(Extractor):
         attention: Attention | None = None,
         *,
         name: str,
-        levels: Sequence[int] = (3, 4, 5),
+        levels: Sequence[PositiveInt] = (3, 4, 5),
         pretrained: bool | str = False,
-        frozen_stages: int = 0,
+        frozen_stages: NonNegativeInt = 0,
         norm: Literal["train", "frozen", "sync"] = "train",
         ceil_mode: bool = False,
     ) -> None:
@@ -116,7 +119,7 @@ def _require_model(name: str) -> None:
     if name not in names:
         near = difflib.get_close_matches(name, names, n=4)
         hint = f"; did you mean {', '.join(near)}?" if near else f"; it has {', '.join(names)}"
-        raise ValueError(f"backbone: torchvision {torchvision.__version__} has no model {name!r}{hint}")
+        raise InputError(f"backbone: torchvision {torchvision.__version__} has no model {name!r}{hint}")
 
 
 def _create(name: str, weights: models.WeightsEnum | None) -> nn.Module:
@@ -131,7 +134,7 @@ def _round_up(model: nn.Module, name: str) -> None:
     """Let the poolings without overlap keep the last row and column of odd sizes."""
     poolings = [m for m in model.modules() if isinstance(m, nn.MaxPool2d) and m.kernel_size == m.stride]
     if not poolings:
-        raise ValueError(
+        raise InputError(
             f"backbone {name}: it has no pooling of 2 x 2, so ceil_mode=true changes nothing: leave it out"
         )
     for pooling in poolings:
@@ -144,7 +147,7 @@ def _weights(name: str, pretrained: bool | str) -> models.WeightsEnum:
     known = {weights.name: weights for weights in choices}
     wanted = "DEFAULT" if pretrained is True else str(pretrained)
     if wanted != "DEFAULT" and wanted not in known:
-        raise ValueError(
+        raise InputError(
             f"backbone {name}: torchvision has no pretrained weights {wanted!r} for it and no such file exists; "
             f"it has {', '.join(known)}"
         )

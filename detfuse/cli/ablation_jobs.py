@@ -16,7 +16,7 @@ from detfuse.ablation.records import Plan, Run
 from detfuse.ablation.runner import LOG, Job
 from detfuse.ablation.storage import STATE
 from detfuse.cli import run_folder
-from detfuse.cli.jobs import UserError
+from detfuse.errors import UserError
 
 _RUNS = "runs"
 _ENVIRONMENT = "environment.json"

@@ -30,8 +30,10 @@ from detfuse.cli.ablation_jobs import (
     slots_of,
     threads_of,
 )
-from detfuse.cli.jobs import Invocation, UserError, told_plainly
+from detfuse.cli.jobs import Invocation, told_plainly
+from detfuse.cli.outputs import require_folder
 from detfuse.config import AblateSettings
+from detfuse.errors import UserError
 
 if TYPE_CHECKING:
     from detfuse.ablation.probe import Facts, Read
@@ -51,7 +53,7 @@ def run(invocation: Invocation) -> None:
     if invocation.multirun:
         raise UserError("-m: an ablation is a sweep of its own; give the values as levels of a factor")
     name = invocation.choices["ablation"] if settings.name == "auto" else settings.name
-    folder = Path(settings.runs_dir).expanduser() / settings.project / name
+    folder = require_folder(Path(settings.runs_dir).expanduser() / settings.project / name)
     if settings.report_only:
         _conclude_again(folder, settings, _flags(invocation))
         return
@@ -121,12 +123,12 @@ def _page(invocation: Invocation, settings: AblateSettings) -> Ablation:
     node = invocation.config["ablation"]
     option = invocation.choices["ablation"]
     known = [field.name for field in fields(Ablation)]
-    if not isinstance(node, dict) or "_target_" not in node:
-        target = f"{Ablation.__module__}.{Ablation.__qualname__}"
+    target = f"{Ablation.__module__}.{Ablation.__qualname__}"
+    if node["_target_"] != target:
         raise UserError(
             f"ablation={option}: its YAML is no plan; begin it with `_target_: {target}`, then {', '.join(known)}"
         )
-    page = Ablation(**{key: value for key, value in node.items() if key in known})
+    page = Ablation(**{key: value for key, value in node.items() if key != "_target_"})
     typed = {name: getattr(settings, name) for name in ("seeds", "budget", "equalise", "allow")}
     return replace(page, **{name: value for name, value in typed.items() if value is not None})
 

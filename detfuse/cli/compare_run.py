@@ -13,8 +13,10 @@ from typing import Any
 
 from detfuse.ablation.records import Comparison, Difference, Score
 from detfuse.ablation.statistics import Results, compare_runs
-from detfuse.cli.jobs import Invocation, UserError, told_plainly
+from detfuse.cli.jobs import Invocation, told_plainly
+from detfuse.cli.outputs import require_folder
 from detfuse.config import CompareSettings
+from detfuse.errors import InputError, UserError
 from detfuse.evaluation.table import aligned
 from detfuse.files import write_json, write_text
 
@@ -28,6 +30,7 @@ def run(invocation: Invocation) -> None:
     sides = {"a": _paths(settings.a), "b": _paths(settings.b)}
     annotations = Path(settings.annotations).expanduser()
     _check_files(sides, annotations)
+    folder = None if settings.output is None else require_folder(Path(settings.output).expanduser())
     with told_plainly():
         truth = _ground_truth(annotations)
         counts: dict[Path, int] = {}
@@ -45,8 +48,7 @@ def run(invocation: Invocation) -> None:
             named=lambda side, seed: str(sides[side][seed]),
         )
     print(_header(sides, annotations, truth, counts), _text(results), sep="\n\n")
-    if settings.output is not None:
-        folder = Path(settings.output).expanduser()
+    if folder is not None:
         with told_plainly():
             write_json(folder / "comparison.json", asdict(results))
             write_text(folder / "comparison.csv", _csv(results))
@@ -83,26 +85,26 @@ def _read(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"no JSON: {error}") from None
+        raise InputError(f"no JSON: {error}") from None
 
 
 def _ground_truth(path: Path) -> Mapping[str, Any]:
     try:
         content = _read(path)
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+        raise InputError(f"{path}: {error}") from None
     if not isinstance(content, dict):
-        raise ValueError(f"{path}: expected COCO annotations (images, categories, annotations), got a list")
+        raise InputError(f"{path}: expected COCO annotations (images, categories, annotations), got a list")
     return content
 
 
 def _rows(path: Path, counts: dict[Path, int]) -> Sequence[Mapping[str, Any]]:
     content = _read(path)
     if not isinstance(content, list):
-        raise ValueError("expected a list of COCO result rows {image_id, category_id, bbox, score}")
+        raise InputError("expected a list of COCO result rows {image_id, category_id, bbox, score}")
     wrong = next((i for i, row in enumerate(content) if not isinstance(row, dict)), None)
     if wrong is not None:
-        raise ValueError(f"row {wrong} is {content[wrong]!r}, expected {{image_id, category_id, bbox, score}}")
+        raise InputError(f"row {wrong} is {content[wrong]!r}, expected {{image_id, category_id, bbox, score}}")
     counts[path] = len(content)
     return content
 

@@ -16,10 +16,12 @@ from torch import Tensor, nn
 
 from detfuse.build import build_backbone, build_neck, instantiate, size_divisor
 from detfuse.cli import results
-from detfuse.cli.jobs import Invocation, UserError, told_plainly
+from detfuse.cli.jobs import Invocation, told_plainly
+from detfuse.cli.outputs import require_file
 from detfuse.config import CostSettings
 from detfuse.config.location import group_options
 from detfuse.data.collate import padded_size
+from detfuse.errors import InputError, UserError
 from detfuse.evaluation.table import aligned
 from detfuse.fusion.graph import FusionGraph
 from detfuse.necks.graph_neck import GraphNeck
@@ -64,6 +66,7 @@ def run(invocation: Invocation) -> None:
     config = invocation.config
     with told_plainly():
         settings = CostSettings(**{name: config[name] for name in CostSettings.__dataclass_fields__})
+        output = require_file(Path(settings.output).expanduser()) if settings.output else None
         spec = build_backbone(config).out_spec
         size = padded_size(*settings.size, size_divisor(spec))
         device = compute_device(config["trainer"].get("accelerator", "auto"), config["trainer"].get("devices", 1))
@@ -79,10 +82,9 @@ def run(invocation: Invocation) -> None:
         measured = _measure(necks, features, settings.rounds, refused)
     table = _table(measured, settings.batch, invocation.choices.get("operator"))
     print(f"\n{table}\n\n{_notes(measured, settings, idle)}")
-    if settings.output:
-        path = Path(settings.output).expanduser()
-        results.write_json(path, _as_json(measured, settings, size, invocation))
-        print(f"written to {path}")
+    if output is not None:
+        results.write_json(output, _as_json(measured, settings, size, invocation))
+        print(f"written to {output}")
 
 
 def _build_necks(invocation: Invocation, spec: FeatureSpec) -> tuple[dict[str, nn.Module], dict[str, str]]:
@@ -92,7 +94,7 @@ def _build_necks(invocation: Invocation, spec: FeatureSpec) -> tuple[dict[str, n
     for name, operator in _operators(invocation).items():
         try:
             neck = build_neck({**invocation.config, "operator": operator}, spec)
-        except ValueError as error:  # such as widths that this operator cannot fuse
+        except InputError as error:  # such as widths that this operator cannot fuse
             refused[name] = str(error)
         else:
             assert isinstance(neck, nn.Module)

@@ -10,8 +10,10 @@ import pytorch_lightning as pl
 from detfuse.build import build_parts, build_trainer, check_stored_config
 from detfuse.cli import results
 from detfuse.cli.jobs import Invocation, told_plainly
+from detfuse.cli.outputs import require_folder
 from detfuse.cli.run_folder import run_folder_of
 from detfuse.cli.stored_config import evaluated
+from detfuse.config import as_stored
 from detfuse.weights.checkpoint import Checkpoint, read_checkpoint
 
 
@@ -23,10 +25,10 @@ def run(invocation: Invocation) -> None:
     """
     with told_plainly():
         checkpoint, config = stored(invocation)
+        output = invocation.config["output"]
+        folder = require_folder(Path(output).expanduser() if output else run_folder_of(checkpoint.path) / "evaluation")
         pl.seed_everything(config["seed"], workers=True, verbose=False)
         parts = build_parts(config, stage="validate")
-        output = invocation.config["output"]
-        folder = Path(output).expanduser() if output else run_folder_of(checkpoint.path) / "evaluation"
         trainer = build_trainer(config, folder, bare=True)
     if trainer.is_global_zero:
         print(results.header(parts, trainer, folder, config), flush=True)
@@ -41,4 +43,5 @@ def stored(invocation: Invocation) -> tuple[Checkpoint, dict[str, Any]]:
     checkpoint = read_checkpoint(Path(invocation.config["checkpoint"]).expanduser())
     # Before the typed settings, which may call private targets: those are the user's own.
     check_stored_config(checkpoint.config, invocation.directories, checkpoint.path)
-    return checkpoint, evaluated(checkpoint.config, invocation)
+    config = as_stored(checkpoint.config, checkpoint.path, invocation.directories)
+    return checkpoint, evaluated(config, invocation)

@@ -12,13 +12,15 @@ import torch
 from detfuse.build import build_combine, build_data, build_detector, instantiate, size_divisor
 from detfuse.cli import results
 from detfuse.cli.evaluation_run import stored
-from detfuse.cli.jobs import Invocation, UserError, told_plainly
+from detfuse.cli.jobs import Invocation, told_plainly
+from detfuse.cli.outputs import require_file
 from detfuse.cli.run_folder import run_folder_of
 from detfuse.config import ExportSettings
 from detfuse.data import Transforms
 from detfuse.data.collate import padded_size
 from detfuse.data.dataset import DetectionDataset, Key
 from detfuse.data.synthetic import SyntheticParameters, draw
+from detfuse.errors import UserError
 from detfuse.export import (
     Agreement,
     Deployed,
@@ -66,7 +68,7 @@ def run(invocation: Invocation) -> None:
             combine=config["combine"],
         )
         default = run_folder_of(checkpoint.path) / f"{checkpoint.path.stem}.{settings.format}"
-        path = Path(settings.output).expanduser() if settings.output else default
+        path = require_file(Path(settings.output).expanduser() if settings.output else default)
         pictures = _fitting(dataset, transform, size) or _drawn(size)
     print(f"model   {description.model}")
     print(f"size    {size[0]} x {size[1]} pixels (height x width): images are resized and padded to it", flush=True)
@@ -81,13 +83,13 @@ def run(invocation: Invocation) -> None:
     print(f"written to {path} ({path.stat().st_size / 2**20:.1f} MiB)")
 
 
-def _given_size(typed: list[int] | None, transform: Transforms, divisor: int) -> Size | None:
+def _given_size(typed: Size | None, transform: Transforms, divisor: int) -> Size | None:
     """The padded size, unless it depends on the images.
 
     Raises:
         UserError: if the typed one is not what the detector is ever given.
     """
-    size = None if typed is None else (typed[0], typed[1])
+    size = None if typed is None else (typed[0], typed[1])  # YAML's lists are no tuples
     if transform.size is not None:
         if size not in (None, transform.size):
             raise UserError(
@@ -108,7 +110,7 @@ def _validation(config: dict[str, Any], divisor: int, *, needed: bool) -> Detect
         data = build_data(config, divisor)
         data.prepare_data()
         data.setup("validate")
-    except (ValueError, OSError) as error:
+    except (UserError, OSError) as error:
         if not needed:
             return None
         raise UserError(

@@ -1,11 +1,13 @@
 """From a command line to jobs: the check, Hydra, sweeps that survive their failures, and exit codes.
 
-Exit codes: 0, 1 for a job that failed, 2 for a command line that cannot be run.
+Exit codes: 0; 1 for what the user can put right, and for a sweep in which a run failed; 2 for a command line that
+cannot be run; 70 for a bug of detfuse (as sysexits.h has it); 130 for a job that was interrupted.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -18,14 +20,23 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from detfuse.config import CommandLine, check, conf_dir, help_text, read_command_line
+from detfuse.config import (
+    COMPOSITION_ERRORS,
+    CommandLine,
+    check,
+    conf_dir,
+    explained_composition,
+    help_text,
+    read_command_line,
+    replacements,
+)
+from detfuse.errors import UserError, explained
 
 # Flags that Hydra answers by itself, whatever the configuration says.
 _HYDRAS_OWN = {"--hydra-help", "--version", "--shell-completion", "-sc"}
-
-
-class UserError(Exception):
-    """Something that the user can put right: told as one message, without a traceback."""
+_FULL_ERROR = "HYDRA_FULL_ERROR"  # Hydra's: 1 shows the traceback of a user's mistake too
+_TARGET = re.compile(r"'_target_': '([^']+)'")
+_USER, _COMMAND_LINE, _BUG, _INTERRUPTED = 1, 2, 70, 130
 
 
 @dataclass(frozen=True)
@@ -75,7 +86,9 @@ def launch(command: str, job: Job) -> None:
         directories.append(line.config_dir)
         sys.path.insert(0, str(line.config_dir.parent))  # so that private targets import
     # Hydra's parser wants overrides and flags apart; people, and Lightning's child processes, mix them.
-    overrides = _forced_below_swept([argument for argument in argv if argument not in line.flags], line)
+    replaced = replacements(line, command)
+    typed = [text for argument in argv if argument not in line.flags for text in replaced.get(argument, [argument])]
+    overrides = _forced_below_swept(typed, line)
     sys.argv[1:] = [*overrides, *line.flags]
     _run_jobs(command, job, directories)
 
@@ -98,26 +111,54 @@ def _run_jobs(command: str, job: Job, directories: list[Path]) -> None:
         invocation = _invocation(config, directories)
         try:
             job(invocation)
-        except UserError as error:
-            _tell(error)
-            if not invocation.multirun:
-                sys.exit(1)
-            failures.append(f"{' '.join(invocation.typed)}: {error}")
+        except KeyboardInterrupt as stop:
+            print("interrupted", *stop.args, sep=": ", file=sys.stderr)
+            sys.exit(_INTERRUPTED)
         except Exception as error:
-            # A sweep survives its failures: whatever went wrong in one run, the next is another.
+            mistake = explained(error)
+            if mistake is not None:
+                _tell(mistake, error)
+            else:
+                _tell_bug(error, invocation)
             if not invocation.multirun:
-                raise
-            traceback.print_exc()
-            failures.append(f"{' '.join(invocation.typed)}: {type(error).__name__}: {error}")
+                sys.exit(_USER if mistake is not None else _BUG)
+            # A sweep survives its failures: whatever went wrong in one run, the next is another.
+            reason = f"{mistake}" if mistake is not None else f"{type(error).__name__}: {error}"
+            failures.append(f"{' '.join(invocation.typed)}: {reason}")
 
-    _hydra(command, task)
+    try:
+        _hydra(command, task)
+    except COMPOSITION_ERRORS as error:
+        _tell(UserError(explained_composition(error)), error)
+        sys.exit(_COMMAND_LINE)
     if failures:
         print(f"{len(failures)} of the sweep's runs failed:", *(f"  {f}" for f in failures), sep="\n", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(_USER)
 
 
 def _hydra(command: str, task: Callable[[DictConfig], None]) -> None:
-    hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=command)(task)()
+    """Run Hydra's main; what it cannot compose or sweep is raised, not printed in its own words."""
+    asked = os.environ.get(_FULL_ERROR)
+
+    def as_asked(config: DictConfig) -> None:
+        with _environment(_FULL_ERROR, asked):  # the job and its processes have what the user has set
+            task(config)
+
+    with _environment(_FULL_ERROR, "1"):
+        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=command)(as_asked)()
+
+
+@contextmanager
+def _environment(name: str, value: str | None) -> Iterator[None]:
+    before = os.environ.pop(name, None)
+    if value is not None:
+        os.environ[name] = value
+    try:
+        yield
+    finally:
+        os.environ.pop(name, None)
+        if before is not None:
+            os.environ[name] = before
 
 
 def _invocation(config: DictConfig, directories: list[Path]) -> Invocation:
@@ -134,21 +175,30 @@ def _invocation(config: DictConfig, directories: list[Path]) -> Invocation:
     )
 
 
-def _tell(error: UserError) -> None:
-    if os.environ.get("HYDRA_FULL_ERROR") == "1":
-        traceback.print_exc()
-    print(f"error: {error}", file=sys.stderr)
+def _tell(mistake: UserError, error: Exception) -> None:
+    if os.environ.get(_FULL_ERROR) == "1":
+        traceback.print_exception(error)
+    print(f"error: {mistake}", file=sys.stderr)
+
+
+def _tell_bug(error: Exception, invocation: Invocation) -> None:
+    traceback.print_exception(error)
+    own = sorted({t for t in _TARGET.findall(str(invocation.config)) if not t.startswith("detfuse.")})
+    where = f"detfuse or in your own {', '.join(own)}" if own else "detfuse"
+    print(
+        f"This is a bug in {where}, no mistake in your settings: please report it to the authors with the lines above "
+        "and the command.",
+        file=sys.stderr,
+    )
 
 
 @contextmanager
 def told_plainly() -> Iterator[None]:
-    """While parts are built and data is read, errors are about the user's choices: tell them without a traceback.
-
-    ``HYDRA_FULL_ERROR=1`` shows the traceback.
-    """
+    """Errors of the system that only the user can put right become a UserError; a bug stays what it is."""
     try:
         yield
-    except (ValueError, TypeError, OSError, ImportError, LookupError) as error:
-        # A KeyError's text is its key in quotes; the message is its argument.
-        message = error.args[0] if isinstance(error, KeyError) and error.args else error
-        raise UserError(f"{message}" or type(error).__name__) from error
+    except Exception as error:
+        mistake = explained(error)
+        if mistake is None or mistake is error:
+            raise
+        raise mistake from error

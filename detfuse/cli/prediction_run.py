@@ -9,11 +9,13 @@ from typing import Any
 
 from torch import Tensor
 
-from detfuse.cli.jobs import Invocation, UserError, told_plainly
+from detfuse.cli.jobs import Invocation, told_plainly
+from detfuse.cli.outputs import require_folder
 from detfuse.cli.predictors import Predictor, open_predictor
 from detfuse.cli.run_folder import run_folder_of
 from detfuse.config import PredictSettings
 from detfuse.data import load_image
+from detfuse.errors import UserError
 from detfuse.evaluation.coco import coco_results
 from detfuse.export import ExportError
 from detfuse.files import write_json
@@ -32,9 +34,9 @@ def run(invocation: Invocation) -> None:
     with told_plainly():
         settings = PredictSettings(**{name: invocation.config[name] for name in PredictSettings.__dataclass_fields__})
         files = find_pictures(settings.source)
-        predictor = open_predictor(invocation)
         default = run_folder_of(Path(settings.checkpoint).expanduser()) / "predictions"
-        output = Path(settings.output).expanduser() if settings.output else default
+        output = require_folder(Path(settings.output).expanduser() if settings.output else default)
+        predictor = open_predictor(invocation)
     rows: list[dict[str, Any]] = []
     taken: Counter[str] = Counter()
     for image_id, file in enumerate(files, start=1):

@@ -7,12 +7,12 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from detfuse.cli.jobs import Invocation, UserError
+from detfuse.cli.jobs import Invocation
 from detfuse.config import PredictSettings
 from detfuse.data import Transforms, collate
+from detfuse.errors import UserError
 from detfuse.export import format_of, read_exported
 from detfuse.structures import Categories, Detections
-from detfuse.training.inference import Inference
 from detfuse.weights.checkpoint import Checkpoint, load_weights
 
 
@@ -58,6 +58,7 @@ class CheckpointPredictor:
 
     def __init__(self, checkpoint: Checkpoint, config: dict[str, Any]) -> None:
         from detfuse.build import build_combine, build_detector, instantiate, size_divisor  # likewise
+        from detfuse.training.inference import Inference
 
         self.categories = checkpoint.categories
         detector = build_detector(config, len(checkpoint.categories))

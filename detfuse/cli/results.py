@@ -9,8 +9,8 @@ import torch
 from pytorch_lightning import Trainer
 
 from detfuse.build import Parts
-from detfuse.cli.jobs import UserError
 from detfuse.detector import Detector
+from detfuse.errors import UserError
 from detfuse.files import write_json as write_json
 from detfuse.files import write_text as write_text
 from detfuse.inserts import inserts_of

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from detfuse.cli.jobs import UserError
 from detfuse.config import TrainSettings
+from detfuse.errors import UserError
 
 CONFIG = "config.yaml"
 LAST = Path("checkpoints") / "last.ckpt"

@@ -5,7 +5,8 @@ from __future__ import annotations
 from copy import deepcopy
 from typing import Any
 
-from detfuse.cli.jobs import Invocation, UserError
+from detfuse.cli.jobs import Invocation
+from detfuse.errors import UserError
 
 _ABSENT = object()
 _FREE_ON_RESUME = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from detfuse.ablation.storage import to_plain
 from detfuse.build import Parts, build_parts, build_trainer, check_stored_config
 from detfuse.cli import results, run_folder
-from detfuse.cli.jobs import Invocation, UserError, told_plainly
+from detfuse.cli.jobs import Invocation, told_plainly
+from detfuse.cli.outputs import require_folder
 from detfuse.cli.stored_config import resumed
-from detfuse.config import TrainSettings
-from detfuse.data import DataError
+from detfuse.config import TrainSettings, as_stored
+from detfuse.errors import UserError
 from detfuse.inserts import places_of
 from detfuse.necks.graph_neck import GraphNeck
 from detfuse.training.attention_memory import device_memory, require_fit
@@ -25,7 +27,6 @@ from detfuse.training.batch_statistics import require_statistics
 from detfuse.training.datamodule import LightningData
 from detfuse.training.device import bytes_of
 from detfuse.training.environment import environment
-from detfuse.training.module import NonFiniteLossError
 from detfuse.training.summary import summarise
 from detfuse.visualize.graph import Fusion, svg
 from detfuse.weights.checkpoint import read_checkpoint
@@ -44,7 +45,7 @@ def run(invocation: Invocation) -> None:
     with told_plainly():
         settings = TrainSettings(**{name: invocation.config[name] for name in TrainSettings.__dataclass_fields__})
     _refuse_sweep_of_processes(invocation)
-    base = run_folder.base_folder(settings, invocation.typed, multirun=invocation.multirun)
+    base = require_folder(run_folder.base_folder(settings, invocation.typed, multirun=invocation.multirun))
     resume = run_folder.folder_to_resume(settings.resume, base)
     config = _stored(resume, invocation) if resume else invocation.config
     with told_plainly():
@@ -85,15 +86,26 @@ def _new_folder(settings: TrainSettings, base: Path, *, numbered: bool) -> Path:
 
 def _stored(folder: Path, invocation: Invocation) -> dict[str, Any]:
     """The configuration that a resumed run continues with."""
-    with told_plainly():
-        stored = yaml.safe_load((folder / run_folder.CONFIG).read_text(encoding="utf-8"))
-        if not isinstance(stored, dict) or "seed" not in stored:
-            raise UserError(f"{folder / run_folder.CONFIG} is no configuration of a run")
-        command = folder / _COMMAND
-        choices = json.loads(command.read_text(encoding="utf-8"))["choices"] if command.is_file() else {}
-        config = resumed(stored, choices, invocation)
-        check_stored_config(config, invocation.directories, folder / run_folder.CONFIG)
-    return config
+    source = folder / run_folder.CONFIG
+    stored = _read(source, yaml.safe_load)
+    # Before the typed settings, which may call private targets: those are the user's own.
+    check_stored_config(stored, invocation.directories, source)
+    command = folder / _COMMAND
+    choices = _read(command, json.loads).get("choices") if command.is_file() else {}
+    if not isinstance(choices, dict):
+        raise UserError(f"{command}: has no 'choices'; delete the file, or take another copy of the run folder")
+    return resumed(as_stored(stored, source, invocation.directories), choices, invocation)
+
+
+def _read(file: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
+    """A record of a run folder."""
+    try:
+        content = parse(file.read_text(encoding="utf-8"))
+    except (ValueError, yaml.YAMLError) as error:
+        raise UserError(f"{file}: cannot be read ({' '.join(str(error).split())}); it was cut or edited") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{file}: expected a mapping; it was cut or edited")
+    return content
 
 
 def _begin(trainer: pl.Trainer, parts: Parts, folder: Path, config: dict[str, Any], invocation: Invocation) -> None:
@@ -130,8 +142,10 @@ def _fit(trainer: pl.Trainer, parts: Parts, seed: int, checkpoint: Path | None) 
         trainer.fit(parts.module, datamodule=LightningData(parts.data), ckpt_path=checkpoint)
     except SIGTERMException:
         raise SystemExit(_SIGTERM_EXIT) from None
-    except (NonFiniteLossError, DataError) as error:
-        raise UserError(str(error)) from error
+    except SystemExit:  # Lightning's answer to an interrupt, without a word
+        if not trainer.interrupted:
+            raise
+        raise KeyboardInterrupt(f"resume={trainer.default_root_dir} goes on from the last checkpoint") from None
 
 
 def _finish(trainer: pl.Trainer, parts: Parts, checkpoint: Path, folder: Path) -> None:

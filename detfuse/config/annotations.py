@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Sequence
 from typing import Any
 
 from detfuse.config.signatures import Annotation, Module
+from detfuse.ranges import Range
 
 _SEQUENCES = {"list", "tuple", "set", "frozenset", "Sequence", "Iterable", "Collection", "List", "Tuple"}
 _MAPPINGS = {"dict", "Mapping", "MutableMapping", "Dict"}
@@ -19,6 +21,11 @@ def fits(value: Any, annotation: Annotation) -> bool:
     if isinstance(value, str) and "${" in value:
         return True
     return _fits(value, annotation.expr, annotation.module)
+
+
+def in_words(annotation: Annotation) -> str:
+    """A type for messages, with its ranges and choices: ``int (at least 1) | None``, ``one of none, batch``."""
+    return _in_words(annotation.expr, annotation.module)
 
 
 def choices(annotation: Annotation) -> list[Any]:
@@ -48,7 +55,7 @@ def _fits_subscript(value: Any, expr: ast.Subscript, module: Module) -> bool:
     if head == "Union":
         return any(_fits(value, option, module) for option in inner)
     if head in {"Annotated", "Final"}:
-        return _fits(value, inner[0], module)
+        return _fits(value, inner[0], module) and all(value in limit for limit in _ranges(inner[1:]))
     if head in _SEQUENCES:
         return isinstance(value, list) and _fits_items(value, inner, module, fixed=head.lower() == "tuple")
     if head in _MAPPINGS:
@@ -76,7 +83,7 @@ def _fits_name(value: Any, name: str, module: Module) -> bool:
         "None": value is None,
         "bool": isinstance(value, bool),
         "int": is_number and isinstance(value, int),
-        "float": is_number,
+        "float": is_number and value == value,  # NaN is never meant
         "str": isinstance(value, str),
         "Path": isinstance(value, str),
     }
@@ -95,6 +102,33 @@ def _fits_name(value: Any, name: str, module: Module) -> bool:
             return isinstance(value, dict)
     # A class, a factory: only a node that builds one will do.
     return isinstance(value, dict) and "_target_" in value
+
+
+def _ranges(metadata: Sequence[ast.expr]) -> list[Range]:
+    """What ``Range(...)`` in an ``Annotated`` says; the bounds are literals."""
+    return [
+        Range(**{keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords if keyword.arg})
+        for call in metadata
+        if isinstance(call, ast.Call) and _name(call.func) == Range.__name__
+    ]
+
+
+def _in_words(expr: ast.expr, module: Module) -> str:
+    if isinstance(expr, ast.BinOp):
+        return f"{_in_words(expr.left, module)} | {_in_words(expr.right, module)}"
+    if isinstance(expr, ast.Subscript):
+        head = _name(expr.value)
+        inner = expr.slice.elts if isinstance(expr.slice, ast.Tuple) else [expr.slice]
+        if head == "Literal":
+            return f"one of {', '.join(map(str, _choices(expr, module)))}"
+        if head == "Annotated" and (limits := _ranges(inner[1:])):
+            limit = f"{limits[0]}".removeprefix("be ").removeprefix("lie ").replace(" (", ", ").rstrip(")")
+            return f"{_in_words(inner[0], module)} ({limit})"
+        return f"{head}[{', '.join(_in_words(item, module) for item in inner)}]"
+    found = module.find(expr.id) if isinstance(expr, ast.Name) else None
+    if found is not None and isinstance(found[0], ast.Subscript) and _name(found[0].value) in {"Annotated", "Literal"}:
+        return _in_words(found[0], found[1])  # an alias; others are known by their names
+    return ast.unparse(expr).replace("'", "").replace("Ellipsis", "...")
 
 
 def _choices(expr: ast.expr, module: Module) -> list[Any]:

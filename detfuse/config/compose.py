@@ -11,10 +11,27 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from detfuse.config.location import group_options
+
+COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, YAMLError)
+"""What composing raises for what was typed or written in a file."""
+
+
+def explained_composition(error: Exception) -> str:
+    """One of :data:`COMPOSITION_ERRORS` in a line, without what Hydra says about itself."""
+    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else None
+    lines = [line.strip() for text in (str(error), str(cause or "")) for line in text.splitlines()]
+    said = [line for line in lines if line and not line.startswith(_HYDRAS_OWN_WORDS)]
+    return " ".join(dict.fromkeys(said[:4]))
+
+
+_HYDRAS_OWN_WORDS = ("Set the environment variable", "full_key:", "object_type=", "reference_type=")
 
 
 @dataclass
@@ -53,6 +70,7 @@ class Composer:
         self.groups = group_options(self.directories)
         self.shipped_groups = set(group_options([shipped]))
         self._known: dict[tuple[str, ...], Composed] = {}
+        self._files: dict[tuple[str, ...], list[tuple[str, str, Any]]] = {}
         self._searchpath = [f'hydra.searchpath=["file://{user}"]'] if user else []
 
     def compose(self, overrides: list[str]) -> Composed:
@@ -76,19 +94,22 @@ class Composer:
 
     def origin(self, path: str, overrides: list[str]) -> str | None:
         """The last YAML file in the defaults list that sets a key; None if no file does."""
+        key = tuple(overrides)
+        if key not in self._files:
+            self._files[key] = self._sources(overrides)
+        for config_path, package, content in reversed(self._files[key]):
+            inside = _below(path, package)
+            if inside is not None and _has(content, inside):
+                return self.label(config_path)
+        return None
+
+    def _sources(self, overrides: list[str]) -> list[tuple[str, str, Any]]:
+        """Every file of the defaults list with its package and its content."""
         with _hydra_on(self.directories[0]):
             loader = GlobalHydra.instance().config_loader()
-            listed = loader.compute_defaults_list(
-                self.config_name, [*overrides, *self._searchpath], RunMode.RUN
-            ).defaults
-        for default in reversed(listed):
-            file = self.file(default.config_path or "")
-            if file is None:
-                continue
-            inside = _below(path, default.package or "")
-            if inside is not None and _has(self.read(file), inside):
-                return self.label(default.config_path or "")
-        return None
+            listed = loader.compute_defaults_list(self.config_name, [*overrides, *self._searchpath], RunMode.RUN)
+        found = ((default.config_path or "", default.package or "") for default in listed.defaults)
+        return [(path, package, self.read(file)) for path, package in found if (file := self.file(path)) is not None]
 
     def file(self, config_path: str) -> Path | None:
         """The file of a configuration such as ``neck/fpn``."""

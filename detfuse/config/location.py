@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from detfuse.errors import UserError
+
 
 def conf_dir() -> Path:
     """The shipped configuration: inside the package in a wheel, beside it in a checkout.
 
     Raises:
-        FileNotFoundError: if neither is there, which means that the installation is broken.
+        UserError: if neither is there, which means that the installation is broken.
     """
     package = Path(__file__).resolve().parent.parent
     for candidate in (package / "conf", package.parent / "conf"):
         if (candidate / "base.yaml").is_file():
             return candidate
-    raise FileNotFoundError(f"no conf/base.yaml in {package} or beside it: install detfuse again")
+    raise UserError(f"no conf/base.yaml in {package} or beside it: install detfuse again")
 
 
 def group_options(directories: list[Path]) -> dict[str, list[str]]:

@@ -12,12 +12,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
-from detfuse.config.compose import Composer
+from detfuse.config.compose import COMPOSITION_ERRORS, Composer, explained_composition
+from detfuse.config.frame import frame_of
+from detfuse.config.keys import Keys
 from detfuse.config.location import conf_dir
 from detfuse.config.nodes import NodeCheck
 from detfuse.config.overrides import Choice, CommandLine, did_you_mean, read_command_line
@@ -28,8 +28,6 @@ CHECKPOINT_COMMANDS = {
     "predict": ("data", "trainer", "combine"),
     "export": ("data", "combine"),
 }
-
-_COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, YAMLError)
 
 
 def check(argv: list[str], config_name: str, shipped: Path | None = None) -> list[str]:
@@ -47,7 +45,7 @@ def check(argv: list[str], config_name: str, shipped: Path | None = None) -> lis
     line = read_command_line(argv, directory)
     if any(problem.startswith("--config-dir") for problem in line.problems):
         return line.problems
-    composer = Composer(directory, line.config_dir, line.config_name or config_name)
+    composer = Composer(directory, line.config_dir, config_name)
     return _Check(composer, line, config_name).run()
 
 
@@ -56,6 +54,7 @@ class _Check:
         self.composer = composer
         self.line = line
         self.command = command
+        self.frame = frame_of(composer.directories[0], command)
         self.roots = tuple(folder.parent for folder in composer.directories)
         self.problems: dict[str, None] = dict.fromkeys(line.problems)
 
@@ -103,7 +102,7 @@ class _Check:
         """The choices for which there is a place; composes without a second look if all have one."""
         added = any(choice.sign == "+" and choice.group in self.composer.shipped_groups for choice in groups)
         if not added:
-            with suppress(*_COMPOSITION_ERRORS):
+            with suppress(*COMPOSITION_ERRORS):
                 self.composer.compose([choice.single() for choice in groups])
                 return groups
         mounts = self._mounts(groups)
@@ -114,7 +113,7 @@ class _Check:
         mounts = list(self.composer.compose([]).choices)
         for choice in groups:
             if choice.key == "neck":
-                with suppress(*_COMPOSITION_ERRORS):
+                with suppress(*COMPOSITION_ERRORS):
                     mounts += self.composer.compose([choice.single()]).choices
         return list(dict.fromkeys(mounts))
 
@@ -126,8 +125,10 @@ class _Check:
         if choice.key in mounts or (choice.sign == "+" and choice.group not in self.composer.shipped_groups):
             return True
         if not mounts:
-            parts = ", ".join(sorted({mount.split("@")[0] for mount in all_mounts}))
+            parts = ", ".join(sorted({mount.split("@")[0] for mount in all_mounts})) or "no parts"
             self._report(f"{choice.typed}: {self.command} has no place for {choice.group}; it has: {parts}")
+        elif choice.sign == "~":
+            self._report(f"{choice.typed}: {choice.group} has several places: {', '.join(mounts)}")
         else:
             written = " or ".join(f"{mount}={','.join(choice.texts)}" for mount in sorted(mounts, reverse=True))
             self._report(f"{choice.typed}: {choice.group} is chosen by its place; write {written}")
@@ -149,15 +150,15 @@ class _Check:
         selected = [choice.single(index) for choice, index in groups]
         try:
             composed = self.composer.compose(selected)
-        except _COMPOSITION_ERRORS as error:
-            self._report(self._explain(selected, str(error)))
+        except COMPOSITION_ERRORS as error:
+            self._report(self._explain(selected, error))
             return
-        nodes = NodeCheck(composed, self.roots, self.command, {})
+        nodes = NodeCheck(composed, self.frame, self.roots, self.command, {})
         typed: dict[str, str] = {}
         for choice, index in settings:
-            problem = nodes.check_key(choice)
+            problem = nodes.keys.mistake(choice)
             if problem is None:
-                problem = _apply(composed.config, choice, choice.values[index])
+                problem = _apply(composed.config, choice, choice.values[index], nodes.keys)
             if problem is None:
                 typed[choice.key] = choice.typed
             else:
@@ -165,15 +166,14 @@ class _Check:
         nodes.typed = typed
         self.problems.update(dict.fromkeys(nodes.check_all()))
 
-    def _explain(self, selected: list[str], error: str) -> str:
+    def _explain(self, selected: list[str], error: Exception) -> str:
         neck = next((entry.partition("=")[2] for entry in selected if entry.startswith("neck=")), None)
         if neck is not None and self.composer.lacks_mounts("neck", neck):
             return (
                 f"neck={neck} ({self.composer.label('neck/' + neck)}): brings no operator and no resample; "
                 "begin it with `defaults: [fpn, _self_]`"
             )
-        lines = [line.strip() for line in error.splitlines() if line.strip()]
-        return f"{' '.join(selected) or self.command}: {' '.join(lines[:3])}"
+        return f"{' '.join(selected) or self.command}: {explained_composition(error)}"
 
     def _try_other_data(self, groups: list[Choice], settings: list[Choice], reported: set[str]) -> None:
         """A checkpoint may have been trained on any kind of data: a key is right if one of them has it."""
@@ -193,7 +193,8 @@ class _Check:
 _INLINE_NODES = {"detector", "module", "seed"}
 
 
-def _apply(config: DictConfig, choice: Choice, value: Any) -> str | None:
+def _apply(config: DictConfig, choice: Choice, value: Any, keys: Keys) -> str | None:
+    merged = isinstance(value, dict) and (choice.sign != "" or not keys.takes_any_keys(choice.key))
     try:
         with open_dict(config):
             if choice.sign == "~":
@@ -201,7 +202,28 @@ def _apply(config: DictConfig, choice: Choice, value: Any) -> str | None:
                 node = OmegaConf.select(config, parent) if parent else config
                 del node[leaf]
             else:
-                OmegaConf.update(config, choice.key, value, merge=True, force_add=True)
+                OmegaConf.update(config, choice.key, value, merge=merged, force_add=True)
     except OmegaConfBaseException as error:
         return f"{choice.typed}: {str(error).splitlines()[0]}"
     return None
+
+
+def replacements(line: CommandLine, command: str) -> dict[str, list[str]]:
+    """Typed settings that replace a mapping with free keys, with what makes Hydra do so: it would merge the two.
+
+    Args:
+        line: a command line that has been checked.
+        command: the primary configuration.
+
+    Returns:
+        The override as typed -> the overrides that stand for it.
+    """
+    mappings = [choice for choice in line.choices if choice.sign == "" and isinstance(choice.values[0], dict)]
+    if not mappings:
+        return {}
+    composer = Composer(conf_dir(), line.config_dir, command)
+    composed = composer.compose([choice.single() for choice in line.choices if choice.group in composer.groups])
+    keys = Keys(composed, (), command)
+    free = [choice for choice in mappings if keys.takes_any_keys(choice.key)]
+    there = {choice.key: OmegaConf.select(composed.config, choice.key) is not None for choice in free}
+    return {choice.typed: [*([f"~{choice.key}"] * there[choice.key]), f"++{choice.typed}"] for choice in free}

@@ -1,99 +1,150 @@
-"""Checks the keys and values of a configuration against the signatures of its targets."""
+"""Checks the keys and values of a configuration against its frame and the signatures of its targets."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from detfuse.config.annotations import choices, fits
-from detfuse.config.compose import Composed
-from detfuse.config.overrides import Choice, did_you_mean
+from detfuse.config.annotations import choices, fits, in_words
+from detfuse.config.frame import Frame
+from detfuse.config.keys import HYDRA_KEYS, Keys, Whole, wired
+from detfuse.config.overrides import did_you_mean
+from detfuse.config.retired import why_retired
 from detfuse.config.settings import SETTINGS
 from detfuse.config.signatures import Parameter, Signature, UnknownTargetError, signature_of
+from detfuse.errors import InputError
 
-_HYDRA_KEYS = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
 _MISSING = "???"
 
 
 class NodeCheck:
-    """Checks one composed configuration.
+    """Checks one configuration.
 
     Args:
         composed: what to check.
+        frame: the places that it should have.
         roots: folders to search for private targets.
         command: whose top-level keys are meant.
         typed: keys set on the command line, with the override as typed.
     """
 
-    def __init__(self, composed: Composed, roots: tuple[Any, ...], command: str, typed: dict[str, str]) -> None:
+    def __init__(
+        self, composed: Whole, frame: Frame, roots: tuple[Any, ...], command: str, typed: dict[str, str]
+    ) -> None:
         self.composed = composed
+        self.frame = frame
         self.roots = roots
         self.command = command
         self.typed = typed
         self.problems: list[str] = []
-        settings = SETTINGS.get(command)
-        name = f"{settings.__module__}.{settings.__qualname__}" if settings else None
-        self.settings = signature_of(name) if name else None
-
-    def check_key(self, choice: Choice) -> str | None:
-        """Whether an override names a key that exists, or that its target takes."""
-        parent, _, leaf = choice.key.rpartition(".")
-        config = self.composed.config
-        node = self._select(parent)
-        exists = isinstance(node, DictConfig) and leaf in node.keys()  # noqa: SIM118  `in node` is false for ???
-        if not isinstance(node, DictConfig):
-            return f"{choice.typed}: {self._no_parent(parent)}{self._elsewhere(leaf)}"
-        if exists and choice.sign == "+":
-            return f"{choice.typed}: {choice.key} is there already; write {choice.typed[1:]}"
-        if exists and node is not config:
-            return self._part_as_value(choice)
-        signature = self._signature(node)
-        if exists:
-            return None
-        if signature is not None and leaf in signature.parameters and choice.sign in {"+", "++"}:
-            parameter = signature.parameters[leaf]
-            return f"{choice.typed}: {_wired(leaf, node)}" if parameter.wired else None
-        if signature is not None and leaf in signature.configured and choice.sign == "":
-            return f"{choice.typed}: not in the YAML of {parent}; write +{choice.typed}"
-        if choice.sign in {"+", "++"} and (signature is None or signature.open) and node is not config:
-            return None
-        if signature is not None and leaf in signature.parameters:
-            return f"{choice.typed}: {_wired(leaf, node)}"
-        known = self._known(node, signature)
-        hint = did_you_mean(leaf, known) or self._elsewhere(leaf)
-        where = f"{parent} has" if parent else "there are"
-        return f"{choice.typed}: there is no {choice.key}{hint or ';'} {where}: {', '.join(known)}"
-
-    def _part_as_value(self, choice: Choice) -> str | None:
-        """A part is chosen by its group; a plain value in its place would replace it."""
-        mount = next((m for m in self.composed.choices if m.partition("@")[2] == choice.key), None)
-        if mount is None or isinstance(choice.values[0], dict):
-            return None
-        return f"{choice.typed}: {choice.key} is a part, chosen by its group; write {mount}={','.join(choice.texts)}"
+        self.keys = Keys(composed, roots, command)
+        self._names = list(self.keys.settings.parameters) if self.keys.settings else []
 
     def check_all(self) -> list[str]:
         """Every wrong key, type, choice, missing value and target of the configuration."""
         config = self.composed.config
         for key in config:
             path = str(key)
-            self._check_value(path, self._plain(path), self._parameter(self.settings, path))
+            if path not in self._names:
+                self._check_place(path, self._plain(path))
+        self._check_missing("", [name for name in self.frame.below("") if name not in self.frame.collections], config)
         self._check_mounts()
+        self._check_settings()
         return self.problems
+
+    def _check_settings(self) -> None:
+        before = len(self.problems)
+        config = self.composed.config
+        for name in self._names:
+            if name in config.keys():  # noqa: SIM118  `in config` is false for ???
+                self._check_value(name, self._plain(name), self.keys.parameter(name))
+            elif name in self.frame.settings:
+                expected = self._expected(self.keys.parameter(name))
+                self.problems.append(f"{name} is missing: {self.command} needs it ({expected})")
+        if len(self.problems) == before and set(self._names) <= set(config):
+            try:  # what they must be together
+                SETTINGS[self.command](**{name: self._plain(name) for name in self._names})
+            except InputError as error:
+                self.problems.append(str(error))
+
+    def _check_place(self, path: str, value: Any) -> None:
+        """Whether what stands at a place of the frame is of its kind, all the way down."""
+        known = self.frame.below(path)
+        if path in self.frame.parts:
+            self._check_part(path, value, self._choose(path))
+        elif path in self.frame.collections:
+            self._check_collection(path, value)
+        elif not known:
+            above = path.rpartition(".")[0]
+            self._report_unknown(path, value, [*([] if above else self._names), *self.frame.below(above)])
+        elif not isinstance(value, dict):
+            self.problems.append(f"{self._where(path, value)}: expected a mapping with {', '.join(known)}")
+        else:
+            for key, item in value.items():
+                self._check_place(f"{path}.{key}", item)
+            self._check_missing(path, known, value)
+
+    def _check_part(self, path: str, value: Any, remedy: str) -> None:
+        if isinstance(value, dict) and "_target_" in value:
+            self._check_target(path, value)
+        else:
+            self.problems.append(f"{self._where(path, value)}: this must be a part, a node with a `_target_`{remedy}")
+
+    def _check_collection(self, path: str, value: Any) -> None:
+        """Named nodes, one's own too; null switches one off."""
+        known = self.frame.collections[path]
+        if not isinstance(value, dict | None):
+            self.problems.append(f"{self._where(path, value)}: expected a mapping of nodes by name")
+            return
+        for name, item in (value or {}).items():
+            below = f"{path}.{name}"
+            if item is not None:
+                options = known.get(name, [])
+                remedy = f"; {path}={' or '.join(options)} brings one" if options else did_you_mean(name, list(known))
+                self._check_part(below, item, remedy)
+            elif name not in known:
+                self._report_unknown(below, item, list(known))
+
+    def _check_missing(self, path: str, names: Sequence[str], present: Any) -> None:
+        for name in names:
+            below = f"{path}.{name}" if path else name
+            if name not in present and not self.frame.may_lack(below):
+                remedy = self._choose(below)
+                self.problems.append(f"{below} is missing: {self.command} needs it{remedy}")
+
+    def _report_unknown(self, path: str, value: Any, known: list[str]) -> None:
+        leaf = path.rpartition(".")[2]
+        hint = did_you_mean(leaf, known)
+        if not hint and "." not in path:
+            hint = "; a key of your own is read by nothing: refer to where a value stands, as in ${neck.out_channels}"
+        self.problems.append(
+            f"{self._where(path, value)}: there is no {path}{hint}{'' if hint.endswith('?') else ';'} there are: "
+            f"{', '.join(known)}"
+        )
+
+    def _choose(self, path: str) -> str:
+        """How a part is chosen."""
+        default = self.frame.parts.get(path)
+        if default is None:
+            return ""
+        group = default.rpartition("/")[0]
+        mount = path if path == group else f"{group}@{path}"
+        return f"; choose one by {mount}=..., whose YAML has a `_target_` as conf/{default}.yaml has"
 
     def _check_value(self, path: str, value: Any, parameter: Parameter | None) -> None:
         if value == _MISSING:
             self.problems.append(f"{path} is missing: give {path}=... ({self._expected(parameter)})")
             return
-        wants_node = isinstance(value, dict) and "_target_" in value
         if parameter is not None and parameter.annotation is not None and not fits(value, parameter.annotation):
             self.problems.append(
-                f"{self._where(path, value)}: expected {self._expected(parameter)}, got {value!r}"
+                f"{self._where(path, value)}: expected {self._expected(parameter)}, got {_shown(value)}"
                 f"{self._close(value, parameter)}"
             )
             return
-        if wants_node:
+        if isinstance(value, dict) and "_target_" in value:
             self._check_target(path, value)
         elif isinstance(value, dict):
             for key, item in value.items():
@@ -111,18 +162,19 @@ class NodeCheck:
             self.problems.append(f"{self._where(f'{path}._target_', target)}: {error}{hint}")
             return
         for key, value in node.items():
-            if key in _HYDRA_KEYS:
+            if key in HYDRA_KEYS:
                 continue
             below = f"{path}.{key}"
             parameter = signature.parameters.get(key) if signature else None
             if signature is not None and parameter is None and not signature.open:
                 known = signature.configured
+                why = why_retired(str(target), key) or did_you_mean(key, known)
                 self.problems.append(
-                    f"{self._where(below, value)}: {target} takes no {key}{did_you_mean(key, known) or ';'} "
+                    f"{self._where(below, value)}: {target} takes no {key}{why or ';'} "
                     f"it takes: {', '.join(known) or 'nothing'}"
                 )
             elif parameter is not None and parameter.wired:
-                self.problems.append(f"{self._where(below, value)}: {_wired(key, node)}")
+                self.problems.append(f"{self._where(below, value)}: {wired(key, node)}")
             else:
                 self._check_value(below, value, parameter)
         self._check_required(path, node, signature)
@@ -134,28 +186,30 @@ class NodeCheck:
 
     def _check_mounts(self) -> None:
         """A private neck that was written without the shipped defaults has no operator to be given."""
-        config = self.composed.config
-        neck = self.composed.choices.get("neck")
-        target = OmegaConf.select(config, "neck._target_")
-        if neck is None or target is None or any(str(m).startswith("operator") for m in self.composed.choices):
-            return
-        try:
-            signature = signature_of(str(target), self.roots)
-        except UnknownTargetError:
-            return
-        if signature is not None and "operator" in signature.parameters and "operator" not in config:
-            label = self.composed.composer.label(f"neck/{neck}")
+        neck = self.keys.select("neck")
+        signature = self.keys.signature(neck) if isinstance(neck, DictConfig) else None
+        taken = signature.parameters if signature else {}
+        missing = [
+            place
+            for place in self.frame.parts
+            if place in self.frame.brought
+            if place.replace(".", "_") in taken and self.keys.select(place) is None
+        ]
+        if any(place == "operator" for place in missing):
+            chosen = f"neck={self.composed.choices['neck']}" if "neck" in self.composed.choices else "neck"
             self.problems.append(
-                f"neck={neck} ({label}): brings no operator and no resample; begin it with `defaults: [fpn, _self_]`"
+                f"{chosen} ({self.composed.origin('neck._target_')}): brings no operator and no resample; begin it "
+                "with `defaults: [fpn, _self_]`"
             )
+        else:
+            self.problems += [f"{place} is missing: the neck needs it{self._choose(place)}" for place in missing]
 
     def _plain(self, path: str) -> Any:
         """A node as plain containers, interpolations resolved where they can be."""
         config = self.composed.config
         node = config._get_node(path)
         if not OmegaConf.is_config(node):
-            raw = OmegaConf.to_container(config, resolve=False)
-            value = raw[path] if isinstance(raw, dict) else None
+            value = None if node is None else node._value()
             if isinstance(value, str) and "${" in value:
                 return self._resolved(path, value)
             return value
@@ -172,39 +226,6 @@ class NodeCheck:
             self.problems.append(f"{path}: {value}: {str(error).splitlines()[0]}")
             return value
 
-    def _parameter(self, signature: Signature | None, name: str) -> Parameter | None:
-        return signature.parameters.get(name) if signature else None
-
-    def _select(self, path: str) -> Any:
-        return OmegaConf.select(self.composed.config, path) if path else self.composed.config
-
-    def _signature(self, node: DictConfig) -> Signature | None:
-        if node is self.composed.config:
-            return self.settings
-        if "_target_" not in node:
-            return None
-        try:
-            return signature_of(str(node["_target_"]), self.roots)
-        except UnknownTargetError:
-            return None
-
-    def _known(self, node: DictConfig, signature: Signature | None) -> list[str]:
-        keys = [str(key) for key in node if key not in _HYDRA_KEYS]
-        return list(dict.fromkeys([*keys, *(signature.configured if signature else [])]))
-
-    def _no_parent(self, parent: str) -> str:
-        above, _, missing = parent.rpartition(".")
-        node = self._select(above)
-        if isinstance(node, DictConfig) and missing not in node:
-            known = [str(key) for key in node if key not in _HYDRA_KEYS]
-            return f"there is no {parent}{did_you_mean(missing, known)}"
-        return f"there is no node {parent}"
-
-    def _elsewhere(self, leaf: str) -> str:
-        """Where a key of this name does exist: ``max_epochs`` is meant as ``trainer.max_epochs``."""
-        found = list(_paths(OmegaConf.to_container(self.composed.config, resolve=False), leaf, ""))
-        return f"; did you mean {' or '.join(found[:3])}?" if found else ""
-
     def _where(self, path: str, value: Any) -> str:
         parts = path.split(".")
         for end in range(len(parts), 0, -1):
@@ -219,8 +240,7 @@ class NodeCheck:
     def _expected(parameter: Parameter | None) -> str:
         if parameter is None or parameter.annotation is None:
             return "a value"
-        options = choices(parameter.annotation)
-        return f"one of {', '.join(map(str, options))}" if options else str(parameter.annotation)
+        return in_words(parameter.annotation)
 
     @staticmethod
     def _close(value: Any, parameter: Parameter) -> str:
@@ -229,14 +249,6 @@ class NodeCheck:
         return did_you_mean(value, [str(choice) for choice in choices(parameter.annotation)])
 
 
-def _wired(name: str, node: Any) -> str:
-    return f"{node['_target_']} is given {name} by detfuse itself; remove it"
-
-
-def _paths(content: Any, leaf: str, prefix: str) -> list[str]:
-    if not isinstance(content, dict):
-        return []
-    found = [f"{prefix}{leaf}"] if leaf in content and prefix else []
-    for key, value in content.items():
-        found += _paths(value, leaf, f"{prefix}{key}.")
-    return found
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -11,6 +11,7 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override, OverrideType
 from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
 
 from detfuse.config.location import collisions, group_options
 
@@ -54,7 +55,6 @@ class CommandLine:
         passed_on: overrides of Hydra's own settings (``hydra.*``), not checked here.
         multirun: ``-m`` was given.
         config_dir: the user's configuration folder.
-        config_name: another primary configuration, if one was typed.
         problems: what is wrong already.
         flags: Hydra's flags as typed.
     """
@@ -63,7 +63,6 @@ class CommandLine:
     passed_on: list[str] = field(default_factory=list)
     multirun: bool = False
     config_dir: Path | None = None
-    config_name: str | None = None
     problems: list[str] = field(default_factory=list)
     flags: list[str] = field(default_factory=list)
 
@@ -82,13 +81,29 @@ def read_command_line(argv: list[str], shipped: Path) -> CommandLine:
     overrides = list(known.overrides or [])
     line.flags = _without(argv, [*overrides, *rest])
     line.multirun = bool(known.multirun)
-    line.config_name = known.config_name
+    line.problems += _refused_flags(known)
     if known.config_dir is not None:
         _take_config_dir(Path(known.config_dir), shipped, line)
     groups = group_options([shipped, line.config_dir] if line.config_dir else [shipped])
     for typed in overrides:
         _take_override(typed, line, groups)
     return line
+
+
+def _refused_flags(known: Any) -> list[str]:
+    """Flags of Hydra that would run something else than the command, or that do not go together."""
+    problems = [
+        f"--{name.replace('_', '-')}: the command says what is run; settings of your own go into an experiment"
+        for name in ("config_name", "config_path", "experimental_rerun")
+        if getattr(known, name) is not None
+    ]
+    if known.resolve and not known.cfg:
+        problems.append("--resolve: add --cfg job, which shows the configuration")
+    modes = {"--run": known.run, "-m": known.multirun, "--cfg": known.cfg, "--info": known.info}
+    typed = [mode for mode, value in modes.items() if value]
+    if len(typed) > 1:
+        problems.append(f"{' and '.join(typed)}: give one of them")
+    return problems
 
 
 def _without(argv: list[str], others: list[str]) -> list[str]:
@@ -127,8 +142,8 @@ def _take_override(typed: str, line: CommandLine, groups: dict[str, list[str]]) 
     else:
         try:
             choice = _choice(typed, key, override, groups)
-        except HydraException as error:
-            line.problems.append(f"{typed}: {error}; write the values out: a,b,c")
+        except (HydraException, OmegaConfBaseException):
+            line.problems.append(f"{typed}: this sweep has no list of values; write them out: a,b,c")
             return
         if not choice.values:
             line.problems.append(f"{typed}: matches nothing")
@@ -158,8 +173,10 @@ def _choice(typed: str, key: str, override: Override, groups: dict[str, list[str
     else:
         texts = list(override.sweep_string_iterator())
     parser = OverridesParser.create()
-    values = tuple(plain(parser.parse_override(f"k={text}").value()) for text in texts)
-    return Choice(typed, sign, key, values, tuple(texts))
+    parsed = [parser.parse_override(f"k={text}") for text in texts]
+    if any(each.is_sweep_override() for each in parsed):
+        raise HydraException("a sweep within a sweep")
+    return Choice(typed, sign, key, tuple(plain(each.value()) for each in parsed), tuple(texts))
 
 
 def plain(value: object) -> Any:

@@ -7,9 +7,10 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from detfuse.config.compose import Composer
+from detfuse.config.compose import COMPOSITION_ERRORS, Composer, explained_composition
 from detfuse.config.location import conf_dir
 from detfuse.config.overrides import read_command_line
+from detfuse.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -31,11 +32,17 @@ def resolve(argv: list[str], command: str) -> Resolved:
     Args:
         argv: arguments of the command, as in ``sys.argv[1:]``.
         command: the primary configuration, such as ``train``.
+
+    Raises:
+        InputError: for what the check lets pass and Hydra does not.
     """
     line = read_command_line(argv, conf_dir())
     composer = Composer(conf_dir(), line.config_dir, command)
-    composed = composer.compose([choice.typed for choice in line.choices])
-    config = OmegaConf.to_container(composed.config, resolve=True)
+    try:
+        composed = composer.compose([choice.typed for choice in line.choices])
+        config = OmegaConf.to_container(composed.config, resolve=True)
+    except COMPOSITION_ERRORS as error:
+        raise InputError(f"{' '.join(argv)}: {explained_composition(error)}") from error
     assert isinstance(config, dict)
     choices = {str(mount): str(option) for mount, option in composed.choices.items()}
     return Resolved({str(key): value for key, value in config.items()}, choices)

@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+from detfuse.errors import InputError
+from detfuse.ranges import Fraction, FractionBelowOne, PositiveInt, Range, Seed, checked
 
 NAME = re.compile(r"[A-Za-z0-9._-]+")
+_LONGEST = 200  # file systems take 255; a number may be added
 
 
 def check_name(key: str, name: str) -> None:
     """Run and project names become folders: letters, digits, dots, dashes and underscores only.
 
     Raises:
-        ValueError: if a name has anything else, or is only dots.
+        InputError: if a name has anything else, is only dots, or is longer than file systems allow.
     """
     if not NAME.fullmatch(name) or not name.strip("."):
-        raise ValueError(f"{key}={name}: names are made of letters, digits, '.', '_' and '-' (they become folders)")
+        raise InputError(f"{key}={name}: names are made of letters, digits, '.', '_' and '-' (they become folders)")
+    if len(name) > _LONGEST:
+        raise InputError(f"{key}={name[:20]}...: {len(name)} letters are too long for a folder; at most {_LONGEST}")
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings:
     """What ``train`` takes besides the parts.
@@ -33,7 +40,7 @@ class TrainSettings:
         evaluate: the checkpoint that is scored at the end: the best epoch's, or the last one's.
     """
 
-    seed: int
+    seed: Seed
     project: str
     name: str
     runs_dir: str
@@ -44,12 +51,11 @@ class TrainSettings:
     def __post_init__(self) -> None:
         check_name("project", self.project)
         check_name("name", self.name)
-        if self.seed < 0:
-            raise ValueError(f"seed={self.seed}: give a seed of at least 0")
         if self.overwrite and self.resume:
-            raise ValueError("overwrite=true and resume contradict each other: give one of them")
+            raise InputError("overwrite=true and resume contradict each other: give one of them")
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class AblateSettings:
     """What ``ablate`` takes besides the plan and the overrides that all arms share.
@@ -68,11 +74,11 @@ class AblateSettings:
         overwrite: delete an ablation of this name and begin again.
     """
 
-    seeds: list[int] | None
+    seeds: list[Seed] | None
     budget: Literal["free", "params", "flops"] | None
     equalise: list[Literal["norm", "block", "levels", "scale"]] | None
     allow: list[Literal["levels", "environment", "schedule"]] | None
-    jobs: int
+    jobs: PositiveInt
     plan_only: bool
     report_only: bool
     project: str
@@ -83,12 +89,11 @@ class AblateSettings:
     def __post_init__(self) -> None:
         check_name("project", self.project)
         check_name("name", self.name)
-        if self.jobs < 1:
-            raise ValueError(f"jobs={self.jobs}: give at least 1")
         if self.report_only and (self.overwrite or self.plan_only):
-            raise ValueError("report_only=true goes with neither overwrite=true nor plan_only=true")
+            raise InputError("report_only=true goes with neither overwrite=true nor plan_only=true")
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class EvaluateSettings:
     """What ``evaluate`` takes besides the parts.
@@ -102,6 +107,7 @@ class EvaluateSettings:
     output: str | None
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class PredictSettings:
     """What ``predict`` takes besides the parts.
@@ -115,14 +121,11 @@ class PredictSettings:
 
     checkpoint: str
     source: str
-    threshold: float
+    threshold: Fraction
     output: str | None
 
-    def __post_init__(self) -> None:
-        if not 0 <= self.threshold <= 1:
-            raise ValueError(f"threshold={self.threshold}: give a score from 0 to 1")
 
-
+@checked
 @dataclass(frozen=True, kw_only=True)
 class CostSettings:
     """What ``cost`` takes besides the parts.
@@ -135,23 +138,14 @@ class CostSettings:
         output: path of a JSON file with the numbers; None only prints them.
     """
 
-    seed: int
-    size: tuple[int, int]
-    batch: int
-    rounds: int
+    seed: Seed
+    size: tuple[PositiveInt, PositiveInt]
+    batch: PositiveInt
+    rounds: Annotated[int, Range(at_least=2)]
     output: str | None
 
-    def __post_init__(self) -> None:
-        if min(self.size) < 1:
-            raise ValueError(f"size={list(self.size)}: give a height and a width of at least 1 pixel")
-        if self.batch < 1:
-            raise ValueError(f"batch={self.batch}: give at least 1 image")
-        if self.rounds < 2:
-            raise ValueError(f"rounds={self.rounds}: give at least 2, so that a spread can be seen")
-        if self.seed < 0:
-            raise ValueError(f"seed={self.seed}: give a seed of at least 0")
 
-
+@checked
 @dataclass(frozen=True, kw_only=True)
 class CompareSettings:
     """What ``compare`` takes.
@@ -167,16 +161,11 @@ class CompareSettings:
     a: str | list[str]
     b: str | list[str]
     annotations: str
-    equivalence: float
+    equivalence: FractionBelowOne
     output: str | None
 
-    def __post_init__(self) -> None:
-        if not 0 <= self.equivalence < 1:
-            raise ValueError(
-                f"equivalence={self.equivalence}: give a difference of mAP from 0 to 1; half a point is .005"
-            )
 
-
+@checked
 @dataclass(frozen=True, kw_only=True)
 class ExportSettings:
     """What ``export`` takes besides the parts.
@@ -190,14 +179,12 @@ class ExportSettings:
 
     checkpoint: str
     format: Literal["onnx", "pt2"]
-    size: list[int] | None
+    size: tuple[PositiveInt, PositiveInt] | None
     output: str | None
 
     def __post_init__(self) -> None:
-        if self.size is not None and (len(self.size) != 2 or min(self.size) < 1):
-            raise ValueError(f"size={self.size}: give [height,width] in pixels")
         if self.output is not None and not self.output.endswith(f".{self.format}"):
-            raise ValueError(f"output={self.output}: with format={self.format} the name must end in .{self.format}")
+            raise InputError(f"output={self.output}: with format={self.format} the name must end in .{self.format}")
 
 
 Settings = (

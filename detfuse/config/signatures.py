@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from detfuse.errors import InputError
+
 _PACKAGE_ROOT = Path(__file__).resolve().parent.parent.parent
 Definition = ast.ClassDef | ast.FunctionDef | ast.expr
 
 
-class UnknownTargetError(ValueError):
+class UnknownTargetError(InputError):
     """A ``_target_`` names nothing that exists; the message says what does."""
 
     def __init__(self, message: str, options: tuple[str, ...] = (), wrong: str = "") -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from detfuse.data.transforms import Sample
+from detfuse.errors import InputError
 from detfuse.structures import Batch, Targets
 
 SMALLEST_BUCKET = 8
@@ -39,11 +40,11 @@ def collate(samples: Sequence[Sample], *, size_divisor: int, num_targets: int | 
         ValueError: if there is no sample, or one with more than ``num_targets`` objects.
     """
     if not samples:
-        raise ValueError("a batch needs at least one sample")
+        raise InputError("a batch needs at least one sample")
     most = max(len(sample.objects.boxes) for sample in samples)
     rows = target_bucket(most) if num_targets is None else num_targets
     if most > rows:
-        raise ValueError(f"an image holds {most} objects, but the batch has room for {rows}")
+        raise InputError(f"an image holds {most} objects, but the batch has room for {rows}")
     sizes = [(sample.image.shape[1], sample.image.shape[2]) for sample in samples]
     height, width = padded_size(max(h for h, _ in sizes), max(w for _, w in sizes), size_divisor)
     count = len(samples)

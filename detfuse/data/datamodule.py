@@ -18,9 +18,10 @@ from detfuse.data.images import CheckImages
 from detfuse.data.index import AnnotationIndex, DataError, DataWarning
 from detfuse.data.layout import Split, find_split
 from detfuse.data.loader import Loader
-from detfuse.data.synthetic import SyntheticParameters, generate
+from detfuse.data.synthetic import ObjectSide, SyntheticParameters, generate
 from detfuse.data.transforms import Transforms
 from detfuse.protocols import Size
+from detfuse.ranges import NonNegativeInt, PositiveInt, checked
 from detfuse.structures import Batch, Categories, ImageId
 
 _SPLITS_OF: dict[str | None, tuple[Split, ...]] = {"fit": ("train", "val"), None: ("train", "val")}
@@ -163,6 +164,7 @@ class DetectionDataModule(ABC):
         return next(iter(self.indexes.values()))
 
 
+@checked
 class CocoDataModule(DetectionDataModule):
     """A data set in COCO's json form.
 
@@ -191,7 +193,7 @@ class CocoDataModule(DetectionDataModule):
         train_images: str | None = None,
         val_annotations: str | None = None,
         val_images: str | None = None,
-        limit_images: int | None = None,
+        limit_images: PositiveInt | None = None,
         follow_symlinks: bool = False,
         check_images: Literal["exists", "header"] = "header",
         transform: Transforms,
@@ -218,6 +220,7 @@ class CocoDataModule(DetectionDataModule):
         )
 
 
+@checked
 class SyntheticDataModule(DetectionDataModule):
     """Generated shapes, written once below ``root`` in COCO's form and read like any other data set.
 
@@ -242,13 +245,13 @@ class SyntheticDataModule(DetectionDataModule):
         seed: int,
         *,
         root: str = "datasets/synthetic",
-        num_train: int = 800,
-        num_val: int = 200,
-        image_size: int = 128,
-        min_size: float = 8.0,
-        max_size: float = 80.0,
-        max_objects: int = 6,
-        data_seed: int = 0,
+        num_train: PositiveInt = 800,
+        num_val: PositiveInt = 200,
+        image_size: PositiveInt = 128,
+        min_size: ObjectSide = 8.0,
+        max_size: ObjectSide = 80.0,
+        max_objects: PositiveInt = 6,
+        data_seed: NonNegativeInt = 0,
         transform: Transforms,
         loader: Loader,
     ) -> None:

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from detfuse.errors import InputError
 from detfuse.structures import Categories, ImageId
 
 
-class DataError(ValueError):
+class DataError(InputError):
     """Something in the data set cannot be used; the message names the file, the record and the remedy."""
 
 

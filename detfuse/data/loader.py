@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from detfuse.data.collate import collate, padded_size, target_bucket
 from detfuse.data.dataset import DetectionDataset, Key
+from detfuse.ranges import NonNegativeInt, PositiveInt, checked
 from detfuse.structures import Batch
 
 
@@ -134,6 +135,7 @@ def _by_area(group: tuple[tuple[int, int], list[int]]) -> tuple[int, tuple[int, 
     return height * width, (height, width)
 
 
+@checked
 class Loader:
     """Builds the DataLoaders.
 
@@ -152,18 +154,12 @@ class Loader:
     def __init__(
         self,
         *,
-        batch_size: int = 8,
-        eval_batch_size: int | None = None,
-        num_workers: int | Literal["auto"] = "auto",
+        batch_size: PositiveInt = 8,
+        eval_batch_size: PositiveInt | None = None,
+        num_workers: NonNegativeInt | Literal["auto"] = "auto",
         group_by_aspect: bool = True,
         targets_bucket: Literal["dataset", "batch"] = "dataset",
     ) -> None:
-        if batch_size < 1 or (eval_batch_size is not None and eval_batch_size < 1):
-            raise ValueError(f"batch_size and eval_batch_size must be at least 1, got {batch_size}, {eval_batch_size}")
-        if num_workers != "auto" and (not isinstance(num_workers, int) or num_workers < 0):
-            raise ValueError(f"num_workers must be 'auto' or at least 0, got {num_workers!r}")
-        if targets_bucket not in ("dataset", "batch"):
-            raise ValueError(f"targets_bucket must be 'dataset' or 'batch', got {targets_bucket!r}")
         self.batch_size = batch_size
         self.eval_batch_size = batch_size if eval_batch_size is None else eval_batch_size
         self.num_workers = num_workers

@@ -13,12 +13,17 @@ import shutil
 import tempfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from detfuse.errors import InputError
+from detfuse.ranges import NonNegativeInt, PositiveInt, Range, checked
+
+ObjectSide = Annotated[float, Range(at_least=4)]
+"""Pixels; anything smaller could not be told apart."""
 VERSION = 1
 """Raise it when the drawing changes: the folder's name depends on it."""
 
@@ -32,6 +37,7 @@ _CROWDED = (32, 5)  # every 32nd, starting with number 5, has a crowd
 _Floats = npt.NDArray[np.float64]
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class SyntheticParameters:
     """What the generated data set depends on.
@@ -49,20 +55,18 @@ class SyntheticParameters:
         ValueError: if a number is out of range.
     """
 
-    num_train: int
-    num_val: int
-    image_size: int
-    min_size: float
-    max_size: float
-    max_objects: int
-    data_seed: int
+    num_train: PositiveInt
+    num_val: PositiveInt
+    image_size: PositiveInt
+    min_size: ObjectSide
+    max_size: ObjectSide
+    max_objects: PositiveInt
+    data_seed: NonNegativeInt
 
     def __post_init__(self) -> None:
-        if self.num_train < 1 or self.num_val < 1 or self.max_objects < 1 or self.data_seed < 0:
-            raise ValueError("num_train, num_val and max_objects must be at least 1, data_seed at least 0")
-        if not 4 <= self.min_size <= self.max_size <= self.image_size * 0.9:
-            raise ValueError(
-                f"expected 4 <= min_size <= max_size <= 90 % of image_size, got {self.min_size:g}, {self.max_size:g} "
+        if not self.min_size <= self.max_size <= self.image_size * 0.9:
+            raise InputError(
+                f"expected min_size <= max_size <= 90 % of image_size, got {self.min_size:g}, {self.max_size:g} "
                 f"and {self.image_size}"
             )
 

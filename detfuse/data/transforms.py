@@ -15,6 +15,9 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional
 
+from detfuse.errors import InputError
+from detfuse.ranges import Fraction, PositiveFloat, PositiveFraction, PositiveInt, checked
+
 MIN_SIDE = 1.0
 """Boxes that a crop left thinner than this, in pixels of the resized image, are dropped."""
 
@@ -77,6 +80,7 @@ class _Draws(NamedTuple):
     saturation: float
 
 
+@checked
 class Transforms:
     """Resize in evaluation; crop, resize with jitter, flip and colour in training.
 
@@ -102,32 +106,23 @@ class Transforms:
     def __init__(
         self,
         *,
-        size: tuple[int, int] | None = None,
-        short_side: int = 800,
-        long_side: int | None = 1333,
-        flip: float = 0.5,
-        scale_jitter: tuple[float, float] | None = None,
-        crop: float = 0.0,
-        crop_area: tuple[float, float] = (0.3, 1.0),
+        size: tuple[PositiveInt, PositiveInt] | None = None,
+        short_side: PositiveInt = 800,
+        long_side: PositiveInt | None = 1333,
+        flip: Fraction = 0.5,
+        scale_jitter: tuple[PositiveFloat, PositiveFloat] | None = None,
+        crop: Fraction = 0.0,
+        crop_area: tuple[PositiveFraction, PositiveFraction] = (0.3, 1.0),
         crop_keep: Literal["centre", "visible"] = "centre",
-        crop_visible: float = 0.5,
-        brightness: float = 0.0,
-        contrast: float = 0.0,
-        saturation: float = 0.0,
+        crop_visible: Fraction = 0.5,
+        brightness: Fraction = 0.0,
+        contrast: Fraction = 0.0,
+        saturation: Fraction = 0.0,
     ) -> None:
-        if short_side < 1 or (long_side is not None and long_side < short_side):
-            raise ValueError(f"short_side must be at least 1 and at most long_side, got {short_side} and {long_side}")
-        if size is not None and (len(size) != 2 or min(size) < 1):
-            raise ValueError(f"size must be [height, width] in pixels, or null, got {size}")
+        if long_side is not None and long_side < short_side:
+            raise InputError(f"short_side must be at most long_side, got {short_side} and {long_side}")
         if size is not None and scale_jitter is not None:
-            raise ValueError(f"scale_jitter={scale_jitter} has no effect on an exact size={size}: drop one of them")
-        shares = {"flip": flip, "crop": crop, "crop_visible": crop_visible}
-        shares |= {"brightness": brightness, "contrast": contrast, "saturation": saturation}
-        for name, value in shares.items():
-            if not 0 <= value <= 1:
-                raise ValueError(f"{name} must lie in 0..1, got {value}")
-        if crop_keep not in ("centre", "visible"):
-            raise ValueError(f"crop_keep must be 'centre' or 'visible', got {crop_keep!r}")
+            raise InputError(f"scale_jitter={scale_jitter} has no effect on an exact size={size}: drop one of them")
         self.size = None if size is None else (int(size[0]), int(size[1]))
         self.short_side = short_side
         self.long_side = long_side
@@ -270,7 +265,7 @@ class Transforms:
 
 def _range(name: str, given: tuple[float, float], highest: float) -> tuple[float, float]:
     if len(given) != 2 or not 0 < given[0] <= given[1] <= highest:
-        raise ValueError(f"{name} must be [low, high] with 0 < low <= high <= {highest:g}, got {given}")
+        raise InputError(f"{name} must be [low, high] with 0 < low <= high <= {highest:g}, got {given}")
     return float(given[0]), float(given[1])
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from detfuse.errors import InputError
 from detfuse.evaluation.columns import ground_truth_columns, prediction_columns
 from detfuse.evaluation.engines import Engine, curves, engine_version
 from detfuse.evaluation.metrics import METRICS, UNDEFINED, CocoMetrics, metrics_of
@@ -32,7 +33,7 @@ class CocoEvaluator:
 
     def __init__(self, ground_truth: Mapping[str, Any], *, engine: Engine = "hotcoco") -> None:
         if engine not in ("hotcoco", "pycocotools"):
-            raise ValueError(f"unknown engine {engine!r}, expected hotcoco or pycocotools")
+            raise InputError(f"unknown engine {engine!r}, expected hotcoco or pycocotools")
         self.engine: Engine = engine
         self._ground_truth = ground_truth_columns(ground_truth)
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from detfuse.errors import InputError
 from detfuse.structures import Categories
 
 Row = Mapping[str, Any]
@@ -69,11 +70,11 @@ def ground_truth_columns(ground_truth: Mapping[str, Any]) -> GroundTruthColumns:
     """
     for part in ("images", "categories", "annotations"):
         if part not in ground_truth:
-            raise ValueError(f"ground truth: '{part}' is missing (expected images, categories and annotations)")
+            raise InputError(f"ground truth: '{part}' is missing (expected images, categories and annotations)")
     images: Sequence[Row] = ground_truth["images"]
     annotations: Sequence[Row] = ground_truth["annotations"]
     if not images:
-        raise ValueError("ground truth: 'images' is empty, there is nothing to evaluate")
+        raise InputError("ground truth: 'images' is empty, there is nothing to evaluate")
     image_ids = _sorted_ids(_values(images, "id", "image"), "image")
     categories = _categories(ground_truth["categories"])
 
@@ -88,7 +89,7 @@ def ground_truth_columns(ground_truth: Mapping[str, Any]) -> GroundTruthColumns:
     bad = ~np.isfinite(area) | (area < 0)
     if bad.any():
         first = int(np.flatnonzero(bad)[0])
-        raise ValueError(
+        raise InputError(
             f"{label(first)}: area is {area[first]}, expected a finite number of square pixels, at least 0"
         )
     return GroundTruthColumns(
@@ -124,7 +125,7 @@ def prediction_columns(predictions: Sequence[Row], ground_truth: GroundTruthColu
     bad = np.flatnonzero(~np.isfinite(scores))
     if bad.size:
         where = f"{label(bad[0])} (image {image_ids[bad[0]]})"
-        raise ValueError(
+        raise InputError(
             f"{where}: score is {scores[bad[0]]}, expected a finite number ({bad.size} such rows); "
             "the model has probably diverged"
         )
@@ -143,7 +144,7 @@ def _values(rows: Sequence[Row], key: str, what: str) -> list[Any]:
         index = next(i for i, row in enumerate(rows) if key not in row)
         given = ", ".join(map(str, rows[index])) or "nothing"
         name = f"{what} {rows[index].get('id', index) if what != 'prediction row' else index}"
-        raise ValueError(f"{name}: '{key}' is missing (it has {given})") from None
+        raise InputError(f"{name}: '{key}' is missing (it has {given})") from None
 
 
 def _boxes(values: list[Any], label: Callable[[int], str]) -> NDArray[np.float64]:
@@ -152,16 +153,16 @@ def _boxes(values: list[Any], label: Callable[[int], str]) -> NDArray[np.float64
         return np.zeros((0, 4))
     wrong = next((i for i, v in enumerate(values) if len(v) != 4), None)
     if wrong is not None:
-        raise ValueError(f"{label(wrong)}: bbox is {values[wrong]}, expected four numbers x, y, width, height")
+        raise InputError(f"{label(wrong)}: bbox is {values[wrong]}, expected four numbers x, y, width, height")
     boxes = np.array(values, np.float64)
     bad = np.flatnonzero(~np.isfinite(boxes).all(1))
     if bad.size:
-        raise ValueError(
+        raise InputError(
             f"{label(bad[0])}: bbox is {boxes[bad[0]].tolist()}, expected finite numbers ({bad.size} such boxes)"
         )
     bad = np.flatnonzero((boxes[:, 2:] < 0).any(1))
     if bad.size:
-        raise ValueError(
+        raise InputError(
             f"{label(bad[0])}: bbox is {boxes[bad[0]].tolist()}, expected x, y, width, height with sizes of at "
             "least 0; are these corners (x1, y1, x2, y2)?"
         )
@@ -177,7 +178,7 @@ def _ranks(ids: list[Any], known: Sequence[Any], what: str, label: Callable[[int
         more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
         mixed = str(ids[unknown[0]]) in map(str, known)
         hint = "; the same id is written as text and as a number, use one kind" if mixed else ""
-        raise ValueError(
+        raise InputError(
             f"{label(unknown[0])}: {what} id {', '.join(names[:SHOWN])}{more} is not in the ground truth "
             f"({len(unknown)} such rows; the ground truth has {len(known)} ids, such as {known[0]!r}){hint}"
         )
@@ -188,20 +189,20 @@ def _refuse_duplicates(ids: list[Any], what: str) -> None:
     twice = [repr(value) for value, count in Counter(ids).items() if count > 1]
     if twice:
         more = f" and {len(twice) - SHOWN} more" if len(twice) > SHOWN else ""
-        raise ValueError(f"ground truth: {what} id given twice: {', '.join(twice[:SHOWN])}{more}; ids must be unique")
+        raise InputError(f"ground truth: {what} id given twice: {', '.join(twice[:SHOWN])}{more}; ids must be unique")
 
 
 def _sorted_ids(ids: list[Any], what: str) -> tuple[Any, ...]:
     _refuse_duplicates(ids, what)
     kinds = {isinstance(value, str) for value in ids}
     if len(kinds) > 1:
-        raise ValueError(f"ground truth: some {what} ids are text and some are numbers; use one kind")
+        raise InputError(f"ground truth: some {what} ids are text and some are numbers; use one kind")
     return tuple(sorted(ids))
 
 
 def _categories(rows: Sequence[Row]) -> Categories:
     if not rows:
-        raise ValueError("ground truth: 'categories' is empty, there is nothing to evaluate")
+        raise InputError("ground truth: 'categories' is empty, there is nothing to evaluate")
     names = dict(zip(_values(rows, "id", "category"), _values(rows, "name", "category"), strict=True))
     ids = _sorted_ids([row["id"] for row in rows], "category")
     return Categories(ids, tuple(str(names[i]) for i in ids))

@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from detfuse.errors import InputError, UserError
 from detfuse.evaluation.columns import GroundTruthColumns, PredictionColumns
 
 Engine = Literal["hotcoco", "pycocotools"]
@@ -51,7 +52,7 @@ def curves(ground_truth: GroundTruthColumns, predictions: PredictionColumns, eng
         return _hotcoco(ground_truth, predictions)
     if engine == "pycocotools":
         return _pycocotools(ground_truth, predictions)
-    raise ValueError(f"unknown engine {engine!r}, expected hotcoco or pycocotools")
+    raise InputError(f"unknown engine {engine!r}, expected hotcoco or pycocotools")
 
 
 def hotcoco_evaluation(ground_truth: GroundTruthColumns, predictions: PredictionColumns) -> Any:
@@ -78,7 +79,7 @@ def _hotcoco(ground_truth: GroundTruthColumns, predictions: PredictionColumns) -
     evaluation.accumulate()
     arrays = evaluation.eval
     if arrays is None:
-        raise RuntimeError("hotcoco left no precision and recall arrays; use engine=pycocotools and report this")
+        raise UserError("hotcoco left no precision and recall arrays; use engine=pycocotools and report this")
     return Curves(arrays["precision"], arrays["recall"])
 
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from detfuse.errors import InputError
 from detfuse.evaluation.columns import GroundTruthColumns, PredictionColumns, Row, ground_truth_columns
 from detfuse.evaluation.columns import prediction_columns as columns_of
 from detfuse.evaluation.engines import AREAS, IOU_THRESHOLDS
@@ -91,9 +92,9 @@ class Replicates:
             ValueError: if the weights have another shape, or are negative or not finite.
         """
         if weights.ndim != 2 or weights.shape[1] != self.num_images:
-            raise ValueError(f"weights are {weights.shape}, expected (replicates, {self.num_images} images)")
+            raise InputError(f"weights are {weights.shape}, expected (replicates, {self.num_images} images)")
         if not np.isfinite(weights).all() or (weights < 0).any():
-            raise ValueError("weights must be finite and at least 0")
+            raise InputError("weights must be finite and at least 0")
         exact = np.round(weights * FRACTION) / FRACTION
         batches = [self._batch(exact[start : start + self._size]) for start in range(0, len(exact), self._size)]
         return np.concatenate(batches) if batches else np.zeros((0, len(SUMMARY) + len(self._rankings)))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from detfuse.data import Transforms
+from detfuse.errors import InputError
 from detfuse.structures import Categories
 
 KEY = "detfuse"
@@ -17,7 +18,7 @@ Size = tuple[int, int]
 """(height, width) in pixels."""
 
 
-class ExportError(ValueError):
+class ExportError(InputError):
     """What cannot be exported, or an exported file that cannot be used; the message names the fault and the remedy."""
 
 
@@ -90,7 +91,7 @@ class Description:
 
 def _typed(value: Any, kind: type) -> Any:
     if not isinstance(value, kind) or isinstance(value, bool):
-        raise TypeError(f"expected {kind.__name__}, got {value!r}")
+        raise InputError(f"expected {kind.__name__}, got {value!r}")
     return value
 
 

@@ -11,7 +11,9 @@ from typing import Literal
 
 from torch import nn
 
+from detfuse.errors import InputError
 from detfuse.norms import group_norm
+from detfuse.ranges import Fraction, NonNegativeFloat, checked
 
 NormName = Literal["none", "batch", "group"]
 ActivationName = Literal["none", "relu", "silu"]
@@ -19,6 +21,7 @@ ActivationName = Literal["none", "relu", "silu"]
 _ACTIVATIONS: dict[str, type[nn.Module]] = {"none": nn.Identity, "relu": nn.ReLU, "silu": nn.SiLU}
 
 
+@checked
 @dataclass(frozen=True)
 class Style:
     """The norm and the activation of a neck.
@@ -34,20 +37,9 @@ class Style:
     """
 
     norm: NormName = "none"
-    norm_eps: float = 1e-5
-    norm_momentum: float = 0.1
+    norm_eps: NonNegativeFloat = 1e-5
+    norm_momentum: Fraction = 0.1
     activation: ActivationName = "none"
-
-    def __post_init__(self) -> None:
-        if self.norm not in ("none", "batch", "group"):
-            raise ValueError(f"norm must be none, batch or group, got {self.norm!r}")
-        if self.activation not in _ACTIVATIONS:
-            raise ValueError(f"activation must be one of {', '.join(_ACTIVATIONS)}, got {self.activation!r}")
-        if self.norm_eps <= 0 or not 0 <= self.norm_momentum <= 1:
-            raise ValueError(
-                "norm_eps must be more than 0 and norm_momentum lie in 0..1, got "
-                f"{self.norm_eps} and {self.norm_momentum}"
-            )
 
     @property
     def bias(self) -> bool:
@@ -94,7 +86,7 @@ def separable(in_channels: int, out_channels: int, style: Style) -> nn.Module:
 def relu(in_channels: int, out_channels: int, style: Style) -> nn.Module:
     """ReLU alone, as before RetinaNet's P7."""
     if in_channels != out_channels:
-        raise ValueError(f"the block relu cannot change the width from {in_channels} to {out_channels}")
+        raise InputError(f"the block relu cannot change the width from {in_channels} to {out_channels}")
     return nn.ReLU()
 
 

@@ -15,13 +15,15 @@ from functools import cached_property
 from itertools import pairwise
 from typing import Any, Literal
 
+from detfuse.errors import InputError
+
 Kind = Literal["early", "late", "pyramid"]
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _BACKBONE_NAME = re.compile(r"c\d+")
 
 
-class GraphError(ValueError):
+class GraphError(InputError):
     """A topology that cannot be built; the message lists everything that is wrong with it."""
 
 

@@ -21,13 +21,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from detfuse.errors import InputError
 from detfuse.fill import fill_uniform
+from detfuse.ranges import NonNegativeFloat, PositiveInt, checked
 
 
 def _equal_width(operator: str, in_channels: tuple[int, ...], out_channels: int) -> None:
     """Refuse widths that an element-wise operator cannot fuse."""
     if set(in_channels) != {out_channels}:
-        raise ValueError(
+        raise InputError(
             f"{operator} needs maps of one width, got {list(in_channels)} for an output of {out_channels}: "
             "let the edges project (project: true) or use the operator concat"
         )
@@ -81,6 +83,7 @@ class Concat(nn.Module):
         return fused
 
 
+@checked
 class Complex(nn.Module):
     """Parallel fusion: two maps become z = x + iy, read out as a real map.
 
@@ -104,12 +107,10 @@ class Complex(nn.Module):
         out_channels: int,
         *,
         readout: Literal["modulus", "complex_conv"] = "modulus",
-        eps: float = 1e-6,
+        eps: NonNegativeFloat = 1e-6,
     ) -> None:
         super().__init__()
         _equal_width("complex", in_channels, out_channels)
-        if readout not in ("modulus", "complex_conv"):
-            raise ValueError(f"readout must be modulus or complex_conv, got {readout!r}")
         self.eps = eps
         folds = len(in_channels) - 1 if readout == "complex_conv" else 0
         self.real = nn.ModuleList(nn.Conv2d(out_channels, out_channels, 1, bias=False) for _ in range(folds))
@@ -132,10 +133,11 @@ class Complex(nn.Module):
         return (squares + self.eps).sqrt().to(parts[0].dtype)
 
 
+@checked
 class FastNormalized(nn.Module):
     """Sum of w_i x_i / (sum of w + eps), with w = ReLU(learnt scalar), 1 at the start."""
 
-    def __init__(self, in_channels: tuple[int, ...], out_channels: int, *, eps: float = 1e-4) -> None:
+    def __init__(self, in_channels: tuple[int, ...], out_channels: int, *, eps: NonNegativeFloat = 1e-4) -> None:
         super().__init__()
         _equal_width("fast_normalized", in_channels, out_channels)
         self.eps = eps
@@ -183,6 +185,7 @@ def _weighted_sum(maps: Sequence[Tensor], shares: Tensor) -> Tensor:
     return reduce(torch.add, (x * w for x, w in zip(maps, weights, strict=True)))
 
 
+@checked
 class Gated(nn.Module):
     """Attentional feature fusion: g x + (1 - g) y with a gate per pixel and channel, g = sigmoid(local + global).
 
@@ -196,7 +199,7 @@ class Gated(nn.Module):
         ratio: r, the reduction inside the gate.
     """
 
-    def __init__(self, in_channels: tuple[int, ...], out_channels: int, *, ratio: int = 4) -> None:
+    def __init__(self, in_channels: tuple[int, ...], out_channels: int, *, ratio: PositiveInt = 4) -> None:
         super().__init__()
         _equal_width("gated", in_channels, out_channels)
         if ratio < 1:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from detfuse.errors import InputError
 from detfuse.protocols import Size
 
 
@@ -31,7 +32,7 @@ def check_direction(part: nn.Module, *, up: bool) -> None:
     """
     if isinstance(part, Down if up else Up):
         wanted, choices = ("up", UP) if up else ("down", DOWN)
-        raise ValueError(f"{type(part).__name__} cannot resample {wanted}: choose one of {', '.join(choices)}")
+        raise InputError(f"{type(part).__name__} cannot resample {wanted}: choose one of {', '.join(choices)}")
 
 
 def _fit(x: Tensor, size: Size) -> Tensor:
@@ -41,7 +42,7 @@ def _fit(x: Tensor, size: Size) -> Tensor:
 
 def _same_width(resample: str, in_channels: int, out_channels: int) -> None:
     if in_channels != out_channels:
-        raise ValueError(
+        raise InputError(
             f"{resample} has no weights and cannot change the width from {in_channels} to {out_channels}: "
             "let the edge project (project: true)"
         )

@@ -26,10 +26,10 @@ from detfuse.heads.tower import (
     attended_levels,
     by_cell,
     by_prior,
-    check_arguments,
     check_features,
     predictor,
     shared_width,
+    tower_width,
 )
 from detfuse.inserts import Attention
 from detfuse.losses import focal_loss, giou_loss
@@ -37,6 +37,16 @@ from detfuse.ops.anchors import grid_points
 from detfuse.ops.boxes import decode_distances
 from detfuse.ops.matching import Match, match_points
 from detfuse.protocols import Combine
+from detfuse.ranges import (
+    Fraction,
+    FractionBelowOne,
+    NonNegativeFloat,
+    NonNegativeInt,
+    OpenFraction,
+    PositiveFloat,
+    PositiveInt,
+    checked,
+)
 from detfuse.structures import Batch, Detections, FeatureSpec
 
 
@@ -54,6 +64,7 @@ class FCOSOutputs(NamedTuple):
     centerness: tuple[Tensor, ...]
 
 
+@checked
 class FCOSHead(nn.Module):
     """See the module's header.
 
@@ -91,27 +102,27 @@ class FCOSHead(nn.Module):
     def __init__(
         self,
         in_spec: FeatureSpec,
-        num_classes: int,
+        num_classes: PositiveInt,
         attention: Attention | None = None,
         *,
-        num_convs: int = 4,
-        tower_channels: int | None = None,
+        num_convs: NonNegativeInt = 4,
+        tower_channels: PositiveInt | None = None,
         norm: Literal["none", "group", "batch"] = "group",
         level_scales: bool = True,
-        size_range: float = 8.0,
-        center_sampling_radius: float | None = 1.5,
-        center_offset: float = 0.5,
-        focal_alpha: float = 0.25,
-        focal_gamma: float = 2.0,
-        box_weight: float = 1.0,
-        centerness_weight: float = 1.0,
-        prior_probability: float = 0.01,
-        score_threshold: float = 0.05,
-        candidates_per_level: int = 1000,
+        size_range: PositiveFloat = 8.0,
+        center_sampling_radius: PositiveFloat | None = 1.5,
+        center_offset: Fraction = 0.5,
+        focal_alpha: Fraction = 0.25,
+        focal_gamma: NonNegativeFloat = 2.0,
+        box_weight: NonNegativeFloat = 1.0,
+        centerness_weight: NonNegativeFloat = 1.0,
+        prior_probability: OpenFraction = 0.01,
+        score_threshold: FractionBelowOne = 0.05,
+        candidates_per_level: PositiveInt = 1000,
     ) -> None:
         super().__init__()
         width = shared_width(in_spec, "FCOSHead")
-        channels = check_arguments("FCOSHead", num_classes, (num_convs, tower_channels, width), score_threshold)
+        channels = tower_width("FCOSHead", num_convs, tower_channels, width)
         self.in_spec, self.num_classes = in_spec, num_classes
         self.center_offset, self.center_sampling_radius = center_offset, center_sampling_radius
         self.focal_alpha, self.focal_gamma = focal_alpha, focal_gamma

@@ -18,16 +18,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from detfuse.errors import InputError
 from detfuse.heads.candidates import best_of_level, cells_inside, combine_images, finish
 from detfuse.heads.tower import (
     ConvTower,
     attended_levels,
     by_cell,
     by_prior,
-    check_arguments,
     check_features,
     predictor,
     shared_width,
+    tower_width,
 )
 from detfuse.inserts import Attention
 from detfuse.losses import focal_loss, giou_loss
@@ -42,6 +43,16 @@ from detfuse.ops.anchors import (
 from detfuse.ops.boxes import decode_deltas, encode_deltas
 from detfuse.ops.matching import Match, match_anchors
 from detfuse.protocols import Combine
+from detfuse.ranges import (
+    Fraction,
+    FractionBelowOne,
+    NonNegativeFloat,
+    NonNegativeInt,
+    OpenFraction,
+    PositiveFloat,
+    PositiveInt,
+    checked,
+)
 from detfuse.structures import Batch, Detections, FeatureSpec
 
 
@@ -57,6 +68,7 @@ class RetinaNetOutputs(NamedTuple):
     deltas: tuple[Tensor, ...]
 
 
+@checked
 class RetinaNetHead(nn.Module):
     """See the module's header.
 
@@ -97,33 +109,33 @@ class RetinaNetHead(nn.Module):
     def __init__(
         self,
         in_spec: FeatureSpec,
-        num_classes: int,
+        num_classes: PositiveInt,
         attention: Attention | None = None,
         *,
-        num_convs: int = 4,
-        tower_channels: int | None = None,
+        num_convs: NonNegativeInt = 4,
+        tower_channels: PositiveInt | None = None,
         norm: Literal["none", "group", "batch"] = "none",
-        anchor_scale: float = 4.0,
-        scales_per_octave: int = 3,
-        aspect_ratios: Sequence[float] = (0.5, 1.0, 2.0),
-        center_offset: float = 0.0,
-        single_level_anchors: Sequence[int] = (3, 4, 5, 6, 7),
-        foreground_iou: float = 0.5,
-        background_iou: float = 0.4,
-        focal_alpha: float = 0.25,
-        focal_gamma: float = 2.0,
+        anchor_scale: PositiveFloat = 4.0,
+        scales_per_octave: PositiveInt = 3,
+        aspect_ratios: Sequence[PositiveFloat] = (0.5, 1.0, 2.0),
+        center_offset: Fraction = 0.0,
+        single_level_anchors: Sequence[PositiveInt] = (3, 4, 5, 6, 7),
+        foreground_iou: Fraction = 0.5,
+        background_iou: Fraction = 0.4,
+        focal_alpha: Fraction = 0.25,
+        focal_gamma: NonNegativeFloat = 2.0,
         box_loss: Literal["l1", "smooth_l1", "giou"] = "l1",
-        smooth_l1_beta: float = 0.11,
-        box_weight: float = 1.0,
-        prior_probability: float = 0.01,
-        score_threshold: float = 0.05,
-        candidates_per_level: int = 1000,
+        smooth_l1_beta: NonNegativeFloat = 0.11,
+        box_weight: NonNegativeFloat = 1.0,
+        prior_probability: OpenFraction = 0.01,
+        score_threshold: FractionBelowOne = 0.05,
+        candidates_per_level: PositiveInt = 1000,
     ) -> None:
         super().__init__()
         width = shared_width(in_spec, "RetinaNetHead")
-        channels = check_arguments("RetinaNetHead", num_classes, (num_convs, tower_channels, width), score_threshold)
+        channels = tower_width("RetinaNetHead", num_convs, tower_channels, width)
         if background_iou > foreground_iou:
-            raise ValueError(
+            raise InputError(
                 f"RetinaNetHead: background_iou={background_iou} must not be above foreground_iou={foreground_iou}"
             )
         self.in_spec, self.num_classes = in_spec, num_classes
@@ -143,7 +155,7 @@ class RetinaNetHead(nn.Module):
         ]
         self.num_anchors = len(self.anchor_sizes[0]) * len(aspect_ratios)
         if not self.num_anchors:
-            raise ValueError("RetinaNetHead has no anchors: give at least one scale, aspect ratio and single level")
+            raise InputError("RetinaNetHead has no anchors: give at least one scale, aspect ratio and single level")
         at_origin = torch.stack([anchors_at_origin(sizes, aspect_ratios) for sizes in self.anchor_sizes])
         self.register_buffer("fixed_point_anchors", to_fixed_point(at_origin), persistent=False)
         self.fixed_point_anchors: Tensor

@@ -13,7 +13,6 @@ cells that lie wholly in the padding neither detect nor teach; an object that no
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -21,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from detfuse.errors import InputError
 from detfuse.fill import fill_convolutions
 from detfuse.heads.candidates import best_of_level, cells_inside, combine_images, finish
 from detfuse.heads.tower import by_prior, check_features
@@ -28,6 +28,15 @@ from detfuse.ops.anchors import default_box_shapes, from_fixed_point, grid_point
 from detfuse.ops.boxes import decode_deltas, encode_deltas
 from detfuse.ops.matching import Match, match_default_boxes
 from detfuse.protocols import Combine
+from detfuse.ranges import (
+    Fraction,
+    FractionBelowOne,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    checked,
+)
 from detfuse.structures import Batch, Detections, FeatureSpec
 
 COCO_SCALES = (0.07, 0.15, 0.33, 0.51, 0.69, 0.87, 1.05)
@@ -46,6 +55,7 @@ class SSDOutputs(NamedTuple):
     deltas: tuple[Tensor, ...]
 
 
+@checked
 class SSDHead(nn.Module):
     """See the module's header.
 
@@ -83,32 +93,22 @@ class SSDHead(nn.Module):
     def __init__(
         self,
         in_spec: FeatureSpec,
-        num_classes: int,
+        num_classes: PositiveInt,
         *,
-        scales: Sequence[float] | None = None,
-        aspect_ratios: Sequence[Sequence[float]] | None = None,
-        steps: Sequence[float] | None = None,
-        single_level_scales: int = 6,
-        foreground_iou: float = 0.5,
-        negative_ratio: float = 3.0,
-        min_negatives: int = 3,
-        coder_weights: tuple[float, float, float, float] = (10.0, 10.0, 5.0, 5.0),
-        smooth_l1_beta: float = 1.0,
-        box_weight: float = 1.0,
-        score_threshold: float = 0.01,
-        candidates_per_level: int = 1000,
+        scales: Sequence[PositiveFloat] | None = None,
+        aspect_ratios: Sequence[Sequence[PositiveFloat]] | None = None,
+        steps: Sequence[PositiveFloat] | None = None,
+        single_level_scales: PositiveInt = 6,
+        foreground_iou: Fraction = 0.5,
+        negative_ratio: NonNegativeFloat = 3.0,
+        min_negatives: NonNegativeInt = 3,
+        coder_weights: tuple[PositiveFloat, PositiveFloat, PositiveFloat, PositiveFloat] = (10.0, 10.0, 5.0, 5.0),
+        smooth_l1_beta: NonNegativeFloat = 1.0,
+        box_weight: NonNegativeFloat = 1.0,
+        score_threshold: FractionBelowOne = 0.01,
+        candidates_per_level: PositiveInt = 1000,
     ) -> None:
         super().__init__()
-        if num_classes < 1:
-            raise ValueError(f"SSDHead needs at least one class, got num_classes={num_classes}")
-        if not 0 <= score_threshold < 1:
-            raise ValueError(f"SSDHead: score_threshold must lie in 0..1 (1 excluded), got {score_threshold}")
-        if min(coder_weights) <= 0 or negative_ratio < 0 or min_negatives < 0 or single_level_scales < 1:
-            raise ValueError(
-                "SSDHead: coder_weights must be positive, negative_ratio and min_negatives not negative, and "
-                f"single_level_scales at least 1; got {coder_weights}, {negative_ratio}, {min_negatives} and "
-                f"{single_level_scales}"
-            )
         self.in_spec, self.num_classes = in_spec, num_classes
         self.foreground_iou = foreground_iou
         self.negative_ratio, self.min_negatives = negative_ratio, min_negatives
@@ -257,13 +257,10 @@ def _check_lengths(
     wanted = {"scales": (scales, rows + 1), "aspect_ratios": (ratios, rows), "steps": (steps, len(in_spec))}
     for name, (given, length) in wanted.items():
         if len(given) != length:
-            raise ValueError(
+            raise InputError(
                 f"SSDHead: the neck gives {len(in_spec)} levels (strides {in_spec.strides}), which takes {length} "
                 f"{name}, but there are {len(given)}; null derives them from the levels"
             )
-    numbers = [*scales, *steps, *(ratio for of_level in ratios for ratio in of_level)]
-    if not all(math.isfinite(number) and number > 0 for number in numbers):
-        raise ValueError(f"SSDHead: scales, aspect_ratios and steps must be positive, got {scales}, {ratios}, {steps}")
 
 
 def _predictor(in_channels: int, out_channels: int) -> nn.Conv2d:

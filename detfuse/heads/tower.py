@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from detfuse.errors import InputError
 from detfuse.inserts import HEAD_SITES, Attention, chosen_levels, make_insert, only_sites
 from detfuse.norms import group_norm
 from detfuse.structures import FeatureSpec
@@ -29,7 +30,7 @@ def shared_width(in_spec: FeatureSpec, head: str) -> int:
     width = in_spec.channels[0]
     for level, channels in zip(in_spec.levels, in_spec.channels, strict=True):
         if channels != width:
-            raise ValueError(
+            raise InputError(
                 f"{head} shares one tower over all levels, so they must have one width, but level {in_spec.levels[0]} "
                 f"(stride {in_spec.strides[0]}) has {width} channels and level {level} (stride {2**level}) has "
                 f"{channels}. Put a neck before it that projects to one width, such as neck=fpn, or neck=unfused for "
@@ -148,33 +149,17 @@ def by_prior(raw: Tensor, depth: int) -> Tensor:
 def check_features(features: Sequence[Tensor], in_spec: FeatureSpec, head: str) -> None:
     """Raise ValueError unless there is one map per level."""
     if len(features) != len(in_spec):
-        raise ValueError(f"{head} was built for {len(in_spec)} levels (strides {in_spec.strides}), got {len(features)}")
+        raise InputError(f"{head} was built for {len(in_spec)} levels (strides {in_spec.strides}), got {len(features)}")
 
 
-def check_arguments(head: str, num_classes: int, tower: tuple[int, int | None, int], score_threshold: float) -> int:
-    """Check what all dense heads take.
-
-    Args:
-        head: name for the messages.
-        num_classes: at least 1.
-        tower: (num_convs, tower_channels, in_channels).
-        score_threshold: in 0..1.
-
-    Returns:
-        The width of the tower.
+def tower_width(head: str, num_convs: int, channels: int | None, in_channels: int) -> int:
+    """The width of a head's towers: ``channels``, or the neck's.
 
     Raises:
-        ValueError: if one is out of range, or ``tower_channels`` has no convolution that could bring it about.
+        InputError: if ``channels`` has no convolution that could bring it about.
     """
-    num_convs, channels, in_channels = tower
-    if num_classes < 1:
-        raise ValueError(f"{head} needs at least one class, got num_classes={num_classes}")
-    if not 0 <= score_threshold < 1:
-        raise ValueError(f"{head}: score_threshold must lie in 0..1 (1 excluded), got {score_threshold}")
-    if num_convs < 0:
-        raise ValueError(f"{head}: num_convs must not be negative, got {num_convs}")
     if num_convs == 0 and channels not in (None, in_channels):
-        raise ValueError(
+        raise InputError(
             f"{head}: tower_channels={channels} has no effect without a tower; set num_convs to at least 1, or "
             f"tower_channels to null (the neck's {in_channels})"
         )

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from detfuse.errors import InputError, UserError
 from detfuse.fill import Fill, fill_convolutions
 from detfuse.fusion.blocks import BLOCKS, ActivationName, NormName, Style
 from detfuse.fusion.graph import FusionGraph, GraphError, Node, checked_scales
@@ -21,6 +22,7 @@ from detfuse.fusion.operators import OPERATORS
 from detfuse.fusion.resample import DOWN, UP, check_direction
 from detfuse.inserts import NECK_SITES, Attention, Site, chosen_levels, make_insert, only_sites
 from detfuse.protocols import OperatorFactory, ResampleFactory, Size
+from detfuse.ranges import Fraction, NonNegativeFloat, PositiveInt, checked
 from detfuse.structures import FeatureSpec
 
 Topology = Callable[[tuple[int, ...]], FusionGraph]
@@ -30,6 +32,11 @@ Watch = Callable[[str, Tensor], Tensor]
 """(node, the map that it fused) -> the map that goes on from there."""
 
 
+class NoEdgeError(UserError, KeyError):
+    """An edge that the graph does not have."""
+
+
+@checked
 class GraphNeck(nn.Module):
     """Runs a fusion graph.
 
@@ -75,16 +82,15 @@ class GraphNeck(nn.Module):
         nodes: Sequence[Mapping[str, Any]] | None = None,
         outputs: Sequence[str] | None = None,
         scales: Mapping[str, float] | None = None,
-        out_channels: int = 256,
-        width: int | None = None,
+        out_channels: PositiveInt = 256,
+        width: PositiveInt | None = None,
         norm: NormName = "none",
-        norm_eps: float = 1e-5,
-        norm_momentum: float = 0.1,
+        norm_eps: NonNegativeFloat = 1e-5,
+        norm_momentum: Fraction = 0.1,
         activation: ActivationName = "none",
         fill: Fill = "fan_in",
     ) -> None:
         super().__init__()
-        _check_widths(out_channels, width)
         self.in_spec = in_spec
         self.graph = _make_graph(in_spec, topology, nodes, outputs)
         self.scales = checked_scales(self.graph, scales or {})
@@ -123,11 +129,11 @@ class GraphNeck(nn.Module):
         """Within the context, the edge ``source->node`` carries zeros: what flows through it is what gets lost.
 
         Raises:
-            KeyError: if the graph has no such edge.
+            NoEdgeError: if the graph has no such edge.
         """
         if (source, node) not in self.graph.edges:
             edges = ", ".join(f"{a}->{b}" for a, b in self.graph.edges)
-            raise KeyError(f"the graph has no edge {source}->{node}; it has {edges}")
+            raise NoEdgeError(f"the graph has no edge {source}->{node}; it has {edges}")
         before, self._off = self._off, self._off | {(source, node)}
         try:
             yield
@@ -275,13 +281,6 @@ class _Widths:
             self.fused[node.name] = width if inner else made
 
 
-def _check_widths(out_channels: int, width: int | None) -> None:
-    if out_channels < 1:
-        raise GraphError(f"neck.out_channels={out_channels}: a map has at least 1 channel")
-    if width is not None and width < 1:
-        raise GraphError(f"neck.width={width}: a map has at least 1 channel; null takes out_channels, {out_channels}")
-
-
 def _make_graph(
     in_spec: FeatureSpec,
     topology: Topology | None,
@@ -304,7 +303,7 @@ def _pinned(parts: Mapping[str, Any], what: str, name: str | None, otherwise: An
     if name is None:
         return otherwise
     if name not in parts:
-        raise ValueError(f"there is no {what} {name!r}; there are {', '.join(parts)}")
+        raise InputError(f"there is no {what} {name!r}; there are {', '.join(parts)}")
     return parts[name]
 
 
@@ -315,7 +314,7 @@ def _naming(node: Node) -> Iterator[None]:
         yield
     except GraphError:
         raise
-    except ValueError as error:
+    except InputError as error:
         raise GraphError(f"node {node.name!r} (inputs {', '.join(node.inputs)}): {error}") from error
 
 

@@ -12,13 +12,16 @@ Deviations: no dropout after fc6 and fc7, as in torchvision; any backbone with t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from detfuse.errors import InputError
 from detfuse.fill import fill_convolutions
 from detfuse.inserts import Attention, chosen_levels, make_insert, only_sites
+from detfuse.ranges import PositiveFloat, PositiveInt, Range, checked
 from detfuse.structures import FeatureSpec
 
 
@@ -40,6 +43,7 @@ class L2Norm(nn.Module):
         return functional.normalize(x.float()).to(x.dtype) * self.scale[:, None, None]
 
 
+@checked
 class SSDExtras(nn.Module):
     """See the module's header.
 
@@ -65,24 +69,22 @@ class SSDExtras(nn.Module):
         in_spec: FeatureSpec,
         attention: Attention | None = None,
         *,
-        l2_norm_scale: float | None = 20.0,
-        fc_channels: int | None = 1024,
-        fc_dilation: int = 6,
-        extra_channels: Sequence[int] = (512, 256, 256, 256),
-        extra_strides: Sequence[int] = (2, 2, 1, 1),
+        l2_norm_scale: PositiveFloat | None = 20.0,
+        fc_channels: PositiveInt | None = 1024,
+        fc_dilation: PositiveInt = 6,
+        extra_channels: Sequence[Annotated[int, Range(at_least=2)]] = (512, 256, 256, 256),
+        extra_strides: Sequence[Literal[1, 2]] = (2, 2, 1, 1),
     ) -> None:
         super().__init__()
         if len(in_spec) < 2:
-            raise ValueError(
+            raise InputError(
                 f"SSDExtras normalises the finest level and continues from the coarsest, so it needs two levels of the "
                 f"backbone, but there is only stride {in_spec.strides[0]}: give backbone.levels=[3,4]"
             )
-        _check_extras(extra_channels, extra_strides)
-        if fc_dilation < 1:
-            raise ValueError(f"SSDExtras: fc_dilation must be at least 1, got {fc_dilation}")
-        if fc_channels is not None and fc_channels < 1:
-            raise ValueError(
-                f"SSDExtras: neck.fc_channels={fc_channels} must be at least 1; null leaves fc6 and fc7 out"
+        if len(extra_channels) != len(extra_strides):
+            raise InputError(
+                f"SSDExtras: each extra level has one width and one stride; got extra_channels {list(extra_channels)} "
+                f"and extra_strides {list(extra_strides)}"
             )
         self.in_spec = in_spec
         self.extra_strides = list(extra_strides)
@@ -118,21 +120,13 @@ class SSDExtras(nn.Module):
         for extra, stride in zip(self.extras, self.extra_strides, strict=True):
             height, width = maps[-1].shape[-2:]
             if stride == 1 and (height < 3 or width < 3):
-                raise ValueError(
+                raise InputError(
                     f"SSDExtras: level {len(maps)} takes two pixels off a map of {height} x {width}, so nothing is "
                     "left. The published layout is for 300 x 300 pixels (data.transform.size=[300,300]); for other "
                     f"sizes halve at every level: neck.extra_strides={[2] * len(self.extras)}"
                 )
             maps.append(extra(maps[-1]))
         return [output(x) for output, x in zip(self.outputs, maps, strict=True)]
-
-
-def _check_extras(channels: Sequence[int], strides: Sequence[int]) -> None:
-    if len(channels) != len(strides) or not set(strides) <= {1, 2} or any(width < 2 for width in channels):
-        raise ValueError(
-            "SSDExtras: each extra level has one width of at least 2 and one stride of 1 or 2; got extra_channels "
-            f"{list(channels)} and extra_strides {list(strides)}"
-        )
 
 
 def _fc(in_channels: int, channels: int, dilation: int) -> nn.Sequential:

@@ -15,7 +15,9 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Literal
 
+from detfuse.errors import InputError
 from detfuse.fusion.graph import FusionGraph, Node
+from detfuse.ranges import NonNegativeInt, PositiveInt, checked
 
 Extra = Literal["max_pool", "from_c", "from_p"]
 """Where levels above the backbone's come from: sub-sampled from the last output (Faster R-CNN), or by 3x3/2
@@ -27,7 +29,6 @@ Block = Literal["conv3", "double_conv3", "separable"]
 
 def _extend(nodes: list[Node], outputs: list[str], top: int, extra_levels: int, extra: Extra) -> None:
     """Append ``extra_levels`` outputs above level ``top``, each from the one below (the first as ``extra`` says)."""
-    _check_extra_levels(extra_levels)
     for level in range(top + 1, top + 1 + extra_levels):
         name = f"p{level}"
         if extra == "max_pool":
@@ -40,22 +41,18 @@ def _extend(nodes: list[Node], outputs: list[str], top: int, extra_levels: int, 
             nodes.append(Node(f"r{level - 1}", level - 1, (outputs[-1],), block="relu"))
             nodes.append(Node(name, level, (f"r{level - 1}",), down="strided_conv"))
         else:
-            raise ValueError(f"extra must be max_pool, from_c or from_p, got {extra!r}")
+            raise InputError(f"extra must be max_pool, from_c or from_p, got {extra!r}")
         outputs.append(name)
 
 
-def _check_extra_levels(extra_levels: int) -> None:
-    if extra_levels < 0:
-        raise ValueError(f"extra_levels must not be negative, got {extra_levels} (backbone.levels leaves out its own)")
-
-
+@checked
 def unfused(
     levels: Sequence[int],
     *,
     project: bool = True,
     block: Block = "conv3",
-    depth: int = 1,
-    extra_levels: int = 2,
+    depth: PositiveInt = 1,
+    extra_levels: NonNegativeInt = 2,
     extra: Extra = "from_p",
 ) -> FusionGraph:
     """Every level predicts alone: FPN without its top-down path, so that it differs in nothing but fusion.
@@ -71,10 +68,8 @@ def unfused(
         extra_levels: levels above the backbone's top.
         extra: where they come from.
     """
-    if depth < 1 or (depth > 1 and not project):
-        raise ValueError(
-            f"unfused has at least one block per level, and only one without projection; got depth {depth}"
-        )
+    if depth > 1 and not project:
+        raise InputError(f"unfused has no blocks without projection; got depth {depth}")
     outputs = [f"p{level}" for level in levels]
     nodes = []
     for level in levels:
@@ -87,7 +82,8 @@ def unfused(
     return FusionGraph(tuple(levels), tuple(nodes), tuple(outputs))
 
 
-def early(levels: Sequence[int], *, level: int | None = None, block: Block = "conv3") -> FusionGraph:
+@checked
+def early(levels: Sequence[int], *, level: PositiveInt | None = None, block: Block = "conv3") -> FusionGraph:
     """All backbone maps are fused once, and one predictor works on the single result.
 
     Args:
@@ -100,8 +96,9 @@ def early(levels: Sequence[int], *, level: int | None = None, block: Block = "co
     return FusionGraph(tuple(levels), nodes, (f"p{at}",))
 
 
+@checked
 def early_pyramid(
-    levels: Sequence[int], *, level: int | None = None, block: Block = "conv3", extra_levels: int = 2
+    levels: Sequence[int], *, level: PositiveInt | None = None, block: Block = "conv3", extra_levels: NonNegativeInt = 2
 ) -> FusionGraph:
     """Early fusion, then a pyramid is regenerated from the fused map: the same levels as FPN, one fusion.
 
@@ -114,7 +111,6 @@ def early_pyramid(
         block: what is computed on each level.
         extra_levels: levels above the backbone's top.
     """
-    _check_extra_levels(extra_levels)
     at = levels[0] if level is None else level
     nodes = [Node(f"f{at}", at, tuple(f"c{i}" for i in levels)), Node(f"p{at}", at, (f"f{at}",), block=block)]
     for i in range(at + 1, levels[-1] + extra_levels + 1):
@@ -135,8 +131,9 @@ def _pairs_down(levels: Sequence[int]) -> list[tuple[int, int]]:
     return list(pairwise(levels))[::-1]
 
 
+@checked
 def fpn(
-    levels: Sequence[int], *, block: Block = "conv3", extra_levels: int = 2, extra: Extra = "from_p"
+    levels: Sequence[int], *, block: Block = "conv3", extra_levels: NonNegativeInt = 2, extra: Extra = "from_p"
 ) -> FusionGraph:
     """Feature pyramid network (Lin et al. 2017, arXiv 1612.03144): 1x1 laterals, top-down sums, 3x3 on every sum."""
     nodes = _top_down(levels, "p", block)
@@ -145,8 +142,9 @@ def fpn(
     return FusionGraph(tuple(levels), tuple(nodes), tuple(outputs))
 
 
+@checked
 def unet(
-    levels: Sequence[int], *, block: Block = "double_conv3", extra_levels: int = 2, extra: Extra = "from_p"
+    levels: Sequence[int], *, block: Block = "double_conv3", extra_levels: NonNegativeInt = 2, extra: Extra = "from_p"
 ) -> FusionGraph:
     """U-Net's decoder (Ronneberger et al. 2015, arXiv 1505.04597): the *processed* map goes on downwards.
 
@@ -162,12 +160,13 @@ def unet(
     return FusionGraph(tuple(levels), tuple(nodes), tuple(outputs))
 
 
+@checked
 def pafpn(
     levels: Sequence[int],
     *,
     variant: Literal["paper", "mmdetection"] = "mmdetection",
     block: Block = "conv3",
-    extra_levels: int = 2,
+    extra_levels: NonNegativeInt = 2,
     extra: Extra = "from_p",
 ) -> FusionGraph:
     """Path aggregation (Liu et al. 2018, arXiv 1803.01534): FPN, then a bottom-up path n_i.
@@ -181,7 +180,7 @@ def pafpn(
         extra: where they come from.
     """
     if variant not in ("paper", "mmdetection"):
-        raise ValueError(f"variant must be paper or mmdetection, got {variant!r}")
+        raise InputError(f"variant must be paper or mmdetection, got {variant!r}")
     finest = levels[0]
     nodes = _top_down(levels, "f", block)
     # the finest level has no second sum: its output is the first path's
@@ -195,7 +194,10 @@ def pafpn(
     return FusionGraph(tuple(levels), tuple(nodes), tuple(outputs))
 
 
-def bifpn(levels: Sequence[int], *, block: Block = "separable", extra_levels: int = 2, repeats: int = 3) -> FusionGraph:
+@checked
+def bifpn(
+    levels: Sequence[int], *, block: Block = "separable", extra_levels: NonNegativeInt = 2, repeats: PositiveInt = 3
+) -> FusionGraph:
     """Bidirectional FPN (Tan et al. 2020, arXiv 1911.09070), section 3.
 
     No single-input nodes; middle levels get an extra edge from their original input. P6 is a 1x1 of C5, then pooled, P7
@@ -209,9 +211,8 @@ def bifpn(levels: Sequence[int], *, block: Block = "separable", extra_levels: in
         extra_levels: levels above the backbone's top.
         repeats: how often the bidirectional layer is applied.
     """
-    _check_extra_levels(extra_levels)
-    if len(levels) + extra_levels < 2 or repeats < 1:
-        raise ValueError(f"bifpn needs two levels and one repeat, got {len(levels) + extra_levels} and {repeats}")
+    if len(levels) + extra_levels < 2:
+        raise InputError(f"bifpn needs two levels, got {len(levels) + extra_levels}")
     top = levels[-1]
     every = [*levels, *range(top + 1, top + extra_levels + 1)]
     inputs = {i: f"c{i}" for i in levels}

@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.ops import box_iou, nms
 
+from detfuse.ranges import Fraction, PositiveFloat, PositiveInt, checked
 from detfuse.structures import Detections
 
 
+@checked
 class Nms:
     """Greedy non-maximum suppression: a box goes if a better one of its class overlaps it by more than the threshold.
 
@@ -31,9 +33,9 @@ class Nms:
         class_agnostic: suppress across classes.
     """
 
-    def __init__(self, *, iou_threshold: float = 0.6, max_detections: int = 100, class_agnostic: bool = False) -> None:
-        _check_fraction("iou_threshold", iou_threshold)
-        _check_count(max_detections)
+    def __init__(
+        self, *, iou_threshold: Fraction = 0.6, max_detections: PositiveInt = 100, class_agnostic: bool = False
+    ) -> None:
         self.iou_threshold = iou_threshold
         self.max_detections = max_detections
         self.class_agnostic = class_agnostic
@@ -63,6 +65,7 @@ class Nms:
         return kept
 
 
+@checked
 class SoftNms:
     """Soft-NMS: an overlapping box loses score instead of going.
 
@@ -83,18 +86,11 @@ class SoftNms:
         self,
         *,
         method: Literal["gaussian", "linear"] = "gaussian",
-        sigma: float = 0.5,
-        iou_threshold: float = 0.3,
-        score_threshold: float = 0.001,
-        max_detections: int = 100,
+        sigma: PositiveFloat = 0.5,
+        iou_threshold: Fraction = 0.3,
+        score_threshold: Fraction = 0.001,
+        max_detections: PositiveInt = 100,
     ) -> None:
-        if method not in ("gaussian", "linear"):
-            raise ValueError(f"method must be gaussian or linear, got {method!r}")
-        if not sigma > 0:
-            raise ValueError(f"sigma must be positive, got {sigma}")
-        _check_fraction("iou_threshold", iou_threshold)
-        _check_fraction("score_threshold", score_threshold)
-        _check_count(max_detections)
         self.method = method
         self.sigma = sigma
         self.iou_threshold = iou_threshold
@@ -126,6 +122,7 @@ class SoftNms:
         return torch.where(iou > self.iou_threshold, 1 - iou, 1.0)
 
 
+@checked
 class WeightedBoxFusion:
     """Weighted box fusion over pyramid levels: overlapping boxes of a class are averaged instead of dropped.
 
@@ -153,17 +150,11 @@ class WeightedBoxFusion:
     def __init__(
         self,
         *,
-        iou_threshold: float = 0.55,
-        max_detections: int = 100,
+        iou_threshold: Fraction = 0.55,
+        max_detections: PositiveInt = 100,
         score: Literal["mean", "max"] = "mean",
         score_scaling: Literal["none", "members", "levels"] = "none",
     ) -> None:
-        _check_fraction("iou_threshold", iou_threshold)
-        _check_count(max_detections)
-        if score not in ("mean", "max"):
-            raise ValueError(f"score must be mean or max, got {score!r}")
-        if score_scaling not in ("none", "members", "levels"):
-            raise ValueError(f"score_scaling must be none, members or levels, got {score_scaling!r}")
         self.iou_threshold = iou_threshold
         self.max_detections = max_detections
         self.score = score
@@ -238,13 +229,3 @@ def _iou(box: NDArray[np.float64], boxes: NDArray[np.float64]) -> NDArray[np.flo
     union = (box[2:] - box[:2]).prod() + (boxes[:, 2:] - boxes[:, :2]).prod(axis=1) - shared
     iou: NDArray[np.float64] = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
     return iou
-
-
-def _check_fraction(name: str, value: float) -> None:
-    if not 0 <= value <= 1:
-        raise ValueError(f"{name} must lie in 0..1, got {value}")
-
-
-def _check_count(max_detections: int) -> None:
-    if max_detections < 1:
-        raise ValueError(f"max_detections must be at least 1, got {max_detections}")

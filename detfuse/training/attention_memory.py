@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from detfuse.errors import InputError
 from detfuse.inserts import inserts_of
 from detfuse.protocols import Size
 from detfuse.training.summary import maps_at_inserts
@@ -62,7 +63,7 @@ def require_fit(detector: nn.Module, image_size: Size, batch: int, *, dtype_byte
     if total <= available:
         return
     insert = inserts_of(detector)[largest]
-    raise ValueError(
+    raise InputError(
         f"attention needs at least {total / _GIB:.1f} GiB for the matrices of one training step ({batch} images of "
         f"{image_size[0]} x {image_size[1]} pixels, the largest batch of this data as it is augmented), but the device "
         f"has {available / _GIB:.1f} GiB. Most of it, {needs[largest] / _GIB:.1f} GiB, is {insert.kind} at "

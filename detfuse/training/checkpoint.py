@@ -13,6 +13,8 @@ from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.plugins import TorchCheckpointIO
 from pytorch_lightning.utilities import rank_zero_only
 
+from detfuse.ranges import PositiveInt, checked
+
 Metric = Literal["mAP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"]
 
 
@@ -69,6 +71,7 @@ def _is_dev_run(trainer: pl.Trainer) -> bool:
     return bool(getattr(trainer, "fast_dev_run", False))  # set by Lightning, but not declared
 
 
+@checked
 class Checkpoints(Checkpoint):
     """Writes ``<run folder>/checkpoints/last.ckpt`` and ``best.ckpt`` at the end of each epoch.
 
@@ -81,9 +84,7 @@ class Checkpoints(Checkpoint):
         every_n_epochs: how often ``last.ckpt`` is written; the last epoch always is.
     """
 
-    def __init__(self, *, metric: Metric = "mAP", every_n_epochs: int = 1) -> None:
-        if every_n_epochs < 1:
-            raise ValueError(f"callbacks.checkpoints.every_n_epochs must be positive, got {every_n_epochs}")
+    def __init__(self, *, metric: Metric = "mAP", every_n_epochs: PositiveInt = 1) -> None:
         self.metric = metric
         self.every_n_epochs = every_n_epochs
         self.best_score: float | None = None

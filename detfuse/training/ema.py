@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Annotated, Any
 
 import pytorch_lightning as pl
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from detfuse.ranges import FractionBelowOne, Range, checked
+
 _Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
+@checked
 class ExponentialMovingAverage(pl.Callback):
     """Validates and stores an average of the weights beside those that are trained.
 
@@ -26,11 +29,7 @@ class ExponentialMovingAverage(pl.Callback):
         warmup: how slowly the decay reaches its value; 1 means no warm-up.
     """
 
-    def __init__(self, *, decay: float = 0.999, warmup: float = 10.0) -> None:
-        if not 0 <= decay < 1:
-            raise ValueError(f"callbacks.ema.decay must lie in 0..1 (1 excluded), got {decay}")
-        if warmup < 1:
-            raise ValueError(f"callbacks.ema.warmup must be at least 1, got {warmup}")
+    def __init__(self, *, decay: FractionBelowOne = 0.999, warmup: Annotated[float, Range(at_least=1)] = 10.0) -> None:
         self.decay = decay
         self.warmup = warmup
         self.updates = 0

@@ -10,19 +10,19 @@ from detfuse.protocols import Learnt
 from detfuse.training.loggers import MetricsCsv
 
 
+class _WeightsCsv(MetricsCsv):
+    file_name = "fusion_weights.csv"  # no option: an ablation's report reads it
+
+
 class FusionWeights(pl.Callback):
-    """Writes ``<run folder>/<file_name>``: one row per validation, one column per learnt scalar of fusion.
+    """Writes ``<run folder>/fusion_weights.csv``: one row per validation, one column per learnt scalar of fusion.
 
     Columns are ``node<-input`` for the normalised weights of a fusion graph, and the module's path for others, such as
     SAGAN's gamma. They are the weights that were validated: with EMA, the average. A detector that learns none gets no
     file. A resumed run continues the file.
-
-    Args:
-        file_name: name of the file in the run folder.
     """
 
-    def __init__(self, *, file_name: str = "fusion_weights.csv") -> None:
-        self.file_name = file_name
+    def __init__(self) -> None:
         self._file: MetricsCsv | None = None
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -34,7 +34,7 @@ class FusionWeights(pl.Callback):
         weights = learnt_weights(detector)
         if not weights:
             return
-        self._file = self._file or MetricsCsv(trainer.default_root_dir, file_name=self.file_name)
+        self._file = self._file or _WeightsCsv(trainer.default_root_dir)
         self._file.log_metrics({"epoch": trainer.current_epoch, **weights}, trainer.global_step)
 
 

@@ -16,19 +16,20 @@ _KEYS = ("epoch", "step")
 
 
 class MetricsCsv(Logger):
-    """Appends each row to ``<run folder>/<file_name>`` as it comes; a resumed run continues the file.
+    """Appends each row to ``<run folder>/metrics.csv`` as it comes; a resumed run continues the file.
 
     Rows are sparse: a training row leaves the validation columns empty and the other way round. Lightning's CSVLogger
     deletes the file of the run it resumes. Lines that were cut off or damaged are told, and left out.
 
     Args:
         run_dir: run folder.
-        file_name: name of the file in it.
     """
 
-    def __init__(self, run_dir: str | os.PathLike[str], *, file_name: str = "metrics.csv") -> None:
+    file_name = "metrics.csv"  # no option: the monitor of an ablation and its report read it
+
+    def __init__(self, run_dir: str | os.PathLike[str]) -> None:
         super().__init__()
-        self.path = Path(run_dir) / file_name
+        self.path = Path(run_dir) / self.file_name
         self._columns: list[str] | None = None
 
     @property
@@ -87,14 +88,10 @@ def _number(cell: str) -> float | None:
         return None
 
 
-def tensorboard(run_dir: str | os.PathLike[str], *, folder: str = "tensorboard", flush_secs: int = 30) -> Logger:
-    """TensorBoard log of metrics and pictures.
+def tensorboard(run_dir: str | os.PathLike[str]) -> Logger:
+    """TensorBoard log of metrics and pictures, in the run folder's ``tensorboard``.
 
     Args:
         run_dir: run folder.
-        folder: folder of the event files in it.
-        flush_secs: how often events are written, in seconds.
     """
-    return TensorBoardLogger(
-        os.fspath(run_dir), name=folder, version="", default_hp_metric=False, flush_secs=flush_secs
-    )
+    return TensorBoardLogger(os.fspath(run_dir), name="tensorboard", version="", default_hp_metric=False, flush_secs=30)

@@ -19,6 +19,7 @@ from torch.optim.lr_scheduler import LRScheduler
 import detfuse
 from detfuse.data.layout import Split
 from detfuse.detector import Detector
+from detfuse.errors import InputError, UserError
 from detfuse.evaluation.coco import METRICS, CocoEvaluator, CocoMetrics, coco_results
 from detfuse.protocols import Combine
 from detfuse.structures import Batch, Categories, Detections, ImageId
@@ -38,7 +39,7 @@ def _number_itself(split: Split, number: int) -> ImageId:
     return number
 
 
-class NonFiniteLossError(RuntimeError):
+class NonFiniteLossError(UserError, RuntimeError):
     """A loss term or the gradient is NaN or infinite: going on would only train and store NaN weights."""
 
 
@@ -241,7 +242,7 @@ class DetectionModule(pl.LightningModule):
         total_batch, total_steps = self._total_batch(), self._total_steps()
         optimizer = self._optimizer(self.detector, total_batch)
         if self.trainer.precision == "16-mixed" and self.trainer.gradient_clip_val and optimizer.defaults.get("fused"):
-            raise ValueError(
+            raise InputError(
                 "trainer.precision=16-mixed cannot clip gradients before a fused optimizer step: "
                 "add optimizer.fused=false, or use trainer.precision=bf16-mixed"
             )
@@ -274,14 +275,14 @@ class DetectionModule(pl.LightningModule):
         epochs = trainer.max_epochs if trainer.max_epochs is not None and trainer.max_epochs >= 0 else math.inf
         steps = min(per_epoch * epochs if per_epoch else 0, trainer.max_steps if trainer.max_steps >= 0 else math.inf)
         if steps == math.inf:
-            raise ValueError("a run needs an end: set trainer.max_epochs or trainer.max_steps")
+            raise InputError("a run needs an end: set trainer.max_epochs or trainer.max_steps")
         return int(steps)
 
     @property
     def _datamodule(self) -> Any:
         datamodule = getattr(self.trainer, "datamodule", None)
         if datamodule is None:
-            raise ValueError(
+            raise InputError(
                 "training needs a data module that knows its batches: call trainer.fit(module, datamodule=...)"
             )
         return datamodule
@@ -301,7 +302,7 @@ class DetectionModule(pl.LightningModule):
         """
         stored = Categories.from_dict(checkpoint["detfuse"]["categories"])
         if stored != self.categories:
-            raise ValueError(
+            raise InputError(
                 f"the checkpoint was trained on the categories {', '.join(stored.names)} (ids {list(stored.ids)}), "
                 f"the data set has {', '.join(self.categories.names)} (ids {list(self.categories.ids)})"
             )

@@ -16,6 +16,18 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from detfuse.errors import InputError
+from detfuse.ranges import (
+    Fraction,
+    FractionBelowOne,
+    NonNegativeFloat,
+    NonNegativeInt,
+    OpenFraction,
+    PositiveFloat,
+    PositiveInt,
+    checked,
+)
+
 _FUSED_DEVICES = {"cpu", "cuda", "mps", "xpu"}
 
 
@@ -29,10 +41,6 @@ def scaled_lr(lr: float, total_batch: int, reference_batch: int | None) -> float
     """
     if reference_batch is None:
         return lr
-    if reference_batch < 1:
-        raise ValueError(
-            f"optimizer.reference_batch must be a positive number of images or null, got {reference_batch}"
-        )
     return lr * total_batch / reference_batch
 
 
@@ -61,7 +69,7 @@ def parameter_groups(
         group = groups.setdefault(key, {"name": key, "params": [], "lr": rate, "weight_decay": decay})
         group["params"].append(parameter)
     if not groups:
-        raise ValueError("nothing to train: every parameter of the detector is frozen")
+        raise InputError("nothing to train: every parameter of the detector is frozen")
     return list(groups.values())
 
 
@@ -77,23 +85,17 @@ def _can_fuse(module: nn.Module) -> bool:
     return all(p.is_floating_point() and p.device.type in _FUSED_DEVICES for p in trainable)
 
 
-def _check_rate(lr: float, backbone_multiplier: float) -> None:
-    if not (lr > 0 and math.isfinite(lr)):
-        raise ValueError(f"optimizer.lr must be a positive number, got {lr}")
-    if backbone_multiplier < 0:
-        raise ValueError(f"optimizer.backbone_multiplier must not be negative, got {backbone_multiplier}")
-
-
+@checked
 def sgd(
     module: nn.Module,
     total_batch: int,
     *,
-    lr: float = 0.01,
-    momentum: float = 0.9,
-    weight_decay: float = 1e-4,
+    lr: PositiveFloat = 0.01,
+    momentum: FractionBelowOne = 0.9,
+    weight_decay: NonNegativeFloat = 1e-4,
     nesterov: bool = False,
-    backbone_multiplier: float = 1.0,
-    reference_batch: int | None = None,
+    backbone_multiplier: NonNegativeFloat = 1.0,
+    reference_batch: PositiveInt | None = None,
     fused: bool = True,
 ) -> Optimizer:
     """Stochastic gradient descent with momentum.
@@ -109,23 +111,23 @@ def sgd(
         reference_batch: the batch that ``lr`` is meant for; None: ``lr`` is not scaled.
         fused: one kernel for all parameters, where device and dtype allow it.
     """
-    _check_rate(lr, backbone_multiplier)
     rate = scaled_lr(lr, total_batch, reference_batch)
     groups = parameter_groups(module, lr=rate, weight_decay=weight_decay, backbone_multiplier=backbone_multiplier)
     fuse = True if fused and _can_fuse(module) else None
     return torch.optim.SGD(groups, lr=rate, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov, fused=fuse)
 
 
+@checked
 def adamw(
     module: nn.Module,
     total_batch: int,
     *,
-    lr: float = 1e-3,
-    betas: Sequence[float] = (0.9, 0.999),
-    eps: float = 1e-8,
-    weight_decay: float = 0.05,
-    backbone_multiplier: float = 1.0,
-    reference_batch: int | None = None,
+    lr: PositiveFloat = 1e-3,
+    betas: tuple[FractionBelowOne, FractionBelowOne] = (0.9, 0.999),
+    eps: NonNegativeFloat = 1e-8,
+    weight_decay: NonNegativeFloat = 0.05,
+    backbone_multiplier: NonNegativeFloat = 1.0,
+    reference_batch: PositiveInt | None = None,
     fused: bool = True,
 ) -> Optimizer:
     """AdamW: Loshchilov and Hutter, "Decoupled Weight Decay Regularization", 2019, https://arxiv.org/abs/1711.05101.
@@ -141,9 +143,6 @@ def adamw(
         reference_batch: the batch that ``lr`` is meant for; None: ``lr`` is not scaled.
         fused: one kernel for all parameters, where device and dtype allow it.
     """
-    _check_rate(lr, backbone_multiplier)
-    if len(betas) != 2:
-        raise ValueError(f"optimizer.betas must be two numbers, got {list(betas)}")
     rate = scaled_lr(lr, total_batch, reference_batch)
     groups = parameter_groups(module, lr=rate, weight_decay=weight_decay, backbone_multiplier=backbone_multiplier)
     fuse = True if fused and _can_fuse(module) else None
@@ -154,10 +153,6 @@ def adamw(
 
 def _schedule(optimizer: Optimizer, decay: Callable[[int], float], warmup_steps: int, warmup_factor: float) -> LambdaLR:
     """Linear warm-up from ``warmup_factor`` at step 0 to 1 at ``warmup_steps``, times ``decay(step)``."""
-    if warmup_steps < 0:
-        raise ValueError(f"scheduler.warmup_steps must not be negative, got {warmup_steps}")
-    if not 0 <= warmup_factor <= 1:
-        raise ValueError(f"scheduler.warmup_factor must lie in 0..1, got {warmup_factor}")
 
     def factor(step: int) -> float:
         if step >= warmup_steps:
@@ -167,13 +162,14 @@ def _schedule(optimizer: Optimizer, decay: Callable[[int], float], warmup_steps:
     return LambdaLR(optimizer, factor)
 
 
+@checked
 def cosine(
     optimizer: Optimizer,
     total_steps: int,
     *,
-    warmup_steps: int = 100,
-    warmup_factor: float = 0.001,
-    final_factor: float = 0.0,
+    warmup_steps: NonNegativeInt = 100,
+    warmup_factor: Fraction = 0.001,
+    final_factor: Fraction = 0.0,
 ) -> LambdaLR:
     """Linear warm-up, then half a cosine: Loshchilov and Hutter, SGDR, 2017, https://arxiv.org/abs/1608.03983.
 
@@ -188,8 +184,6 @@ def cosine(
         warmup_factor: factor of the very first step.
         final_factor: factor after the last step.
     """
-    if not 0 <= final_factor <= 1:
-        raise ValueError(f"scheduler.final_factor must lie in 0..1, got {final_factor}")
 
     def decay(step: int) -> float:
         t = min(max((step - warmup_steps) / max(total_steps - warmup_steps, 1), 0.0), 1.0)
@@ -198,14 +192,15 @@ def cosine(
     return _schedule(optimizer, decay, warmup_steps, warmup_factor)
 
 
+@checked
 def steps(
     optimizer: Optimizer,
     total_steps: int,
     *,
-    milestones: Sequence[float] = (2 / 3, 8 / 9),
-    gamma: float = 0.1,
-    warmup_steps: int = 100,
-    warmup_factor: float = 0.001,
+    milestones: Sequence[OpenFraction] = (2 / 3, 8 / 9),
+    gamma: PositiveFloat = 0.1,
+    warmup_steps: NonNegativeInt = 100,
+    warmup_factor: Fraction = 0.001,
 ) -> LambdaLR:
     """Linear warm-up, then the rate is multiplied by ``gamma`` at each milestone.
 
@@ -217,11 +212,8 @@ def steps(
         warmup_steps: optimizer steps of warm-up.
         warmup_factor: factor of the very first step.
     """
-    if any(not 0 < m < 1 for m in milestones) or list(milestones) != sorted(milestones):
-        raise ValueError(
-            "scheduler.milestones must be ascending fractions of the run between 0 and 1 (.67 is two thirds), "
-            f"got {list(milestones)}"
-        )
+    if list(milestones) != sorted(milestones):
+        raise InputError(f"scheduler.milestones must be ascending fractions of the run, got {list(milestones)}")
 
     def decay(step: int) -> float:
         return float(gamma ** sum(step >= m * total_steps for m in milestones))

@@ -11,12 +11,14 @@ import pytorch_lightning as pl
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor
 
+from detfuse.ranges import Fraction, NonNegativeInt, checked
 from detfuse.structures import Batch, Detections, ImageId, Targets
 from detfuse.visualize.boxes import draw_detections, draw_targets, save_picture
 
 _LONGEST = 50  # characters of an id; four bytes each at most, of the 255 that a file name may have
 
 
+@checked
 class Pictures(pl.Callback):
     """Writes ``<run folder>/pictures/``: ``train_batch_<n>.jpg`` with augmentation, ``val_<image id>.jpg``.
 
@@ -33,7 +35,12 @@ class Pictures(pl.Callback):
     """
 
     def __init__(
-        self, *, train_batches: int = 2, val_images: int = 8, threshold: float = 0.3, targets: bool = True
+        self,
+        *,
+        train_batches: NonNegativeInt = 2,
+        val_images: NonNegativeInt = 8,
+        threshold: Fraction = 0.3,
+        targets: bool = True,
     ) -> None:
         self.train_batches = train_batches
         self.val_images = val_images

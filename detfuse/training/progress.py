@@ -11,9 +11,12 @@ import pytorch_lightning as pl
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
+from detfuse.ranges import NonNegativeFloat, PositiveFloat, checked
+
 _RECENT = 100  # batches over which speed is averaged
 
 
+@checked
 class ProgressReport(pl.Callback):
     """Shows epoch, step, loss, images per second and the time left for the whole run, validations included.
 
@@ -25,7 +28,7 @@ class ProgressReport(pl.Callback):
         line_every: seconds between lines within an epoch where there is no terminal; 0 for none.
     """
 
-    def __init__(self, *, refresh_per_second: float = 4.0, line_every: float = 60.0) -> None:
+    def __init__(self, *, refresh_per_second: PositiveFloat = 4.0, line_every: NonNegativeFloat = 60.0) -> None:
         self.refresh_per_second = refresh_per_second
         self.line_every = line_every
         self.console = Console(highlight=False, soft_wrap=True)

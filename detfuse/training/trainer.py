@@ -6,12 +6,13 @@ import logging
 import os
 import warnings
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.loggers import Logger
 
+from detfuse.ranges import Fraction, NonNegativeFloat, NonNegativeInt, PositiveInt, Range, checked
 from detfuse.training.checkpoint import AtomicCheckpointIO
 from detfuse.training.loops import use_collective_evaluation
 
@@ -24,25 +25,26 @@ _NOISE = (  # advice of Lightning that does not apply here, as the start of its 
 )
 
 
+@checked
 def make_trainer(
     run_dir: str | os.PathLike[str],
     callbacks: Sequence[pl.Callback],
     loggers: Sequence[Logger],
     *,
-    max_epochs: int = 20,
-    max_steps: int = -1,
+    max_epochs: Annotated[int, Range(at_least=-1)] = 20,
+    max_steps: Annotated[int, Range(at_least=-1)] = -1,
     accelerator: str = "auto",
-    devices: int | str | list[int] = 1,
-    num_nodes: int = 1,
+    devices: Annotated[int, Range(at_least=-1)] | str | list[NonNegativeInt] = 1,
+    num_nodes: PositiveInt = 1,
     strategy: str = "auto",
     precision: Precision = "32-true",
-    gradient_clip_val: float | None = 10.0,
-    accumulate_grad_batches: int = 1,
-    check_val_every_n_epoch: int = 1,
-    limit_train_batches: int | float = 1.0,
-    limit_val_batches: int | float = 1.0,
-    log_every_n_steps: int = 10,
-    fast_dev_run: bool | int = False,
+    gradient_clip_val: NonNegativeFloat | None = 10.0,
+    accumulate_grad_batches: PositiveInt = 1,
+    check_val_every_n_epoch: PositiveInt = 1,
+    limit_train_batches: NonNegativeInt | Fraction = 1.0,
+    limit_val_batches: NonNegativeInt | Fraction = 1.0,
+    log_every_n_steps: NonNegativeInt = 10,
+    fast_dev_run: bool | NonNegativeInt = False,
     deterministic: bool | Literal["warn"] = False,
     benchmark: bool = False,
     detect_anomaly: bool = False,

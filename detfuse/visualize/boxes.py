@@ -14,6 +14,7 @@ from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 from torchvision.utils import make_grid
 
+from detfuse.errors import InputError
 from detfuse.structures import Batch, Categories, Detections, Targets
 
 Color = tuple[int, int, int]
@@ -43,7 +44,7 @@ def draw_targets(batch: Batch, categories: Categories, max_images: int = 8) -> T
         ValueError: if there is no image to draw.
     """
     if max_images < 1 or not len(batch.images):
-        raise ValueError(f"expected at least one image to draw, got {len(batch.images)} and max_images={max_images}")
+        raise InputError(f"expected at least one image to draw, got {len(batch.images)} and max_images={max_images}")
     tiles = []
     for i in range(min(max_images, len(batch.images))):
         height, width = batch.image_sizes[i].tolist()
@@ -97,7 +98,7 @@ def save_picture(path: str | Path, image: Tensor) -> Path:
     path = Path(path)
     kind = SUFFIXES.get(path.suffix.lower())
     if kind is None:
-        raise ValueError(f"cannot write a picture to {path}: expected a name that ends in {', '.join(SUFFIXES)}")
+        raise InputError(f"cannot write a picture to {path}: expected a name that ends in {', '.join(SUFFIXES)}")
     _check_picture(image)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -228,4 +229,4 @@ def _hatched(image: Tensor, height: int, width: int) -> Tensor:
 
 def _check_picture(image: Tensor) -> None:
     if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3 or 0 in image.shape:
-        raise ValueError(f"expected a uint8 picture (3, H, W), got {image.dtype} of shape {tuple(image.shape)}")
+        raise InputError(f"expected a uint8 picture (3, H, W), got {image.dtype} of shape {tuple(image.shape)}")

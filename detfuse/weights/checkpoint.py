@@ -13,12 +13,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from detfuse.backbones.archive import ArchiveError, read_archive
+from detfuse.errors import InputError
 from detfuse.structures import Categories
 
 _PREFIX = "detector."
 
 
-class CheckpointError(ValueError):
+class CheckpointError(InputError):
     """A checkpoint that cannot be used; the message names the file, the fault and the remedy."""
 
 

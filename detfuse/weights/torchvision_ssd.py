@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from detfuse.errors import InputError
+
 _CLASSIFIER = re.compile(r"head\.classification_head\.module_list\.(\d+)\.(weight|bias)")
 _CONV5_BEGINS = 23  # its index in VGG-16's features: torchvision's SSD counts from there anew
 _FIXED = {
@@ -57,7 +59,7 @@ def from_torchvision_ssd(
         renamed[new] = value
     if unknown or not renamed:
         shown = f"{', '.join(unknown[:4])}{', ...' if len(unknown) > 4 else ''}" if unknown else "nothing"
-        raise ValueError(f"these are no weights of torchvision's ssd300_vgg16: it has no {shown}")
+        raise InputError(f"these are no weights of torchvision's ssd300_vgg16: it has no {shown}")
     return renamed
 
 
@@ -75,5 +77,5 @@ def _of_labels(value: Tensor, num_boxes: int, label_ids: Sequence[int]) -> Tenso
     """The rows of a classifier (n * (K + 1), ...) that belong to the background and the labels."""
     rows = torch.unflatten(value, 0, (num_boxes, -1))
     if not label_ids or min(label_ids) < 1 or max(label_ids) >= rows.shape[1]:
-        raise ValueError(f"the weights have labels 1 to {rows.shape[1] - 1}, so these cannot be taken: {label_ids}")
+        raise InputError(f"the weights have labels 1 to {rows.shape[1] - 1}, so these cannot be taken: {label_ids}")
     return rows[:, [0, *label_ids]].flatten(0, 1)

@@ -12,6 +12,7 @@ from detfuse.ablation.design import Ablation, PlanError, arms_of, override
 from detfuse.ablation.plan import prepare, store
 from detfuse.ablation.storage import read_plan
 from detfuse.config import conf_dir
+from detfuse.errors import InputError
 
 PAGES = sorted(file.stem for file in (conf_dir() / "ablation").glob("*.yaml"))
 
@@ -124,7 +125,8 @@ def test_a_seed_given_twice_is_refused() -> None:
     (problem,) = refused(factors={"neck": ["fpn", "pafpn"]}, seeds=[0, 1, 1])
     assert problem == "seeds=[0, 1, 1]: 1 is given twice; a run counts once"
     assert refused(factors={"neck": ["fpn", "pafpn"]}, seeds=[])[0].startswith("seeds=[]")
-    assert refused(factors={"neck": ["fpn", "pafpn"]}, seeds=[-1]) == ["seeds: -1 is negative"]
+    with pytest.raises(InputError, match=r"seeds must lie in 0\.\.4294967295"):
+        Ablation(factors={"neck": ["fpn", "pafpn"]}, seeds=[-1])
 
 
 def test_an_arm_given_twice_is_refused() -> None:

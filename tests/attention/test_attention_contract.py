@@ -247,22 +247,22 @@ def test_a_multiplying_context_halves_the_features_at_the_start() -> None:
 @pytest.mark.parametrize(
     ("option", "changes", "message"),
     [
-        ("se", {"squeeze": "median"}, "SE: squeeze='median' is none of average, max, half_sum, concat"),
-        ("se", {"ratio": 0}, "SE: ratio=0 must be at least 1"),
-        ("se", {"init": "zero"}, "init='zero' is none of paper, identity"),
-        ("eca", {"kernel_size": 4}, "ECA: kernel_size=4 must be odd"),
-        ("eca", {"gamma": 0.0}, "gamma=0.0 positive"),
+        ("se", {"squeeze": "median"}, "SE: squeeze must be average, max, half_sum or concat, got 'median'"),
+        ("se", {"ratio": 0}, "SE: ratio must be at least 1, got 0"),
+        ("se", {"init": "zero"}, "init must be paper or identity, got 'zero'"),
+        ("eca", {"kernel_size": 4}, "ECA: kernel_size must be odd"),
+        ("eca", {"gamma": 0.0}, "gamma must be positive"),
         ("cbam", {"pools": []}, "CBAM: pools is empty"),
-        ("cbam", {"pools": ["median"]}, "CBAM: pools='median' is none of"),
-        ("cbam", {"kernel_size": 2}, "CBAM: kernel_size=2 must be odd"),
-        ("gc", {"fusion": "concat"}, "GC: fusion='concat' is none of add, mul, mul_add"),
-        ("gc", {"pooling": "max"}, "GC: pooling='max' is none of"),
-        ("gc", {"init": "zero"}, "init='zero' is none of"),
-        ("non_local", {"mode": "softmax"}, "NonLocal: mode='softmax' is none of"),
+        ("cbam", {"pools": ["median"]}, "CBAM: pools must be average, max, lp or lse, got "),
+        ("cbam", {"kernel_size": 2}, "CBAM: kernel_size must be odd"),
+        ("gc", {"fusion": "concat"}, "GC: fusion must be add, mul or mul_add, got 'concat'"),
+        ("gc", {"pooling": "max"}, "GC: pooling must be "),
+        ("gc", {"init": "zero"}, "init must be paper or identity"),
+        ("non_local", {"mode": "softmax"}, "NonLocal: mode must be "),
         ("non_local", {"mode": "dot_product", "scale": True}, "scale=true needs a softmax"),
-        ("non_local", {"init": "zero"}, "init='zero' is none of"),
-        ("sagan", {"variant": "snippet"}, "SAGAN: variant='snippet' is none of official, paper"),
-        ("sagan", {"init": "zero"}, "init='zero' is none of"),
+        ("non_local", {"init": "zero"}, "init must be paper or identity"),
+        ("sagan", {"variant": "snippet"}, "SAGAN: variant must be official or paper, got 'snippet'"),
+        ("sagan", {"init": "zero"}, "init must be paper or identity"),
     ],
     ids=str,
 )
@@ -273,5 +273,5 @@ def test_wrong_arguments_are_refused_by_name(option: str, changes: dict[str, Any
 
 @pytest.mark.parametrize("option", ["se", "cbam", "gc", "non_local", "sagan"])
 def test_a_map_without_channels_is_refused(option: str) -> None:
-    with pytest.raises(ValueError, match="channels=0 must be at least 1"):
+    with pytest.raises(ValueError, match="channels must be at least 1, got 0"):
         build(option, {}, channels=0)

@@ -119,7 +119,7 @@ def test_synchronised_norms_equal_plain_ones_in_one_process() -> None:
 
 
 def test_unknown_norm_is_refused() -> None:
-    with pytest.raises(ValueError, match="one of train, frozen, sync, got 'group'"):
+    with pytest.raises(ValueError, match="norm must be train, frozen or sync, got 'group'"):
         TimmBackbone(name="resnet10t", norm="group")
 
 

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from detfuse.build import ConfigError, check_stored_config
-from detfuse.cli.jobs import Invocation, UserError
+from detfuse.cli.jobs import Invocation
 from detfuse.cli.stored_config import evaluated, resumed
 from detfuse.config import conf_dir
+from detfuse.errors import UserError
 
 STORED: dict[str, Any] = {
     "seed": 0,

@@ -79,6 +79,17 @@ def test_a_right_command_line_has_no_problems(tiny_conf: Path, argv: list[str]) 
         ("operator.readout=conv", ["there is no operator.readout"]),
         ("trainer.max_epochs=${nothing}", ["nothing"]),
         ("~data.transform", ["data.transform is missing"]),
+        ("~neck", ["neck is missing", "choose one by neck="]),
+        ("~seed", ["seed is missing", "train needs it"]),
+        ("~resample@resample.up", ["resample.up is missing", "resample@resample.up="]),
+        ("++trainer=a:b", ["++trainer=a:b (command line)", "`_target_`"]),
+        ("neck.topology=[1]", ["neck.topology=[1] (command line)", "expected Topology | None"]),
+        ("trainer.max_epochs=nan", ["expected int"]),
+        ("data.transform.flip=nan", ["expected float"]),
+        ("--config-name=x", ["--config-name", "experiment"]),
+        ("--config-name=evaluate", ["--config-name", "experiment"]),
+        ("--resolve", ["--cfg job"]),
+        ("=3", ["there is no"]),
     ],
 )
 def test_a_mistake_is_told_with_the_remedy(tiny_conf: Path, override: str, says: list[str]) -> None:
@@ -114,6 +125,39 @@ def test_each_option_of_a_sweep_is_checked(tiny_conf: Path) -> None:
     assert "'x'" in only(check(["-m", "neck=fpn,pafpn", "seed=0,x"], "train", tiny_conf))
     problem = only(check(["-m", "operator=complex,add", "operator.readout=conv"], "train", tiny_conf))
     assert "operator.readout" in problem
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["seed=choice(1,2),3", "seed=a,interval(0,1)", "seed=interval(0,1)", "seed=range(0,3),5", "project=a,choice(b,c)"],
+)
+def test_a_sweep_without_a_list_of_values_is_told(tiny_conf: Path, override: str) -> None:
+    assert only(check(["-m", override], "train", tiny_conf)) == (
+        f"{override}: this sweep has no list of values; write them out: a,b,c"
+    )
+
+
+def test_ranges_are_read_from_the_signatures(tiny_conf: Path) -> None:
+    parts = tiny_conf.parent / "tiny" / "parts.py"
+    parts.write_text(
+        parts.read_text()
+        .replace("short_side: int", "short_side: PositiveInt")
+        .replace("flip: float", "flip: Annotated[float, Range(at_least=0, below=1)]")
+        .replace("levels: Sequence[int]", "levels: Sequence[PositiveInt]")
+        .replace(
+            "from typing import Any", "from detfuse.ranges import PositiveInt, Range\nfrom typing import Annotated, Any"
+        )
+    )
+    right = ["data.transform.short_side=1", "data.transform.flip=0.99", "backbone.levels=[1]"]
+    assert check(right, "train", tiny_conf) == []
+    wrong = ["data.transform.short_side=0", "data.transform.flip=1", "backbone.levels=[3,0]", "seed=-1"]
+    said = "\n".join(check(wrong, "train", tiny_conf))
+    assert "data.transform.short_side=0 (command line): expected int (at least 1), got 0" in said
+    assert "data.transform.flip=1 (command line): expected float (in 0..1, 1 excluded), got 1" in said
+    assert "backbone.levels=[3,0] (command line): expected Sequence[int (at least 1)], got [3, 0]" in said
+    assert "seed=-1 (command line): expected int (in 0..4294967295), got -1" in said
+    for value in ("nan", "inf", "-inf"):
+        assert "got" in only(check([f"data.transform.flip={value}"], "train", tiny_conf))
 
 
 def test_a_private_neck_and_its_targets(tiny_conf: Path, tmp_path: Path) -> None:

@@ -45,6 +45,21 @@ def test_the_defaults_of_every_command_are_right(command: str, argv: list[str]) 
     assert check(argv, command) == []
 
 
+@pytest.mark.parametrize(
+    ("command", "argv", "says"),
+    [
+        ("train", ["name=a b"], "names are made of letters"),
+        ("train", [f"project={'x' * 300}"], "300 letters are too long"),
+        ("train", ["resume=true", "overwrite=true"], "contradict each other"),
+        ("ablate", ["report_only=true", "plan_only=true"], "goes with neither"),
+        ("export", ["checkpoint=x.ckpt", "output=x.pt2"], "must end in .onnx"),
+    ],
+)
+def test_what_settings_must_be_together_is_told_by_the_check(command: str, argv: list[str], says: str) -> None:
+    (problem,) = check(argv, command)
+    assert says in problem
+
+
 def test_every_option_of_every_group_is_right() -> None:
     choices = {key: options for key, options in _choices().items() if key != "experiment"}
     argv = ["-m", "data.root=x", *(f"{key}={','.join(options)}" for key, options in choices.items())]

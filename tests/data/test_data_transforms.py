@@ -178,9 +178,10 @@ def test_a_crop_that_sees_no_object_keeps_none() -> None:
         ({"short_side": 900, "long_side": 800}, "at most long_side"),
         ({"flip": 1.5}, "flip must lie in 0..1"),
         ({"scale_jitter": (2.0, 1.0)}, "scale_jitter must be"),
-        ({"crop_area": (0.0, 1.0)}, "crop_area must be"),
+        ({"crop_area": (0.0, 1.0)}, "crop_area must lie"),
         ({"crop_keep": "all"}, "crop_keep must be"),
         ({"size": (300, 0)}, "size must be"),
+        ({"size": (300,)}, "size must have 2 items"),
         ({"size": (300, 300), "scale_jitter": (0.5, 2.0)}, "scale_jitter=.* no effect on an exact size"),
     ],
 )

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from commands import REPOSITORY, TINY, run
 
 RUN = Path("runs/default/first")
@@ -82,6 +83,18 @@ def test_evaluation_prints_what_training_printed(trained: tuple[Path, str], engi
     assert json.loads((folder / f"evaluation_{engine}" / "predictions.json").read_text()) == first
 
 
+def test_weights_that_do_not_fit_are_told_plainly(trained: tuple[Path, str]) -> None:
+    folder, _ = trained
+    stored = torch.load(folder / RUN / "checkpoints/best.ckpt", weights_only=True)
+    name = next(key for key in stored["state_dict"] if key.endswith("cls_logits.weight"))
+    stored["state_dict"][f"{name}s"] = stored["state_dict"].pop(name)
+    torch.save(stored, folder / "renamed.ckpt")
+    done = run("evaluate", "checkpoint=renamed.ckpt", folder=folder, fails=True)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("error: renamed.ckpt: ")
+    assert "Traceback" not in done.stderr
+
+
 def test_prediction_writes_pictures_and_coco_results(trained: tuple[Path, str]) -> None:
     folder, _ = trained
     picture = sorted((folder / "datasets").rglob("*.jpg"))[0]
@@ -111,6 +124,10 @@ def test_the_same_command_works_twice_and_in_sweeps(trained: tuple[Path, str]) -
 def test_a_run_can_be_continued_for_longer(trained: tuple[Path, str]) -> None:
     folder, _ = trained
     run("train", *TINY, "name=longer", "trainer.max_epochs=1", folder=folder)
+    config = folder / "runs/default/longer/config.yaml"
+    stored = yaml.safe_load(config.read_text())
+    stored["logger"]["csv"]["file_name"] = "metrics.csv"  # as runs were stored while this was an option
+    config.write_text(yaml.safe_dump(stored))
     printed = run("train", "resume=runs/default/longer", "trainer.max_epochs=2", folder=folder).stdout
     assert "epoch 2/2" in printed
     assert "epoch 1/2" not in printed

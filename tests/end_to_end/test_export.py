@@ -13,9 +13,10 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from detfuse.cli import export_run, prediction_run
-from detfuse.cli.jobs import Invocation, UserError
+from detfuse.cli.jobs import Invocation
 from detfuse.cli.predictors import open_predictor
 from detfuse.config import conf_dir
+from detfuse.errors import UserError
 
 CHECKPOINT = "runs/default/first/checkpoints/best.ckpt"
 

@@ -231,14 +231,14 @@ def test_half_precision_moves_no_default_box() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_classes": 0}, "at least one class"),
+        ({"num_classes": 0}, "num_classes must be at least 1"),
         ({"scales": [0.1, 0.2, 0.3]}, r"3 levels \(strides \(8, 16, 32\)\), which takes 4 scales, but there are 3"),
         ({"aspect_ratios": [[2.0]]}, "takes 3 aspect_ratios, but there are 1"),
         ({"steps": [8, 16]}, "takes 3 steps, but there are 2; null derives"),
         ({"scales": [0.1, 0.2, -0.3, 0.4]}, "must be positive"),
         ({"score_threshold": 1.0}, "score_threshold must lie in"),
         ({"coder_weights": (10.0, 10.0, 0.0, 5.0)}, "coder_weights must be positive"),
-        ({"min_negatives": -1}, "min_negatives not negative"),
+        ({"min_negatives": -1}, "min_negatives must be at least 0"),
     ],
 )
 def test_mistakes_are_told(options: dict[str, Any], message: str) -> None:

@@ -18,7 +18,7 @@ def test_unequal_widths_are_refused_with_both_and_the_remedy(head: type[RetinaNe
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_classes": 0}, "at least one class"),
+        ({"num_classes": 0}, "num_classes must be at least 1"),
         ({"score_threshold": 1.0}, "score_threshold"),
         ({"num_convs": 0, "tower_channels": 32}, "no effect without a tower"),
         ({"num_convs": -1}, "num_convs"),

@@ -71,7 +71,7 @@ def test_length_of_every_vector_is_the_learnt_scale_whatever_goes_in() -> None:
     [
         (FeatureSpec((8,), (16,)), {}, r"two levels .* backbone.levels=\[3,4\]"),
         (SPEC, {"extra_strides": (2, 2)}, r"one width .* extra_strides \[2, 2\]"),
-        (SPEC, {"extra_strides": (2, 2, 1, 3)}, "stride of 1 or 2"),
+        (SPEC, {"extra_strides": (2, 2, 1, 3)}, "extra_strides must be 1 or 2"),
         (SPEC, {"fc_dilation": 0}, "fc_dilation must be at least 1"),
         (SPEC, {"fc_channels": 0}, "neck.fc_channels=0 must be at least 1; null leaves fc6 and fc7 out"),
         (SPEC, {"fc_channels": -4}, "neck.fc_channels=-4"),

@@ -103,7 +103,7 @@ def test_a_checkpoint_saved_within_a_validation_has_the_right_weights_in_each_pl
 
 
 def test_impossible_decays_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"callbacks\.ema\.decay"):
+    with pytest.raises(ValueError, match=r"decay must lie in 0\.\.1"):
         ExponentialMovingAverage(decay=1.0)
-    with pytest.raises(ValueError, match=r"callbacks\.ema\.warmup"):
+    with pytest.raises(ValueError, match="warmup must be at least 1"):
         ExponentialMovingAverage(warmup=0.0)

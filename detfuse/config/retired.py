@@ -1,0 +1,37 @@
+"""Arguments that a part no longer takes, so that what was stored while it did still loads: the one place for it.
+
+A run's config.yaml and a checkpoint keep the configuration they were made with. Whoever removes an argument writes it
+here, with the reason for people who have it in a YAML of their own; from then on stored configurations are read without
+it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+_RETIRED: dict[str, dict[str, str]] = {
+    "detfuse.training.loggers.MetricsCsv": {"file_name": "it is always metrics.csv, which monitor and report read"},
+    "detfuse.training.loggers.tensorboard": {
+        "folder": "it is always tensorboard",
+        "flush_secs": "events are written every 30 seconds",
+    },
+    "detfuse.training.fusion_weights.FusionWeights": {
+        "file_name": "it is always fusion_weights.csv, which the report reads"
+    },
+}
+"""Target -> argument -> why there is no such choice any more."""
+
+
+def why_retired(target: str, argument: str) -> str:
+    """``any more: ...;`` for an argument that was removed, else nothing."""
+    reason = _RETIRED.get(target, {}).get(argument)
+    return f" any more: {reason};" if reason else ""
+
+
+def without_retired(node: Any) -> Any:
+    """A copy of a stored configuration without the arguments that its parts no longer take."""
+    if isinstance(node, Mapping):
+        retired = _RETIRED.get(str(node.get("_target_")), {})
+        return {key: without_retired(value) for key, value in node.items() if key not in retired}
+    return [without_retired(item) for item in node] if isinstance(node, list) else node

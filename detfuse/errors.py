@@ -1,0 +1,65 @@
+"""What a user can put right: one base for all of it, which the commands tell as one message, without a traceback.
+
+Every kind is also the built-in exception that a notebook expects (``except ValueError`` sees it). Whatever else is
+raised is a bug: the commands show its traceback and say so.
+"""
+
+from __future__ import annotations
+
+import errno
+import sys
+from pathlib import Path
+
+
+class UserError(Exception):
+    """Something that the user can put right; the message says what, where, and how."""
+
+    # Not as a KeyError does, which shows its message in quotes.
+    __str__ = Exception.__str__
+
+
+class InputError(UserError, ValueError):
+    """An argument, a setting or the content of a file that is not what it should be."""
+
+
+def explained(error: Exception) -> UserError | None:
+    """What the user can put right about an error that detfuse did not raise itself; None if it is a bug.
+
+    Few are: a path that the system refuses, memory that does not suffice. They are known by what they are, not by where
+    they were raised.
+
+    Args:
+        error: a :class:`UserError` is its own explanation.
+    """
+    if isinstance(error, UserError):
+        return error
+    if isinstance(error, OSError):
+        return _of_the_system(error)
+    text = " ".join(str(error).split())
+    if isinstance(error, MemoryError) or any(sign in f"{type(error).__name__}: {text}" for sign in _NO_MEMORY):
+        return UserError(f"out of memory ({type(error).__name__}: {text}): {_LESS_MEMORY}")
+    return None
+
+
+_NO_MEMORY = ("OutOfMemoryError", "can't allocate memory", "not enough memory")  # torch's, on GPU and CPU
+_LESS_MEMORY = "a smaller data.loader.batch_size, smaller images or trainer.precision=bf16-mixed take less"
+
+# Of the machine, wherever they come from; the others are the user's only where a path of his is meant.
+_OF_THE_MACHINE = {
+    number
+    for name in ("ENOSPC", "EDQUOT", "EROFS", "EACCES", "EPERM", "EPIPE", "EMFILE", "ENFILE", "EIO")
+    if (number := getattr(errno, name, None)) is not None
+}
+
+
+def _of_the_system(error: OSError) -> UserError | None:
+    path = None if error.filename is None else str(error.filename)
+    if error.errno not in _OF_THE_MACHINE and (error.errno is None or path is None or _is_installed(path)):
+        return None
+    reason = (error.strerror or str(error)).lower()
+    return UserError(f"{path}: {reason}" if path is not None else reason)
+
+
+def _is_installed(path: str) -> bool:
+    """Whether a file is part of the installation: no path that a user names."""
+    return any(Path(path).is_relative_to(root) for root in (sys.prefix, Path(__file__).parent))
