@@ -101,9 +101,7 @@ class Extractor(nn.Module):
         parameter = next(self.model.parameters())
         try:
             with torch.enable_grad(), accepts_size(name, (height, width), coarsest):
-                features: list[Tensor] = self(
-                    torch.zeros(1, 3, height, width, device=parameter.device, dtype=parameter.dtype)
-                )
+                features: list[Tensor] = self(_noise(height, width).to(parameter.device, parameter.dtype))
         finally:
             self.train(training)
         expected = [
@@ -117,6 +115,12 @@ class Extractor(nn.Module):
                 f"promises {expected}; take another model"
             )
         return features
+
+
+def _noise(height: int, width: int) -> Tensor:
+    """An image on which any change of a model shows: on one of zeros, the maps of a random model are zeros as well."""
+    own = torch.Generator().manual_seed(0)  # torch's own generator stays as it is
+    return torch.randn(1, 3, height, width, generator=own, device="cpu")
 
 
 def dummy_size(stride: int) -> tuple[int, int]:
