@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from detfuse.backbones.norms import Norm, convert_norms
-from detfuse.inserts import Attention
+from detfuse.inserts import Attention, inserts_of
 from detfuse.structures import FeatureSpec
 
 
@@ -32,10 +32,15 @@ class Extractor(nn.Module):
         raise TypeError(f"{type(self).__name__} has no forward of its own")
 
     def train(self, mode: bool = True) -> Extractor:
-        """Switch the mode; frozen stages stay in evaluation mode (norm statistics, dropout, drop path)."""
+        """Switch the mode; frozen stages stay in evaluation mode (norm statistics, dropout, drop path).
+
+        Attention in them follows the mode: it is no part of what is frozen.
+        """
         super().train(mode)
         for name in self._frozen:
-            self.get_submodule(name).eval()
+            stage = self.get_submodule(name).eval()
+            for insert in inserts_of(stage).values():
+                insert.train(mode)
         return self
 
     def _finish(self, name: str, frozen: Iterable[str], norm: Norm) -> None:
