@@ -35,6 +35,7 @@ class Facts:
         strides: of the maps that the head sees.
         blocks: kinds of the fusion graph's blocks that have weights; empty where the neck is no graph.
         head: its levels and anchors in a line.
+        images: how they are normalised.
         num_classes: of the data.
         num_images: of the validation split.
         image_size: (height, width) of the largest image, padded.
@@ -45,6 +46,7 @@ class Facts:
     strides: tuple[int, ...]
     blocks: tuple[str, ...]
     head: str
+    images: str
     num_classes: int
     num_images: int
     image_size: Size
@@ -57,6 +59,7 @@ class Facts:
             "levels": (_strides(self.strides), _strides(arm.strides)),
             "blocks": (", ".join(self.blocks) or "none", ", ".join(arm.blocks) or "none"),
             "anchors": (self.head, arm.head),
+            "images": (self.images, arm.images),
         }
         return {name: values for name, values in rows.items() if values[0] != values[1]}
 
@@ -142,6 +145,7 @@ def _try(config: Mapping[str, Any], startup: float | None, read: Read) -> Facts:
         strides=detector.neck.out_spec.strides,
         blocks=tuple(sorted({node.block for node in graph.nodes if node.block not in (None, "relu")})) if graph else (),
         head=detector.head.describe(),
+        images=str(detector.normalization),
         num_classes=len(data.categories),
         num_images=len(data.indexes["val"]),
         image_size=data.largest_padded_size(),

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from detfuse.backbones.norms import Norm, convert_norms
 from detfuse.inserts import Attention, inserts_of
-from detfuse.structures import FeatureSpec
+from detfuse.structures import FeatureSpec, Pretrained
 
 
 class Extractor(nn.Module):
@@ -18,10 +19,14 @@ class Extractor(nn.Module):
 
     Subclasses set ``self.model``, implement :meth:`forward` and call :meth:`_finish` at the end of their constructor,
     and :meth:`_check_attention` if they put attention in after that.
+
+    Attributes:
+        pretrained: what was read; None from scratch.
     """
 
     model: nn.Module
     out_spec: FeatureSpec
+    pretrained: Pretrained | None = None
 
     def __init__(self) -> None:
         super().__init__()
@@ -43,13 +48,14 @@ class Extractor(nn.Module):
                 insert.train(mode)
         return self
 
-    def _finish(self, name: str, frozen: Iterable[str], norm: Norm) -> None:
+    def _finish(self, name: str, frozen: Iterable[str], norm: Norm, read: Pretrained | None = None) -> None:
         """Remove what no output depends on, convert norms, freeze parameters, compare the outputs with ``out_spec``.
 
         Args:
             name: the model's name, for messages.
             frozen: names of the parameters of ``self.model`` that must not learn.
             norm: see :data:`~detfuse.backbones.norms.Norm`.
+            read: what of ``self.model`` was read, by its names in it; None from scratch.
         """
         features = self._dummy_forward(name)
         self._drop_unused(name, features)
@@ -60,6 +66,9 @@ class Extractor(nn.Module):
         # Only now: the names of frozen modules must be those after the conversion, which replaces modules.
         self.model = convert_norms(self.model, norm)
         self._frozen = tuple(f"model.{key}" for key in _frozen_modules(self.model, frozen))
+        if read is not None:
+            kept = {key for key, _ in self.model.named_parameters()} & read.parameters
+            self.pretrained = replace(read, parameters=frozenset(f"model.{key}" for key in kept))
         self.train(self.training)
 
     def _check_attention(self, name: str, attention: Attention) -> None:

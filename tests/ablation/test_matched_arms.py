@@ -4,6 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
+import torch
 
 from detfuse.ablation.design import Ablation, PlanError
 from detfuse.ablation.matching import arms_equalised, arms_with_budget, shared_data, write_costs
@@ -55,6 +57,18 @@ def test_every_arm_is_tried_and_timed_before_anything_runs(tmp_path: Path) -> No
     (problem,) = strides_differ("fpn", facts)
     assert problem.startswith("arm early: its head sees the stride 8, that of fpn the strides 8, 16, 32, 64, 128")
     assert facts["fpn"].compare(facts["early"])["levels"] == ("strides 8, 16, 32, 64, 128", "stride 8")
+
+
+def test_arms_whose_backbones_normalise_images_differently_say_so(tmp_path: Path) -> None:
+    file = tmp_path / "w.pth"
+    torch.save(timm.create_model("test_resnet").state_dict(), file)
+    common = {"backbone": "timm", "backbone.name": "test_resnet"}
+    given = prepared(tmp_path, factors={"backbone.pretrained": [False, str(file)]}, common=common)
+    configs = {name: resolved.config for name, resolved in given.resolved.items()}
+    scratch, read = probe(configs, startup=None, threads=1, read={}).values()
+    assert scratch.compare(read) == {
+        "images": ("mean 0.485 0.456 0.406, std 0.229 0.224 0.225", "mean 0.5 0.5 0.5, std 0.5 0.5 0.5")
+    }
 
 
 def test_finished_runs_get_their_cost(tmp_path: Path) -> None:
