@@ -24,6 +24,7 @@ from detfuse.necks.graph_neck import GraphNeck
 from detfuse.training.attention_memory import device_memory, require_fit
 from detfuse.training.environment import environment
 from detfuse.training.module import NonFiniteLossError
+from detfuse.training.resuming import ResumeError
 from detfuse.training.summary import summarise
 from detfuse.visualize.graph import Fusion, svg
 from detfuse.weights.checkpoint import read_checkpoint
@@ -130,7 +131,7 @@ def _fit(trainer: pl.Trainer, parts: Parts, seed: int, checkpoint: Path | None) 
         trainer.fit(parts.module, datamodule=parts.data, ckpt_path=checkpoint)
     except SIGTERMException:
         raise SystemExit(_SIGTERM_EXIT) from None
-    except (NonFiniteLossError, DataError) as error:
+    except (NonFiniteLossError, DataError, ResumeError) as error:
         raise UserError(str(error)) from error
 
 
