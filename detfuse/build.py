@@ -21,7 +21,7 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import OmegaConf
 
 from detfuse.data import DetectionDataModule
-from detfuse.detector import Detector
+from detfuse.detector import Detector, normalization_of
 from detfuse.errors import InputError
 from detfuse.evaluation.coco import CocoEvaluator
 from detfuse.initialisation import initialised
@@ -82,14 +82,18 @@ class Parts:
     module: DetectionModule
 
 
-def build_parts(config: Config, *, stage: str) -> Parts:
+def build_parts(config: Config, *, stage: str, pretrained: bool = True) -> Parts:
     """Everything but the trainer: the data is read, the detector initialised under ``config["seed"]``.
+
+    The module's configuration has the numbers that images are normalised by, so that its checkpoints need nothing else.
 
     Args:
         config: plain and resolved.
         stage: ``fit`` reads both splits, ``validate`` the validation split.
+        pretrained: False: a checkpoint brings all weights, so the backbone's are not read.
     """
-    backbone = build_backbone(config)
+    backbone = build_backbone(config if pretrained else without_pretrained(config))
+    config = with_normalization(config, backbone)
     data = build_data(config, size_divisor(backbone.out_spec))
     data.prepare_data()
     data.setup(stage)
@@ -97,6 +101,25 @@ def build_parts(config: Config, *, stage: str) -> Parts:
     evaluator = build_evaluator(config, data.ground_truth("val"))
     module = build_module(config, detector, build_combine(config), evaluator, data.categories, data.image_id_of)
     return Parts(data, detector, module)
+
+
+def without_pretrained(config: Config) -> dict[str, Any]:
+    """The configuration of a detector whose weights come from a checkpoint: no others are to be read or downloaded."""
+    backbone = config["backbone"]
+    return {**config, "backbone": {**backbone, "pretrained": False} if "pretrained" in backbone else backbone}
+
+
+def with_normalization(config: Config, backbone: Backbone) -> dict[str, Any]:
+    """The configuration with ``detector.mean`` and ``std`` as numbers, where they were left to the backbone.
+
+    Raises:
+        ValueError: if the numbers asked for are not what the backbone's weights expect.
+    """
+    node = config["detector"]
+    if not {"mean", "std"} <= inspect.signature(instantiate(node)).parameters.keys():
+        return dict(config)  # a detector of one's own
+    used = normalization_of(backbone, node.get("mean"), node.get("std"))
+    return {**config, "detector": {**node, "mean": list(used.mean), "std": list(used.std)}}
 
 
 def size_divisor(spec: FeatureSpec) -> int:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
+from detfuse.errors import InputError
 from detfuse.protocols import Backbone, Combine, Head, Neck, Outputs
 from detfuse.ranges import FiniteFloat, PositiveFloat, checked
-from detfuse.structures import Batch, Detections
+from detfuse.structures import IMAGENET, Batch, Detections, Normalization, Pretrained
+
+_ROUNDING = 1e-3  # relative: numbers that were written with three digits are the same
 
 
 @checked
@@ -20,8 +24,14 @@ class Detector(nn.Module):
         backbone: normalised images to feature maps.
         neck: fuses them.
         head: predicts from the fused maps.
-        mean: per channel, of images in 0..1 (ImageNet's, as every pretrained backbone expects).
+        mean: per channel, of RGB in 0..1; None: what the backbone's weights expect, ImageNet's if nothing was read.
         std: likewise.
+
+    Attributes:
+        normalization: the mean and deviation in use.
+
+    Raises:
+        ValueError: if mean or std are not what the backbone's pretrained weights expect, or no normalisation at all.
     """
 
     mean: Tensor
@@ -33,15 +43,16 @@ class Detector(nn.Module):
         neck: Neck,
         head: Head,
         *,
-        mean: Sequence[FiniteFloat] = (0.485, 0.456, 0.406),
-        std: Sequence[PositiveFloat] = (0.229, 0.224, 0.225),
+        mean: Sequence[FiniteFloat] | None = None,
+        std: Sequence[PositiveFloat] | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.neck = neck
         self.head = head
-        self.register_buffer("mean", torch.tensor(mean).reshape(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).reshape(3, 1, 1), persistent=False)
+        self.normalization = normalization_of(backbone, mean, std)
+        self.register_buffer("mean", torch.tensor(self.normalization.mean).reshape(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(self.normalization.std).reshape(3, 1, 1), persistent=False)
 
     def forward(self, images: Tensor, image_sizes: Tensor) -> Outputs:
         """Raw predictions of the head, the same in training and in evaluation.
@@ -71,3 +82,37 @@ class Detector(nn.Module):
     def predict(self, images: Tensor, image_sizes: Tensor, combine: Combine) -> list[Detections]:
         """Detections of each image, in pixels of the (resized) image and never in its padding."""
         return self.head.predict(self(images, image_sizes), image_sizes, combine)
+
+
+def normalization_of(backbone: Backbone, mean: Sequence[float] | None, std: Sequence[float] | None) -> Normalization:
+    """How images are normalised for a backbone: as was asked, else as its weights expect.
+
+    Args:
+        backbone: from scratch it takes any normalisation, ImageNet's where none is asked for.
+        mean: as asked; None leaves it to the weights.
+        std: likewise.
+
+    Raises:
+        ValueError: naming both values, if pretrained weights expect another one; or if it is none.
+    """
+    pretrained = Pretrained.of(backbone)
+    expected = pretrained.normalization if pretrained else IMAGENET
+    used = Normalization.of(expected.mean if mean is None else mean, expected.std if std is None else std)
+    if not all(len(values) == 3 and all(map(math.isfinite, values)) for values in used) or min(used.std) <= 0:
+        raise InputError(
+            f"detector.mean={list(used.mean)}, detector.std={list(used.std)}: give three numbers each, of red, green "
+            "and blue in 0..1, the deviations positive; or null for what the backbone's weights expect"
+        )
+    wrong = [
+        f"detector.{name}={list(asked)}, but they expect {list(own)}"
+        for name, asked, own in zip(used._fields, used, expected, strict=True)
+        if not all(math.isclose(a, b, rel_tol=_ROUNDING) for a, b in zip(asked, own, strict=True))
+    ]
+    if pretrained and wrong:
+        raise InputError(
+            f"images would not be normalised as the backbone's pretrained weights ({pretrained.source}) were trained: "
+            f"{'; '.join(wrong)}. Write null to take what they expect, or backbone.pretrained=false to train from "
+            "scratch; a weights file of your own may say what it expects: mean and std, three numbers each, beside its "
+            "state_dict"
+        )
+    return used

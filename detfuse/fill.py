@@ -14,13 +14,16 @@ What torch gives a convolution by itself has a third of ``fan_in``'s variance.
 from __future__ import annotations
 
 import math
-from typing import Literal, get_args
+from typing import Literal
 
 from torch import nn
+
+from detfuse.ranges import checked
 
 Fill = Literal["fan_in", "fan_avg"]
 
 
+@checked
 def fill_convolutions(part: nn.Module, rule: Fill = "fan_in") -> None:
     """Start every convolution of a part by one rule.
 
@@ -32,10 +35,8 @@ def fill_convolutions(part: nn.Module, rule: Fill = "fan_in") -> None:
         rule: see the module's header.
 
     Raises:
-        ValueError: if there is no such rule.
+        InputError: if there is no such rule.
     """
-    if rule not in get_args(Fill):
-        raise ValueError(f"fill must be {' or '.join(get_args(Fill))}, got {rule!r}")
     if getattr(part, "own_start", False):
         return
     if isinstance(part, nn.Conv2d):

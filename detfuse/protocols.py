@@ -26,7 +26,13 @@ AttentionFactory = Callable[[int], nn.Module]
 
 @runtime_checkable
 class Backbone(Protocol):
-    """Normalised float images (B, 3, H, W) to a list of maps, finest first, as ``out_spec`` says."""
+    """Normalised float images (B, 3, H, W) to a list of maps, finest first, as ``out_spec`` says.
+
+    It may say in an attribute ``pretrained`` what of it was read rather than drawn: a
+    :class:`~detfuse.structures.Pretrained`, or None if nothing was. These parameters learn at a rate of their own, and
+    images are normalised as they expect. Of one without the attribute all parameters are taken for pretrained, on
+    ImageNet's mean and deviation.
+    """
 
     out_spec: FeatureSpec
 

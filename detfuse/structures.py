@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -47,6 +48,58 @@ class FeatureSpec:
     def levels(self) -> tuple[int, ...]:
         """Level of each map: log2 of its stride, so that ``C3`` has stride 8."""
         return tuple(s.bit_length() - 1 for s in self.strides)
+
+
+class Normalization(NamedTuple):
+    """How images are standardised, per channel of RGB in 0..1: ``(image - mean) / std``."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __str__(self) -> str:
+        mean, std = (" ".join(f"{value:.4g}" for value in values) for values in self)
+        return f"mean {mean}, std {std}"
+
+    @classmethod
+    def of(cls, mean: Sequence[float], std: Sequence[float]) -> Normalization:
+        """From any two sequences, such as a YAML's lists."""
+        return cls(tuple(map(float, mean)), tuple(map(float, std)))
+
+
+IMAGENET = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """What of a backbone was read rather than drawn at random.
+
+    Attributes:
+        source: where from, for people: a name of the library, or a file.
+        normalization: of the images that these weights expect.
+        parameters: names of what was read, as the backbone's ``named_parameters`` has them. Names, not parameters: they
+            hold in every copy of the backbone.
+    """
+
+    source: str
+    normalization: Normalization
+    parameters: frozenset[str]
+
+    @staticmethod
+    def of(backbone: object) -> Pretrained | None:
+        """What a backbone says of itself; None if nothing was read, or if it does not say."""
+        told = getattr(backbone, "pretrained", None)
+        return told if isinstance(told, Pretrained) else None
+
+    def as_dict(self) -> dict[str, Any]:
+        """A plain container, as stored in checkpoints: see :meth:`from_dict`."""
+        mean, std = map(list, self.normalization)
+        return {"source": self.source, "mean": mean, "std": std, "parameters": sorted(self.parameters)}
+
+    @classmethod
+    def from_dict(cls, plain: dict[str, Any]) -> Pretrained:
+        """Inverse of :meth:`as_dict`."""
+        normalization = Normalization.of(plain["mean"], plain["std"])
+        return cls(plain["source"], normalization, frozenset(plain["parameters"]))
 
 
 class Targets(NamedTuple):

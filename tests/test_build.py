@@ -1,15 +1,26 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 from omegaconf import OmegaConf
 
-from detfuse.build import build_backbone, build_detector, build_neck, instantiate, size_divisor, targets
+from detfuse.build import (
+    build_backbone,
+    build_detector,
+    build_neck,
+    build_parts,
+    instantiate,
+    size_divisor,
+    targets,
+    without_pretrained,
+)
 from detfuse.config import conf_dir
 from detfuse.config.compose import Composer
-from detfuse.structures import FeatureSpec
+from detfuse.structures import IMAGENET, FeatureSpec
 
 
 def compose(*overrides: str) -> dict[str, Any]:
@@ -88,3 +99,33 @@ def test_a_configuration_from_before_the_fill_still_builds_and_loads() -> None:
     assert isinstance(old, torch.nn.Module)
     assert isinstance(new, torch.nn.Module)
     old.load_state_dict(new.state_dict())
+
+
+def half_file(folder: Path) -> str:
+    """Weights of a model whose images have mean and deviation .5."""
+    torch.save(timm.create_model("test_resnet").state_dict(), folder / "w.pth")
+    return f"backbone.pretrained={folder / 'w.pth'}"
+
+
+def test_the_numbers_that_images_are_normalised_by_travel_in_the_configuration(tmp_path: Path) -> None:
+    small = ("data.num_train=8", "data.num_val=4", f"data.root={tmp_path}")
+    config = compose("backbone=timm", "backbone.name=test_resnet", half_file(tmp_path), *small)
+    assert (config["detector"]["mean"], config["detector"]["std"]) == (None, None)
+    parts = build_parts(config, stage="fit")
+    assert parts.module.config["detector"]["mean"] == parts.module.config["detector"]["std"] == [0.5, 0.5, 0.5]
+    (tmp_path / "w.pth").unlink()
+    for again in (
+        build_detector(without_pretrained(parts.module.config), 3),
+        build_parts(parts.module.config, stage="fit", pretrained=False).detector,
+    ):
+        assert torch.equal(again.mean, parts.detector.mean)
+        assert torch.equal(again.std, parts.detector.std)
+    assert parts.module.config["backbone"] == config["backbone"]
+
+
+def test_a_configuration_at_odds_with_its_weights_is_refused_before_the_data_is_read(tmp_path: Path) -> None:
+    numbers = "detector.mean=[0.485,0.456,0.406]"
+    config = compose("backbone=timm", "backbone.name=test_resnet", half_file(tmp_path), numbers, "data=coco")
+    with pytest.raises(ValueError, match=r"detector\.mean=\[0\.485.*expect \[0\.5, 0\.5, 0\.5\]"):
+        build_parts(config, stage="fit")
+    assert build_detector(without_pretrained(config), 3).normalization.mean == IMAGENET.mean

@@ -12,13 +12,14 @@ from typing import Any
 
 from detfuse.ablation.records import Run, Score
 from detfuse.ablation.runner import RESULTS
+from detfuse.errors import InputError
 from detfuse.evaluation.metrics import UNDEFINED
 
 _METRICS, _PREDICTIONS = RESULTS
 _SAME = 1e-9  # engines agree to the last bit; this leaves room for another order of summation
 
 
-class DisagreementError(ValueError):
+class DisagreementError(InputError):
     """Runs whose files contradict one another; the message names each with both numbers."""
 
 

@@ -40,6 +40,7 @@ class Facts:
     Attributes:
         strides: of the maps that the head sees.
         head: its levels and anchors in a line.
+        images: how they are normalised.
         num_classes: of the data.
         num_images: of the validation split.
         image_size: (height, width) of the largest image at inference, padded: what FLOPs refer to.
@@ -54,6 +55,7 @@ class Facts:
 
     strides: tuple[int, ...]
     head: str
+    images: str
     num_classes: int
     num_images: int
     image_size: Size
@@ -69,6 +71,7 @@ class Facts:
         rows = {
             "levels": (_strides(self.strides), _strides(arm.strides)),
             "anchors": (self.head, arm.head),
+            "images": (self.images, arm.images),
         }
         built = {**self.built, **arm.built}
         rows |= {name: (self.built.get(name, "none"), arm.built.get(name, "none")) for name in built}
@@ -169,6 +172,7 @@ def _try(config: Mapping[str, Any], startup: float | None, read: Read) -> Facts:
     return Facts(
         strides=detector.neck.out_spec.strides,
         head=detector.head.describe(),
+        images=str(detector.normalization),
         num_classes=len(data.categories),
         num_images=len(data.indexes["val"]),
         image_size=data.largest_inference_size(),

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from detfuse.ablation.things import Pairs
 from detfuse.detector import Detector
+from detfuse.errors import InputError
 from detfuse.fusion.graph import Node
 from detfuse.necks.graph_neck import GraphNeck, Watch
 from detfuse.protocols import Outputs
@@ -147,7 +148,7 @@ def solve_factors(detector: Detector, batch: Batch, baseline: Magnitudes) -> Fac
     """
     neck = detector.neck
     if not isinstance(neck, GraphNeck):
-        raise ValueError(f"equalise scale: the neck {type(neck).__name__} is no fusion graph, it has no nodes to scale")
+        raise InputError(f"equalise scale: the neck {type(neck).__name__} is no fusion graph, it has no nodes to scale")
     fusing = {node.name: node for node in neck.graph.nodes if len(node.inputs) > 1}
     factors, left = dict(neck.scales), []
 

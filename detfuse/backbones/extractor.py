@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from detfuse.backbones.norms import Norm, convert_norms
 from detfuse.errors import InputError
-from detfuse.inserts import Attention
-from detfuse.structures import FeatureSpec
+from detfuse.inserts import Attention, inserts_of
+from detfuse.structures import FeatureSpec, Pretrained
 
 
 class Extractor(nn.Module):
@@ -19,10 +20,14 @@ class Extractor(nn.Module):
 
     Subclasses set ``self.model``, implement :meth:`forward` and call :meth:`_finish` at the end of their constructor,
     and :meth:`_check_attention` if they put attention in after that.
+
+    Attributes:
+        pretrained: what was read; None from scratch.
     """
 
     model: nn.Module
     out_spec: FeatureSpec
+    pretrained: Pretrained | None = None
 
     def __init__(self) -> None:
         super().__init__()
@@ -33,19 +38,25 @@ class Extractor(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} has no forward of its own")
 
     def train(self, mode: bool = True) -> Extractor:
-        """Switch the mode; frozen stages stay in evaluation mode (norm statistics, dropout, drop path)."""
+        """Switch the mode; frozen stages stay in evaluation mode (norm statistics, dropout, drop path).
+
+        Attention in them follows the mode: it is no part of what is frozen.
+        """
         super().train(mode)
         for name in self._frozen:
-            self.get_submodule(name).eval()
+            stage = self.get_submodule(name).eval()
+            for insert in inserts_of(stage).values():
+                insert.train(mode)
         return self
 
-    def _finish(self, name: str, frozen: Iterable[str], norm: Norm) -> None:
+    def _finish(self, name: str, frozen: Iterable[str], norm: Norm, read: Pretrained | None = None) -> None:
         """Remove what no output depends on, convert norms, freeze parameters, compare the outputs with ``out_spec``.
 
         Args:
             name: the model's name, for messages.
             frozen: names of the parameters of ``self.model`` that must not learn.
             norm: see :data:`~detfuse.backbones.norms.Norm`.
+            read: what of ``self.model`` was read, by its names in it; None from scratch.
         """
         features = self._dummy_forward(name)
         self._drop_unused(name, features)
@@ -56,6 +67,9 @@ class Extractor(nn.Module):
         # Only now: the names of frozen modules must be those after the conversion, which replaces modules.
         self.model = convert_norms(self.model, norm)
         self._frozen = tuple(f"model.{key}" for key in _frozen_modules(self.model, frozen))
+        if read is not None:
+            kept = {key for key, _ in self.model.named_parameters()} & read.parameters
+            self.pretrained = replace(read, parameters=frozenset(f"model.{key}" for key in kept))
         self.train(self.training)
 
     def _check_attention(self, name: str, attention: Attention) -> None:
@@ -102,9 +116,7 @@ class Extractor(nn.Module):
         parameter = next(self.model.parameters())
         try:
             with torch.enable_grad(), accepts_size(name, (height, width), coarsest):
-                features: list[Tensor] = self(
-                    torch.zeros(1, 3, height, width, device=parameter.device, dtype=parameter.dtype)
-                )
+                features: list[Tensor] = self(_noise(height, width).to(parameter.device, parameter.dtype))
         finally:
             self.train(training)
         expected = [
@@ -118,6 +130,12 @@ class Extractor(nn.Module):
                 f"promises {expected}; take another model"
             )
         return features
+
+
+def _noise(height: int, width: int) -> Tensor:
+    """An image on which any change of a model shows: on one of zeros, the maps of a random model are zeros as well."""
+    own = torch.Generator().manual_seed(0)  # torch's own generator stays as it is
+    return torch.randn(1, 3, height, width, generator=own, device="cpu")
 
 
 def dummy_size(stride: int) -> tuple[int, int]:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from detfuse.backbones.archive import read_archive
 from detfuse.errors import InputError, UserError
+from detfuse.structures import Normalization, Pretrained
 
 _FILE_SUFFIXES = (".pth", ".pt", ".ckpt", ".safetensors")
 _WRAPPERS = ("state_dict", "model", "model_state_dict", "state_dict_ema", "model_ema")
@@ -59,7 +60,14 @@ def no_network(model: str, url: str, reason: object) -> NoNetworkError:
     )
 
 
-def load_file(target: nn.Module, path: str, model: str, known: Iterable[str]) -> None:
+def everything(model: nn.Module, source: str, normalization: Normalization) -> Pretrained:
+    """The report on a model that a library built with its weights."""
+    return Pretrained(source, normalization, frozenset(name for name, _ in model.named_parameters()))
+
+
+def load_file(
+    target: nn.Module, path: str, model: str, known: Iterable[str], normalization: Normalization
+) -> Pretrained:
     """Load backbone weights from a file in the library's own naming.
 
     ``state_dict``, ``model`` and the like around the weights are unwrapped, prefixes such as ``module.`` and
@@ -71,13 +79,19 @@ def load_file(target: nn.Module, path: str, model: str, known: Iterable[str]) ->
         path: ``.safetensors``, or anything else that ``torch.load(weights_only=True)`` reads.
         model: the model's name, for messages.
         known: names of the full model's parameters and buffers.
+        normalization: of the images that the weights expect, if the file does not say it: this program's checkpoints
+            do, and so does any file with ``mean`` and ``std`` (three numbers each) beside its ``state_dict``.
+
+    Returns:
+        What was read, by its names in ``target`` (buffers too).
 
     Raises:
         ValueError: if the file is missing, unreadable, fits nowhere, or has a weight of another shape.
     """
     where = f"backbone {model}: pretrained={path}"
     file = _existing(Path(path).expanduser(), where)
-    weights = _tensors(_read(file, where), where)
+    content = _read(file, where)
+    weights = _tensors(content, where)
     wanted = {_canonical(key): key for key in target.state_dict()}
     full = {_canonical(key) for key in known}
     prefix = max(_PREFIXES, key=lambda p: sum(_canonical(key) in wanted for key in _strip(weights, p)))
@@ -110,6 +124,21 @@ def load_file(target: nn.Module, path: str, model: str, known: Iterable[str]) ->
             f"({_few(missing)}); {len(extra)} of the file are not in the model ({_few(extra)})",
             stacklevel=2,
         )
+    return Pretrained(str(file), _normalization(content) or normalization, frozenset(loaded))
+
+
+def _normalization(content: Any) -> Normalization | None:
+    """What the file says of its images; None if nothing."""
+    try:
+        told = content["detfuse"]["config"]["detector"]
+    except (KeyError, TypeError):
+        told = content
+    numbers = [told.get(key) for key in Normalization._fields] if isinstance(told, Mapping) else [None]
+    return Normalization.of(*numbers) if all(map(_three_numbers, numbers)) else None
+
+
+def _three_numbers(values: Any) -> bool:
+    return isinstance(values, list | tuple) and len(values) == 3 and all(isinstance(v, int | float) for v in values)
 
 
 def _existing(file: Path, where: str) -> Path:

@@ -16,11 +16,11 @@ from torch import Tensor
 
 from detfuse.backbones.attention import Stage, attend_stages
 from detfuse.backbones.extractor import Extractor, accepts_size, dummy_size, last_per_stride, stage_parameters
-from detfuse.backbones.pretrained import is_file, load_file, no_network, require_reachable
+from detfuse.backbones.pretrained import everything, is_file, load_file, no_network, require_reachable
 from detfuse.errors import InputError
 from detfuse.inserts import BACKBONE_SITES, Attention, only_sites
 from detfuse.ranges import FractionBelowOne, NonNegativeInt, PositiveInt, checked
-from detfuse.structures import FeatureSpec
+from detfuse.structures import IMAGENET, FeatureSpec, Normalization, Pretrained
 
 _FLEXIBLE: tuple[dict[str, Any], ...] = ({"strict_img_size": False}, {"dynamic_img_size": True})
 
@@ -39,8 +39,10 @@ class TimmBackbone(Extractor):
         levels: log2 of the strides to return, ascending.
         pretrained: False: random weights; True: timm's default weights, or those of the tag in ``name``; another tag
             (``"a1_in1k"``); or a file (``.pth``, ``.pt``, ``.safetensors``) in timm's naming, with or without its head.
+            A file that does not say how its images are normalised is taken to be of the tag in ``name``, or of timm's
+            default one.
         frozen_stages: number of stages that do not learn and stay in evaluation mode: 1 is the stem (all before C2),
-            n > 1 everything up to Cn.
+            n > 1 everything up to Cn. Attention in them learns.
         norm: ``train``, ``frozen`` (all BatchNorms) or ``sync`` (statistics over all GPUs).
         drop_path: rate of stochastic depth at the last block, for models that have it.
 
@@ -73,16 +75,19 @@ class TimmBackbone(Extractor):
         channels = tuple(int(info[index]["num_chs"]) for index in indices)
         self.out_spec = FeatureSpec(channels, tuple(2**level for level in levels))
 
+        read: Pretrained | None = None
         if pretrained and not is_file(pretrained):
-            self.model = _create_pretrained(name, pretrained, {**options, "out_indices": tuple(indices)})
+            named = _weights_name(name, pretrained)
+            self.model = _create_pretrained(named, {**options, "out_indices": tuple(indices)})
+            read = everything(self.model, f"timm's {named}", _normalization(named))
         else:
             self.model = _create(name, {**options, "out_indices": tuple(indices)})
         self._nhwc = str(getattr(self.model, "output_fmt", "NCHW")).rpartition(".")[2] == "NHWC"
         if is_file(pretrained):
             with torch.random.fork_rng(devices=[]), torch.device("meta"):
                 classifier = timm.create_model(name, **{k: v for k, v in options.items() if k != "features_only"})
-            load_file(self.model, str(pretrained), name, classifier.state_dict())
-        self._finish(name, frozen, norm)
+            read = load_file(self.model, str(pretrained), name, classifier.state_dict(), _normalization(name))
+        self._finish(name, frozen, norm, read)
         if attention:
             only_sites(attention, BACKBONE_SITES, f"backbone {name}")
             stages = {
@@ -149,12 +154,23 @@ def _create(name: str, options: Mapping[str, Any]) -> Any:
         raise InputError(f"backbone {name}: timm cannot build it as a feature extractor{asked} ({error})") from error
 
 
-def _create_pretrained(name: str, pretrained: bool | str, options: dict[str, Any]) -> Any:
-    """Build with the library's weights; from the cache without any network, else after a look whether there is one."""
+def _weights_name(name: str, pretrained: bool | str) -> str:
+    """The model's name, with the tag of its weights where one is asked for."""
+    if not isinstance(pretrained, str):
+        return name
     model, _ = split_model_name_tag(name)
-    if isinstance(pretrained, str):
-        _require_tag(model, pretrained)
-        name = f"{model}.{pretrained}"
+    _require_tag(model, pretrained)
+    return f"{model}.{pretrained}"
+
+
+def _normalization(name: str) -> Normalization:
+    """Of the images that the weights of this tag expect; without a tag, those of timm's default one."""
+    configuration = get_pretrained_cfg(name)
+    return IMAGENET if configuration is None else Normalization.of(configuration.mean, configuration.std)
+
+
+def _create_pretrained(name: str, options: dict[str, Any]) -> Any:
+    """Build with the library's weights; from the cache without any network, else after a look whether there is one."""
     configuration = get_pretrained_cfg(name)
     if configuration is None or not configuration.has_weights:
         raise InputError(f"backbone {name}: timm has no pretrained weights for it; use pretrained=false or a file")

@@ -17,11 +17,11 @@ from torchvision.models.feature_extraction import create_feature_extractor
 
 from detfuse.backbones.attention import Stage, attend_graphs
 from detfuse.backbones.extractor import Extractor, accepts_size, dummy_size, last_per_stride, stage_parameters
-from detfuse.backbones.pretrained import is_file, load_file, no_network, require_reachable
+from detfuse.backbones.pretrained import everything, is_file, load_file, no_network, require_reachable
 from detfuse.errors import InputError
 from detfuse.inserts import BACKBONE_SITES, Attention, only_sites
 from detfuse.ranges import NonNegativeInt, PositiveInt, checked
-from detfuse.structures import FeatureSpec
+from detfuse.structures import FeatureSpec, Normalization, Pretrained
 
 
 class _Tap(NamedTuple):
@@ -47,9 +47,10 @@ class TorchvisionBackbone(Extractor):
         levels: log2 of the strides to return, ascending.
         pretrained: False: random weights; True: torchvision's default weights; a weights name such as
             ``IMAGENET1K_V2``; or a file (``.pth``, ``.pt``, ``.safetensors``) in torchvision's naming, with or without
-            its head.
+            its head. A file that does not say how its images are normalised is taken to be the published one of its
+            name, or else torchvision's default.
         frozen_stages: number of stages that do not learn and stay in evaluation mode: 1 is the stem (all before C2),
-            n > 1 everything up to Cn.
+            n > 1 everything up to Cn. Attention in them learns.
         norm: ``train``, ``frozen`` (all BatchNorms) or ``sync`` (statistics over all GPUs).
         ceil_mode: poolings of 2 x 2 round odd sizes up, as Caffe's did (SSD: 300 pixels give maps of 38 and 19, not 37
             and 18). Nothing changes for images of a multiple of the coarsest stride.
@@ -85,8 +86,11 @@ class TorchvisionBackbone(Extractor):
         self.out_spec = FeatureSpec(tuple(tap.channels for tap in chosen), tuple(tap.stride for tap in chosen))
         self._nhwc = tuple(tap.nhwc for tap in chosen)
 
+        read: Pretrained | None = None
         if pretrained and not is_file(pretrained):
-            classifier = _create(name, _weights(name, pretrained))
+            weights = _weights(name, pretrained)
+            classifier = _create(name, weights)
+            read = everything(classifier, f"torchvision's {name} {weights.name}", _normalization(weights))
         if ceil_mode:
             _round_up(classifier, name)
         known = list(classifier.state_dict())
@@ -96,8 +100,8 @@ class TorchvisionBackbone(Extractor):
             classifier, {tap.module: str(stride) for stride, tap in upto.items()}, suppress_diff_warning=True
         )
         if is_file(pretrained):
-            load_file(self.model, str(pretrained), name, known)
-        self._finish(name, frozen, norm)
+            read = load_file(self.model, str(pretrained), name, known, _normalization(_published(name, pretrained)))
+        self._finish(name, frozen, norm, read)
         if attention:
             only_sites(attention, BACKBONE_SITES, f"backbone {name}")
             places = {
@@ -159,6 +163,18 @@ def _weights(name: str, pretrained: bool | str) -> models.WeightsEnum:
         except OSError as error:
             raise no_network(name, weights.url, error) from error
     return weights
+
+
+def _published(name: str, file: bool | str) -> models.WeightsEnum:
+    """The weights that a file is taken to be: those published under its name, or the default."""
+    choices = models.get_model_weights(name)
+    return next((w for w in choices if Path(w.url).name == Path(str(file)).name), choices.DEFAULT)
+
+
+def _normalization(weights: models.WeightsEnum) -> Normalization:
+    """Of the images that these weights expect."""
+    transforms = weights.transforms()
+    return Normalization.of(transforms.mean, transforms.std)
 
 
 def _taps(model: nn.Module, name: str) -> list[_Tap]:

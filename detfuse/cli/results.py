@@ -15,6 +15,7 @@ from detfuse.files import write_json as write_json
 from detfuse.files import write_text as write_text
 from detfuse.inserts import inserts_of
 from detfuse.necks.graph_neck import GraphNeck
+from detfuse.structures import IMAGENET
 from detfuse.training.datamodule import LightningData
 from detfuse.training.module import DetectionModule
 from detfuse.weights.checkpoint import Checkpoint, load_weights
@@ -60,6 +61,7 @@ def header(parts: Parts, trainer: Trainer, folder: Path, config: dict[str, Any])
         "model": describe(parts.detector, config),
         "head": parts.detector.head.describe(),
         **_attention_row(parts.detector),
+        **_images_row(parts.detector),
         "batch": f"{batch} images per step" + (f" ({world} processes)" if world > 1 else ""),
         "device": f"{device(trainer.strategy.root_device)}, precision {trainer.precision}",
         "seed": str(config["seed"]),
@@ -75,6 +77,11 @@ def _attention_row(detector: Detector) -> dict[str, str]:
         places.setdefault(f"{insert.site} {insert.kind}", []).append(insert.at)
     text = "; ".join(f"{what}: {', '.join(at)}" for what, at in places.items())
     return {"attention": text} if text else {}
+
+
+def _images_row(detector: Detector) -> dict[str, str]:
+    """How images are normalised; no row for ImageNet's mean and deviation."""
+    return {} if detector.normalization == IMAGENET else {"images": str(detector.normalization)}
 
 
 def describe(detector: Detector, config: dict[str, Any]) -> str:

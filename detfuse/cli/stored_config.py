@@ -5,6 +5,7 @@ from __future__ import annotations
 from copy import deepcopy
 from typing import Any
 
+from detfuse.build import without_pretrained
 from detfuse.cli.jobs import Invocation
 from detfuse.errors import UserError
 
@@ -20,6 +21,7 @@ _FREE_ON_RESUME = (
     "callbacks.progress",
     "callbacks.pictures",
 )
+_LEFT_TO_THE_WEIGHTS = ("detector.mean", "detector.std")  # null asks for what is stored as numbers
 _OF_THE_COMMAND = ("project", "name", "runs_dir", "resume", "overwrite", "evaluate")
 _OF_THE_MACHINE = ("accelerator", "devices", "num_nodes", "strategy", "fast_dev_run")
 
@@ -36,7 +38,7 @@ def resumed(stored: dict[str, Any], stored_choices: dict[str, str], invocation: 
     refused = []
     for override in invocation.typed:
         key = _key(override)
-        if _is_below(key, _OF_THE_COMMAND):
+        if _is_below(key, _OF_THE_COMMAND) or _is_left_to_the_weights(key, invocation):
             continue
         if _is_below(key, _FREE_ON_RESUME):
             path = "logger" if _is_below(key, ("logger",)) else key
@@ -62,8 +64,7 @@ def evaluated(stored: dict[str, Any], invocation: Invocation) -> dict[str, Any]:
     Raises:
         UserError: if a typed setting does not exist in the checkpoint's configuration.
     """
-    config = deepcopy(stored)
-    config["backbone"] = _without_pretrained(config["backbone"])
+    config = without_pretrained(deepcopy(stored))
     given = invocation.config
     for name in _OF_THE_MACHINE:
         if name in given["trainer"]:
@@ -73,7 +74,7 @@ def evaluated(stored: dict[str, Any], invocation: Invocation) -> dict[str, Any]:
         _choose(config, _key(override), given)
     for override in invocation.typed:
         key = _key(override)
-        if override not in groups and "." in key:
+        if override not in groups and "." in key and not _is_left_to_the_weights(key, invocation):
             if _get(config, key) is _ABSENT and not override.startswith("+"):
                 parent = _get(config, key.rpartition(".")[0])
                 known = ", ".join(k for k in parent if k != "_target_") if isinstance(parent, dict) else "no such node"
@@ -82,15 +83,14 @@ def evaluated(stored: dict[str, Any], invocation: Invocation) -> dict[str, Any]:
     return config
 
 
+def _is_left_to_the_weights(key: str, invocation: Invocation) -> bool:
+    return key in _LEFT_TO_THE_WEIGHTS and _get(invocation.config, key) is None
+
+
 def _choose(config: dict[str, Any], group: str, given: dict[str, Any]) -> None:
     """Take a typed option, but leave what the weights were trained with: image sizes, batches, precision."""
     kept = {"data": ("transform", "loader"), "trainer": ("precision",)}.get(group, ())
     config[group] = {**deepcopy(given[group]), **{key: config[group][key] for key in kept if key in config[group]}}
-
-
-def _without_pretrained(backbone: dict[str, Any]) -> dict[str, Any]:
-    """The checkpoint brings the weights: nothing is to be downloaded."""
-    return {**backbone, "pretrained": False} if "pretrained" in backbone else backbone
 
 
 def _key(override: str) -> str:

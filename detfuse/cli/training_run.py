@@ -50,7 +50,9 @@ def run(invocation: Invocation) -> None:
     config = _stored(resume, invocation) if resume else invocation.config
     with told_plainly():
         pl.seed_everything(config["seed"], workers=True, verbose=False)
-        parts = build_parts(config, stage="fit")  # before the folder: a mistake leaves nothing behind
+        # before the folder: a mistake leaves nothing behind
+        parts = build_parts(config, stage="fit", pretrained=resume is None)
+    config = parts.module.config  # with the numbers that were left to the backbone's weights
     folder = resume or _new_folder(settings, base, numbered=settings.name == "auto" or invocation.multirun)
     with run_folder.locked(folder):
         with told_plainly():

@@ -202,8 +202,6 @@ class Gated(nn.Module):
     def __init__(self, in_channels: tuple[int, ...], out_channels: int, *, ratio: PositiveInt = 4) -> None:
         super().__init__()
         _equal_width("gated", in_channels, out_channels)
-        if ratio < 1:
-            raise ValueError(f"gated: ratio={ratio} must be at least 1; the gate is {out_channels} / ratio wide inside")
         hidden = max(1, out_channels // ratio)
         folds = range(len(in_channels) - 1)
         self.local_gates = nn.ModuleList(_gate_branch(out_channels, hidden) for _ in folds)

@@ -163,8 +163,4 @@ def tower_width(head: str, num_convs: int, channels: int | None, in_channels: in
             f"{head}: tower_channels={channels} has no effect without a tower; set num_convs to at least 1, or "
             f"tower_channels to null (the neck's {in_channels})"
         )
-    if channels is not None and channels < 1:
-        raise ValueError(
-            f"{head}: tower_channels={channels} must be at least 1; null takes the neck's width, {in_channels}"
-        )
     return in_channels if channels is None else channels

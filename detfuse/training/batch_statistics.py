@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from detfuse.errors import InputError
 from detfuse.inserts import Insert, inserts_of
 from detfuse.protocols import Size
 
@@ -99,7 +100,7 @@ def require_statistics(detector: nn.Module, batch: int, image_size: Size, *, pro
     places = [_place(detector, name, norm) for name, norm in found.items()]
     listed = ", ".join(places[:_NAMED]) + (f" and {len(places) - _NAMED} more" if len(places) > _NAMED else "")
     images = f"{batch} image{'s' if batch > 1 else ''} of {image_size[0]} x {image_size[1]} pixels per process"
-    raise ValueError(
+    raise InputError(
         f"{len(found)} norm{'s have' if len(found) > 1 else ' has'} 1 value per statistic, from which none can be "
         f"computed, in the smallest step of training ({images}): {listed}. What helps: "
         + ", or ".join(_remedies(detector, found))

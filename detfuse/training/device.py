@@ -13,6 +13,8 @@ import torch
 from pytorch_lightning.accelerators import CUDAAccelerator, MPSAccelerator
 from pytorch_lightning.plugins.precision import DoublePrecision, HalfPrecision, MixedPrecision, Precision
 
+from detfuse.errors import InputError
+
 _BYTES = {"64-true": 8, "32-true": 4}  # all others compute in two
 
 
@@ -34,10 +36,10 @@ def compute_device(accelerator: str = "auto", devices: Any = 1) -> torch.device:
     wanted = {"auto": ("mps", "cuda", "cpu"), "gpu": ("mps", "cuda")}.get(accelerator, (accelerator,))
     unknown = [kind for kind in wanted if kind not in found]
     if unknown:
-        raise ValueError(f"trainer.accelerator={accelerator}: choose one of auto, gpu, {', '.join(found)}")
+        raise InputError(f"trainer.accelerator={accelerator}: choose one of auto, gpu, {', '.join(found)}")
     kind = next((kind for kind in wanted if found[kind]()), None)
     if kind is None:
-        raise ValueError(f"trainer.accelerator={accelerator}: torch sees no such device here")
+        raise InputError(f"trainer.accelerator={accelerator}: torch sees no such device here")
     return torch.device(kind) if kind == "cpu" else torch.device(kind, _first(devices))
 
 
@@ -69,7 +71,7 @@ def precision_of(name: str | int, device: torch.device) -> Precision:
         return DoublePrecision()
     if name == "32-true":
         return Precision()
-    raise ValueError(f"trainer.precision={name}: choose one of 32-true, 64-true, 16-mixed, bf16-mixed, bf16-true")
+    raise InputError(f"trainer.precision={name}: choose one of 32-true, 64-true, 16-mixed, bf16-mixed, bf16-true")
 
 
 def memory_format_of(config: Mapping[str, Any]) -> torch.memory_format:

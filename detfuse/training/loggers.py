@@ -10,6 +10,7 @@ from typing import Any
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_only
 
+from detfuse.errors import InputError
 from detfuse.files import append_text, as_line, read_table, write_text
 
 _KEYS = ("epoch", "step")
@@ -68,7 +69,7 @@ class MetricsCsv(Logger):
         found = read_table(self.path)
         columns = list(_KEYS) if not found.columns and not found.damaged else found.columns
         if "step" not in columns:
-            raise ValueError(f"{self.path} is no table of metrics, it has no column named step: move it away")
+            raise InputError(f"{self.path} is no table of metrics, it has no column named step: move it away")
         steps = [_number(row["step"]) for row in found.rows]
         self._rewrite(columns, [row for row, at in zip(found.rows, steps, strict=True) if at is not None and at < step])
         unread = [as_line(row.values()) for row, at in zip(found.rows, steps, strict=True) if at is None]

@@ -24,6 +24,7 @@ from detfuse.evaluation.coco import METRICS, CocoEvaluator, CocoMetrics, coco_re
 from detfuse.protocols import Combine
 from detfuse.structures import Batch, Categories, Detections, ImageId
 from detfuse.training.optim import describe_rates
+from detfuse.training.resuming import remember_pretrained, restore
 
 OptimizerFactory = Callable[[torch.nn.Module, int], Optimizer]
 """(module, images per optimizer step) -> optimizer."""
@@ -293,12 +294,14 @@ class DetectionModule(pl.LightningModule):
         """Add what evaluation needs besides the weights, in plain containers."""
         stored = checkpoint.setdefault("detfuse", {"ema": None})  # the EMA callback comes first
         stored.update(version=detfuse.__version__, config=self.config, categories=self.categories.as_dict())
+        remember_pretrained(self.detector, stored)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of other categories.
+        """Take what a resumed run goes on with; refuse a checkpoint of other categories.
 
         Raises:
-            ValueError: if the checkpoint was trained on other categories, or on the same in another order.
+            ValueError: if the checkpoint was trained on other categories, or on the same in another order; or, of an
+                older version, at rates that parts of the backbone no longer have.
         """
         stored = Categories.from_dict(checkpoint["detfuse"]["categories"])
         if stored != self.categories:
@@ -306,6 +309,7 @@ class DetectionModule(pl.LightningModule):
                 f"the checkpoint was trained on the categories {', '.join(stored.names)} (ids {list(stored.ids)}), "
                 f"the data set has {', '.join(self.categories.names)} (ids {list(self.categories.ids)})"
             )
+        restore(self.detector, checkpoint)
 
 
 def _distributed() -> bool:

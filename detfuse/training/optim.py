@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from detfuse.detector import Detector
 from detfuse.errors import InputError
+from detfuse.inserts import inserts_of
 from detfuse.ranges import (
     Fraction,
     FractionBelowOne,
@@ -27,6 +29,10 @@ from detfuse.ranges import (
     PositiveInt,
     checked,
 )
+from detfuse.structures import Pretrained
+
+Kind = Literal["pretrained", "insert", "new"]
+"""What a parameter is: read with a backbone, attention at any site, or drawn at random."""
 
 _FUSED_DEVICES = {"cpu", "cuda", "mps", "xpu"}
 
@@ -44,27 +50,49 @@ def scaled_lr(lr: float, total_batch: int, reference_batch: int | None) -> float
     return lr * total_batch / reference_batch
 
 
+def parameter_kinds(module: nn.Module) -> dict[str, Kind]:
+    """What every parameter of a detector is, by its name, however the detector is wrapped or copied.
+
+    Attention is an insert wherever it stands. Of a backbone that does not say what was read
+    (:class:`~detfuse.protocols.Backbone`), all the rest counts as pretrained.
+    """
+    inserted = {id(p) for insert in inserts_of(module).values() for p in insert.parameters()}
+    read: set[int] = set()
+    for part in module.modules():
+        if told := Pretrained.of(part):
+            read |= {id(p) for name, p in part.named_parameters() if name in told.parameters}
+        if isinstance(part, Detector) and not hasattr(part.backbone, "pretrained"):
+            read |= {id(p) for name, p in part.named_parameters() if name.startswith("backbone.")}
+
+    def kind(parameter: nn.Parameter) -> Kind:
+        return "insert" if id(parameter) in inserted else "pretrained" if id(parameter) in read else "new"
+
+    return {name: kind(parameter) for name, parameter in module.named_parameters()}
+
+
 def parameter_groups(
     module: nn.Module, *, lr: float, weight_decay: float, backbone_multiplier: float
 ) -> list[dict[str, Any]]:
-    """Group the trainable parameters of a detector by learning rate and weight decay.
+    """Group the trainable parameters of a detector by what they are and by weight decay.
 
-    Parameters with at most one dimension (biases, norms, fusion weights) do not decay. Those below ``module.backbone``
-    learn at ``lr * backbone_multiplier``; a multiplier of 0 leaves them as they are.
+    Parameters with at most one dimension (biases, norms, fusion weights) do not decay. Pretrained ones learn at
+    ``lr * backbone_multiplier``, and a multiplier of 0 leaves them as they are. Inserts and new weights learn at
+    ``lr``, in the backbone as elsewhere.
 
     Returns:
-        Up to four groups with the keys ``name params lr weight_decay``; empty ones are left out.
+        Up to six groups with the keys ``name params lr weight_decay``; empty ones are left out.
 
     Raises:
         ValueError: if nothing in the module is trainable.
     """
+    kinds = parameter_kinds(module)
     groups: dict[str, dict[str, Any]] = {}
     for name, parameter in module.named_parameters():
         if not parameter.requires_grad:
             continue
-        backbone, decays = name.startswith("backbone."), parameter.ndim > 1
-        key = ("backbone" if backbone else "rest") + ("" if decays else ", no decay")
-        rate = lr * backbone_multiplier if backbone else lr
+        kind, decays = kinds[name], parameter.ndim > 1
+        key = kind + ("" if decays else ", no decay")
+        rate = lr * backbone_multiplier if kind == "pretrained" else lr
         decay = weight_decay if decays else 0.0
         group = groups.setdefault(key, {"name": key, "params": [], "lr": rate, "weight_decay": decay})
         group["params"].append(parameter)
@@ -74,10 +102,15 @@ def parameter_groups(
 
 
 def describe_rates(optimizer: Optimizer) -> str:
-    """The peak learning rate in use, scaled, and the backbone's where it differs: ``0.01, backbone 0.001``."""
-    rate = optimizer.defaults["lr"]
-    backbone = [group["lr"] for group in optimizer.param_groups if group["name"].startswith("backbone")]
-    return f"{rate:.6g}" + (f", backbone {backbone[0]:.6g}" if backbone and backbone[0] != rate else "")
+    """The peak learning rate in use, scaled, and that of pretrained weights where it differs.
+
+    Such as ``0.01, pretrained 0.001``; or that a multiplier has no effect.
+    """
+    rate, multiplier = optimizer.defaults["lr"], optimizer.defaults.get("backbone_multiplier", 1.0)
+    pretrained = [group["lr"] for group in optimizer.param_groups if group["name"].startswith("pretrained")]
+    if not pretrained and multiplier != 1:
+        return f"{rate:.6g} (backbone_multiplier={multiplier:g} has no effect: nothing that learns is pretrained)"
+    return f"{rate:.6g}" + (f", pretrained {pretrained[0]:.6g}" if pretrained and multiplier != 1 else "")
 
 
 def _can_fuse(module: nn.Module) -> bool:
@@ -107,14 +140,19 @@ def sgd(
         momentum: momentum of the gradients.
         weight_decay: decay of the parameters with two or more dimensions.
         nesterov: Nesterov's form of the momentum.
-        backbone_multiplier: learning rate of the backbone relative to the rest.
+        backbone_multiplier: learning rate of the backbone's pretrained weights relative to the rest; 0 leaves them as
+            they are.
         reference_batch: the batch that ``lr`` is meant for; None: ``lr`` is not scaled.
         fused: one kernel for all parameters, where device and dtype allow it.
     """
     rate = scaled_lr(lr, total_batch, reference_batch)
     groups = parameter_groups(module, lr=rate, weight_decay=weight_decay, backbone_multiplier=backbone_multiplier)
     fuse = True if fused and _can_fuse(module) else None
-    return torch.optim.SGD(groups, lr=rate, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov, fused=fuse)
+    optimizer = torch.optim.SGD(
+        groups, lr=rate, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov, fused=fuse
+    )
+    optimizer.defaults["backbone_multiplier"] = backbone_multiplier  # for describe_rates
+    return optimizer
 
 
 @checked
@@ -139,16 +177,19 @@ def adamw(
         betas: decay of the running means of the gradient and of its square.
         eps: added to the denominator.
         weight_decay: decoupled decay of the parameters with two or more dimensions.
-        backbone_multiplier: learning rate of the backbone relative to the rest.
+        backbone_multiplier: learning rate of the backbone's pretrained weights relative to the rest; 0 leaves them as
+            they are.
         reference_batch: the batch that ``lr`` is meant for; None: ``lr`` is not scaled.
         fused: one kernel for all parameters, where device and dtype allow it.
     """
     rate = scaled_lr(lr, total_batch, reference_batch)
     groups = parameter_groups(module, lr=rate, weight_decay=weight_decay, backbone_multiplier=backbone_multiplier)
     fuse = True if fused and _can_fuse(module) else None
-    return torch.optim.AdamW(
+    optimizer = torch.optim.AdamW(
         groups, lr=rate, betas=(betas[0], betas[1]), eps=eps, weight_decay=weight_decay, fused=fuse
     )
+    optimizer.defaults["backbone_multiplier"] = backbone_multiplier  # for describe_rates
+    return optimizer
 
 
 def _schedule(optimizer: Optimizer, decay: Callable[[int], float], warmup_steps: int, warmup_factor: float) -> LambdaLR:

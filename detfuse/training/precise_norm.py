@@ -17,9 +17,11 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
+from detfuse.ranges import PositiveInt, checked
 from detfuse.training.ema import ExponentialMovingAverage
 
 
+@checked
 class PreciseNorm(pl.Callback):
     """Computes running statistics anew, before a validation and before the last checkpoint is written.
 
@@ -32,9 +34,7 @@ class PreciseNorm(pl.Callback):
         num_batches: training batches, augmented as in training; all that an epoch has if it has fewer.
     """
 
-    def __init__(self, *, num_batches: int = 200) -> None:
-        if num_batches < 1:
-            raise ValueError(f"callbacks.precise_norm.num_batches must be at least 1, got {num_batches}")
+    def __init__(self, *, num_batches: PositiveInt = 200) -> None:
         self.num_batches = num_batches
 
     def on_train_batch_end(

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
+import torch
 
 from detfuse.ablation.design import Ablation, PlanError
 from detfuse.ablation.matching import (
@@ -138,6 +140,18 @@ def test_attention_that_cannot_fit_is_known_before_the_first_run(
         probe(configs, startup=None, threads=1, read={})
     (problem,) = caught.value.problems
     assert problem.startswith("arm non_local cannot be built: attention needs at least")
+
+
+def test_arms_whose_backbones_normalise_images_differently_say_so(tmp_path: Path) -> None:
+    file = tmp_path / "w.pth"
+    torch.save(timm.create_model("test_resnet").state_dict(), file)
+    common = {"backbone": "timm", "backbone.name": "test_resnet"}
+    given = prepared(tmp_path, factors={"backbone.pretrained": [False, str(file)]}, common=common)
+    configs = {name: resolved.config for name, resolved in given.resolved.items()}
+    scratch, read = probe(configs, startup=None, threads=1, read={}).values()
+    assert scratch.compare(read) == {
+        "images": ("mean 0.485 0.456 0.406, std 0.229 0.224 0.225", "mean 0.5 0.5 0.5, std 0.5 0.5 0.5")
+    }
 
 
 def test_finished_runs_get_their_cost(tmp_path: Path) -> None:

@@ -13,9 +13,13 @@ import safetensors.torch
 import timm
 import torch
 from torch import Tensor
+from torchvision import models
 
+from detfuse.attention.se import SE
 from detfuse.backbones.timm_backbone import TimmBackbone
 from detfuse.backbones.torchvision_backbone import TorchvisionBackbone
+from detfuse.inserts import Attention, AttentionChoice, inserts_of
+from detfuse.structures import IMAGENET, Normalization
 
 NAME = "convnext_atto"  # timm renames its weights in a feature extractor: stages.0 becomes stages_0
 
@@ -152,3 +156,141 @@ def test_cached_weights_need_no_network(
     assert torch.equal(
         first_weight(TimmBackbone(name=NAME, pretrained=True)), weights["stages.0.blocks.0.conv_dw.weight"]
     )
+
+
+# ---- what a backbone reports
+
+
+HALF = Normalization((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+CAFFE = Normalization((0.48235, 0.45882, 0.40784), (1 / 255, 1 / 255, 1 / 255))
+TINY = "test_resnet"  # its default tag expects .5, as 430 of timm's tags do
+
+
+@pytest.fixture
+def tiny_file(tmp_path: Path) -> Path:
+    torch.save(timm.create_model(TINY).state_dict(), tmp_path / "tiny.pth")
+    return tmp_path / "tiny.pth"
+
+
+def names(backbone: torch.nn.Module) -> set[str]:
+    return {name for name, _ in backbone.named_parameters()}
+
+
+def test_from_scratch_nothing_is_reported() -> None:
+    assert TimmBackbone(name=TINY).pretrained is None
+    assert TorchvisionBackbone(name="resnet18").pretrained is None
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        (TINY, HALF),
+        ("mobilenetv4_conv_small_050", HALF),
+        ("lcnet_050", IMAGENET),
+    ],
+)
+def test_a_file_of_timm_is_of_the_tag_in_the_name_or_the_default_one(
+    tmp_path: Path, name: str, expected: Normalization
+) -> None:
+    torch.save(timm.create_model(name).state_dict(), tmp_path / "w.pth")
+    read = TimmBackbone(name=name, pretrained=str(tmp_path / "w.pth")).pretrained
+    assert read is not None
+    assert read.normalization == expected
+    assert "w.pth" in read.source
+
+
+def test_the_tag_decides_and_not_the_model(tmp_path: Path) -> None:
+    name = "mobilenetv3_large_100"
+    torch.save(timm.create_model(name).state_dict(), tmp_path / "w.pth")
+    found = [
+        TimmBackbone(name=tagged, pretrained=str(tmp_path / "w.pth")).pretrained
+        for tagged in (name, f"{name}.ra4_e3600_r224_in1k")
+    ]
+    assert [read and read.normalization for read in found] == [IMAGENET, HALF]
+
+
+@pytest.mark.usefixtures("empty_caches")
+@pytest.mark.parametrize("pretrained", [True, "r160_in1k"])
+def test_the_librarys_weights_report_their_tags_normalization(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pretrained: bool | str
+) -> None:
+    monkeypatch.setattr(urllib.request, "urlopen", no_network)
+    safetensors.torch.save_file(timm.create_model(TINY).state_dict(), tmp_path / "model.safetensors")
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: str(tmp_path / "model.safetensors"))
+    backbone = TimmBackbone(name=TINY, pretrained=pretrained)
+    assert backbone.pretrained is not None
+    assert backbone.pretrained.normalization == HALF
+    assert backbone.pretrained.parameters == names(backbone)
+
+
+@pytest.mark.parametrize(
+    ("model", "weights", "expected"),
+    [
+        ("vgg16", "IMAGENET1K_FEATURES", CAFFE),
+        ("vgg16", "IMAGENET1K_V1", IMAGENET),
+        ("vgg16", True, IMAGENET),
+    ],
+)
+def test_torchvisions_weights_report_what_their_transforms_say(
+    monkeypatch: pytest.MonkeyPatch, model: str, weights: bool | str, expected: Normalization
+) -> None:
+    monkeypatch.setattr("detfuse.backbones.torchvision_backbone.require_reachable", lambda *_: None)
+    with torch.device("meta"):  # 500 MB otherwise
+        state = models.get_model(model).state_dict()
+        monkeypatch.setattr(models.WeightsEnum, "get_state_dict", lambda *_, **__: state)
+        backbone = TorchvisionBackbone(name=model, levels=(3, 4), pretrained=weights)
+    assert backbone.pretrained is not None
+    assert backbone.pretrained.normalization.mean == pytest.approx(expected.mean)
+    assert backbone.pretrained.normalization.std == pytest.approx(expected.std)
+    assert backbone.pretrained.parameters == names(backbone)
+    assert model in backbone.pretrained.source
+
+
+@pytest.mark.parametrize(
+    ("file", "expected"), [("vgg16_features-amdegroot-88682ab5.pth", CAFFE), ("mine.pth", IMAGENET)]
+)
+def test_a_file_of_torchvision_is_known_by_the_name_it_was_published_under(
+    tmp_path: Path, file: str, expected: Normalization
+) -> None:
+    weight = torch.zeros(64, 3, 3, 3)
+    torch.save({"features.0.weight": weight}, tmp_path / file)
+    with torch.device("meta"), pytest.warns(UserWarning, match="no-op|stay random"):
+        backbone = TorchvisionBackbone(name="vgg16", levels=(3, 4), pretrained=str(tmp_path / file))
+    assert backbone.pretrained is not None
+    assert backbone.pretrained.normalization.std == pytest.approx(expected.std)
+    assert backbone.pretrained.parameters == {"model.features.0.weight"}
+
+
+def test_only_what_was_read_is_reported(tmp_path: Path, weights: dict[str, Tensor]) -> None:
+    partial = {key: value for key, value in weights.items() if "conv_dw" not in key}
+    torch.save(partial, tmp_path / "w.pth")
+    with pytest.warns(UserWarning, match="stay random"):
+        backbone = TimmBackbone(name=NAME, pretrained=str(tmp_path / "w.pth"))
+    assert backbone.pretrained is not None
+    assert names(backbone) - backbone.pretrained.parameters == {name for name in names(backbone) if "conv_dw" in name}
+
+
+@pytest.mark.parametrize("form", ["own", "checkpoint"])
+def test_a_file_may_say_itself_what_its_images_are(tmp_path: Path, form: str, tiny_file: Path) -> None:
+    told = {"mean": [0.1, 0.2, 0.3], "std": [1, 1, 1]}
+    state = torch.load(tiny_file, weights_only=True)
+    own = {"state_dict": state, **told}
+    checkpoint = {
+        "state_dict": {
+            f"detector.backbone.{key}": value for key, value in TimmBackbone(name=TINY).state_dict().items()
+        },
+        "detfuse": {"config": {"detector": told}},
+    }
+    torch.save({"own": own, "checkpoint": checkpoint}[form], tmp_path / "w.pth")
+    read = TimmBackbone(name=TINY, pretrained=str(tmp_path / "w.pth")).pretrained
+    assert read is not None
+    assert read.normalization == Normalization((0.1, 0.2, 0.3), (1.0, 1.0, 1.0))
+
+
+@pytest.mark.parametrize("norm", ["train", "frozen", "sync"])
+def test_what_was_read_is_named_as_the_backbone_names_it(tiny_file: Path, norm: Any) -> None:
+    attention: Attention = {"branch": AttentionChoice(SE), "stage": AttentionChoice(SE)}
+    backbone = TimmBackbone(attention, name=TINY, pretrained=str(tiny_file), norm=norm)
+    inserts = tuple(inserts_of(backbone))
+    assert backbone.pretrained is not None
+    assert backbone.pretrained.parameters == {name for name in names(backbone) if not name.startswith(inserts)}

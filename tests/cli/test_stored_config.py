@@ -59,6 +59,19 @@ def test_a_resumed_run_names_every_setting_that_differs() -> None:
         assert text in str(error.value)
 
 
+def test_numbers_left_to_the_backbones_weights_may_be_left_to_them_again() -> None:
+    """They are stored as numbers, so the command that began a run does not name what its folder has."""
+    stored = {**STORED, "detector": {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}}
+    typed = ["detector.mean=null", "detector.std=[0.5,0.5,0.5]"]
+    given = invocation(typed)
+    given.config["detector"] = {"mean": None, "std": [0.5, 0.5, 0.5]}
+    assert resumed(stored, CHOICES, given) == stored
+    assert evaluated(stored, given)["detector"] == stored["detector"]
+    given.config["detector"] = {"mean": [0.4, 0.4, 0.4], "std": None}
+    with pytest.raises(UserError, match=r"detector\.mean.*the run has \[0\.5"):
+        resumed(stored, CHOICES, given)
+
+
 def test_evaluation_takes_the_checkpoints_settings_and_this_machines_devices() -> None:
     config = evaluated(STORED, invocation(["checkpoint=x"]))
     assert config["trainer"] == {**STORED["trainer"], "devices": 1, "accelerator": "auto"}

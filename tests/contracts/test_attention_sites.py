@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 from composing import compose_train, options, sites_of, small_batch
 from torch import Tensor
@@ -16,6 +18,7 @@ from detfuse.build import ConfigError, build_detector
 from detfuse.detector import Detector
 from detfuse.inserts import inserts_of
 from detfuse.structures import Batch
+from detfuse.training.optim import sgd
 
 KINDS = [kind for kind in options("attention") if kind != "none"]
 HEADS = options("head")
@@ -28,11 +31,11 @@ def detector(head: str, *overrides: str) -> Detector:
     return build_detector(compose_train(*SMALL, f"head={head}", *small, *overrides), num_classes=3)
 
 
-def everywhere(kind: str, head: str, *settings: str) -> Detector:
+def everywhere(kind: str, head: str, *settings: str, backbone: str = "backbone.pretrained=false") -> Detector:
     """One kind at all sites at once, so that none hides behind another."""
     sites = sites_of(head)
     chosen = [f"attention@attention.{site}={kind}" for site in sites]
-    return detector(head, *chosen, *(f"attention.{site}.{setting}" for site in sites for setting in settings))
+    return detector(head, backbone, *chosen, *(f"attention.{site}.{setting}" for site in sites for setting in settings))
 
 
 @cache
@@ -127,6 +130,23 @@ def same_compiled(function: Callable[[Any], Sequence[Tensor]], given: Any) -> No
     compiled = torch.compile(function, fullgraph=True, backend="eager")
     for a, b in zip(compiled(given), function(given), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_every_site_learns_at_one_rate_on_pretrained_weights(tmp_path: Path) -> None:
+    torch.save(timm.create_model("resnet18").state_dict(), tmp_path / "w.pth")
+    model = everywhere("cbam", "fcos", backbone=f"backbone.pretrained={tmp_path / 'w.pth'}")
+    rates = {
+        id(parameter): (group["lr"], group["name"].partition(",")[0])
+        for group in sgd(model, 8, lr=1.0, backbone_multiplier=0.125).param_groups
+        for parameter in group["params"]
+    }
+    inserts = inserts_of(model)
+    assert {insert.site for insert in inserts.values()} == set(sites_of("fcos"))
+    inserted = {name: rates[id(p)] for name, p in model.named_parameters() if name.startswith(tuple(inserts))}
+    assert set(inserted.values()) == {(1.0, "insert")}
+    rest = {name: rates[id(p)] for name, p in model.named_parameters() if name not in inserted}
+    for name, found in rest.items():
+        assert found == ((0.125, "pretrained") if name.startswith("backbone.") else (1.0, "new")), name
 
 
 PLACES = {

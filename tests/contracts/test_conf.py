@@ -2,13 +2,33 @@
 
 from __future__ import annotations
 
-from composing import options
+import pytest
+import torch
+from composing import compose_train, options
+from torchvision import models
 
+from detfuse.build import build_backbone, with_normalization, without_pretrained
 from detfuse.fusion.operators import OPERATORS
 from detfuse.fusion.resample import DOWN, UP
+from detfuse.structures import IMAGENET
 
 
 def test_there_is_a_yaml_for_every_shipped_choice() -> None:
     assert set(options("operator")) == set(OPERATORS)
     assert set(options("resample")) == (set(UP) | set(DOWN)) - {"subsample"}  # P6's form, pinned by the topologies
     assert set(options("neck")) >= {"unfused", "early", "early_pyramid", "fpn", "unet", "pafpn", "bifpn"}
+
+
+def test_the_published_ssd_normalises_as_caffe_did_and_as_imagenet_from_scratch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = compose_train("experiment=ssd300_vgg16")
+    monkeypatch.setattr("detfuse.backbones.torchvision_backbone.require_reachable", lambda *_: None)
+    with torch.device("meta"):  # 500 MB otherwise
+        state = models.vgg16().state_dict()
+        monkeypatch.setattr(models.WeightsEnum, "get_state_dict", lambda *_, **__: state)
+        published = with_normalization(config, build_backbone(config))["detector"]
+        scratch = with_normalization(config, build_backbone(without_pretrained(config)))["detector"]
+    assert published["mean"] == pytest.approx([0.48235, 0.45882, 0.40784])
+    assert published["std"] == pytest.approx([1 / 255] * 3)
+    assert (scratch["mean"], scratch["std"]) == (list(IMAGENET.mean), list(IMAGENET.std))

@@ -11,6 +11,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 import yaml
 from commands import REPOSITORY, TINY, run
@@ -133,6 +134,29 @@ def test_a_run_can_be_continued_for_longer(trained: tuple[Path, str]) -> None:
     assert "epoch 1/2" not in printed
     refused = run("train", "resume=runs/default/longer", "optimizer.lr=5", folder=folder, fails=True)
     assert "optimizer.lr" in refused.stderr
+
+
+def test_a_run_on_pretrained_weights_needs_their_file_only_once(trained: tuple[Path, str]) -> None:
+    """It is continued and evaluated with what its checkpoint says: mean, deviation and rates."""
+    folder, _ = trained
+    torch.save(timm.create_model("test_resnet").state_dict(), folder / "w.pth")
+    model = ("backbone=timm", "backbone.name=test_resnet", "backbone.pretrained=w.pth", "backbone.frozen_stages=2")
+    slow = ("optimizer.backbone_multiplier=0.1", "attention@attention.stage=cbam")
+    begun = run("train", *TINY, *model, *slow, "name=half", "trainer.max_epochs=1", folder=folder).stdout
+    assert "images" in begun
+    assert "mean 0.5 0.5 0.5, std 0.5 0.5 0.5" in begun
+    assert "learning rate 0.001, pretrained 0.0001" in begun
+    (folder / "w.pth").unlink()
+    half = folder / "runs/default/half"
+    printed = run("train", "resume=runs/default/half", "trainer.max_epochs=2", folder=folder).stdout
+    assert "mean 0.5 0.5 0.5, std 0.5 0.5 0.5" in printed
+    assert "learning rate 0.001, pretrained 0.0001" in printed
+    checkpoint = "checkpoint=runs/default/half/checkpoints/best.ckpt"
+    assert numbers(run("evaluate", checkpoint, folder=folder).stdout) == numbers(printed)
+    assert (half / "predictions.json").read_text() == (half / "evaluation" / "predictions.json").read_text()
+    stored = torch.load(half / "checkpoints/last.ckpt", weights_only=True)["detfuse"]
+    assert stored["config"]["detector"]["mean"] == stored["pretrained"]["mean"] == [0.5, 0.5, 0.5]
+    assert stored["config"]["backbone"]["pretrained"] == "w.pth"
 
 
 def test_a_neck_of_ones_own_needs_no_python(trained: tuple[Path, str]) -> None:
