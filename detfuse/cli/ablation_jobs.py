@@ -103,7 +103,10 @@ def refuse_other_environment(jobs: Sequence[Job], slots: Sequence[Mapping[str, s
         file = job.folder / _ENVIRONMENT
         if not file.is_file() or not (job.folder / run_folder.LAST).is_file():  # it begins again
             continue
-        then = json.loads(file.read_text(encoding="utf-8"))
+        try:
+            then = dict(json.loads(file.read_text(encoding="utf-8")))
+        except (ValueError, TypeError) as error:
+            raise UserError(f"{file}: cannot be read ({error}); delete {job.folder} to make this run again") from error
         found = environment_differences(then, now)
         if "CUDA_VISIBLE_DEVICES" in slots[0]:
             found.pop("device", None)  # a run sees only its own GPU
