@@ -267,7 +267,7 @@ def build_trainer(config: Config, run_dir: Path, *, bare: bool = False) -> pl.Tr
     loggers = [] if bare else [instantiate(node)(run_dir=run_dir) for node in _present(config.get("logger"))]
     try:
         trainer: pl.Trainer = instantiate(config["trainer"])(run_dir=run_dir, callbacks=callbacks, loggers=loggers)
-    except (MisconfigurationException, ValueError) as error:  # Lightning has both for what it cannot do
+    except (MisconfigurationException, ValueError, ImportError) as error:  # Lightning's for what it cannot do here
         raise ConfigError(f"trainer: {error}") from error
     return trainer
 

@@ -12,7 +12,7 @@ import yaml
 from detfuse.ablation.control import changes, confounds, covariates, notes, overwritten
 from detfuse.ablation.design import Ablation, PlanError, arms_of, override
 from detfuse.ablation.records import Arm, Plan
-from detfuse.ablation.storage import PLAN, read_plan, to_plain, write_plan
+from detfuse.ablation.storage import PLAN, loaded, read_plan, to_plain, write_plan
 from detfuse.ablation.things import things
 from detfuse.config import check
 from detfuse.config.resolve import Resolved, resolve
@@ -172,7 +172,7 @@ def config_changes(folder: Path, prepared: Prepared, arm: str) -> list[str]:
     file, resolved = folder / CONFIGS / f"{arm}.yaml", prepared.resolved[arm]
     if not file.is_file():  # the command was killed between the plan and this file: no run had begun
         return []
-    stored = without_retired(yaml.safe_load(file.read_text(encoding="utf-8")))
+    stored = without_retired(loaded(file, yaml.safe_load))
     return changes(stored, yaml.safe_load(yaml.safe_dump(_without_seed(resolved.config))))
 
 

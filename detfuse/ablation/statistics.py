@@ -125,7 +125,7 @@ def _match_all(
         for seed, read in by_seed.items():
             try:
                 matched[arm][seed] = evaluator.match(read())
-            except (ValueError, TypeError) as error:  # TypeError: a value of another type than a row's
+            except InputError as error:
                 problems.append(f"{named(arm, seed)}: {error}")
     if problems:
         raise InputError("\n".join(problems))

@@ -152,7 +152,7 @@ def read_plan(folder: Path) -> Plan:
     Raises:
         StorageError: if the file is missing or is no plan.
     """
-    return from_plain(Plan, _loaded(folder / PLAN, yaml.safe_load), str(folder / PLAN))
+    return from_plain(Plan, loaded(folder / PLAN, yaml.safe_load), str(folder / PLAN))
 
 
 def write_comparison(folder: Path, scores: Sequence[Score], comparisons: Sequence[Comparison]) -> None:
@@ -167,7 +167,7 @@ def read_comparison(folder: Path) -> tuple[list[Score], list[Comparison]]:
         StorageError: if the file is missing or holds something else.
     """
     path = folder / COMPARISON
-    content = _loaded(path, json.loads)
+    content = loaded(path, json.loads)
     if not isinstance(content, Mapping) or not all(isinstance(content.get(k), list) for k in ("scores", "comparisons")):
         raise StorageError(f"{path}: expected the lists 'scores' and 'comparisons'")
     scores = [from_plain(Score, row, f"{path}: scores[{i}]") for i, row in enumerate(content["scores"])]
@@ -187,7 +187,7 @@ def read_run(folder: Path) -> Run:
         StorageError: if its state.json is missing or is none.
     """
     path = folder / STATE
-    content = _loaded(path, json.loads)
+    content = loaded(path, json.loads)
     if isinstance(content, Mapping):
         content = {**content, "folder": str(folder)}
     return from_plain(Run, content, str(path))
@@ -204,10 +204,15 @@ def read_cost(folder: Path) -> Cost:
     Raises:
         StorageError: if the file is missing or is none.
     """
-    return from_plain(Cost, _loaded(folder / COST, json.loads), str(folder / COST))
+    return from_plain(Cost, loaded(folder / COST, json.loads), str(folder / COST))
 
 
-def _loaded(path: Path, parse: Callable[[str], Any]) -> Any:
+def loaded(path: Path, parse: Callable[[str], Any]) -> Any:
+    """The content of a file.
+
+    Raises:
+        StorageError: if it is missing or cannot be parsed.
+    """
     try:
         return parse(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

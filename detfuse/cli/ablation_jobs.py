@@ -139,8 +139,11 @@ def refuse_mixed_environments(runs: Sequence[Run], plan: Plan) -> None:
 
 
 def _environment_of(folder: Path) -> dict[str, str]:
-    found: dict[str, str] = json.loads((folder / _ENVIRONMENT).read_text(encoding="utf-8"))
-    return found
+    file = folder / _ENVIRONMENT
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{file}: cannot be read ({error}); delete {folder} to make this run again") from error
 
 
 def _listed(found: Mapping[str, tuple[str, str]]) -> str:

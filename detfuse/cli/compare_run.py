@@ -84,14 +84,14 @@ def _check_files(sides: Mapping[str, Sequence[Path]], annotations: Path) -> None
 def _read(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # not UTF-8, not JSON, or a number of thousands of digits
         raise InputError(f"no JSON: {error}") from None
 
 
 def _ground_truth(path: Path) -> Mapping[str, Any]:
     try:
         content = _read(path)
-    except ValueError as error:
+    except InputError as error:
         raise InputError(f"{path}: {error}") from None
     if not isinstance(content, dict):
         raise InputError(f"{path}: expected COCO annotations (images, categories, annotations), got a list")

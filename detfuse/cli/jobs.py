@@ -184,10 +184,10 @@ def _tell(mistake: UserError, error: Exception) -> None:
 def _tell_bug(error: Exception, invocation: Invocation) -> None:
     traceback.print_exception(error)
     own = sorted({t for t in _TARGET.findall(str(invocation.config)) if not t.startswith("detfuse.")})
-    where = f"detfuse or in your own {', '.join(own)}" if own else "detfuse"
+    where = f"detfuse, or in your own {', '.join(own)}" if own else "detfuse"
     print(
-        f"This is a bug in {where}, no mistake in your settings: please report it to the authors with the lines above "
-        "and the command.",
+        f"This is a bug in {where}, and no mistake in your settings: please report it to the authors, with the command "
+        "and the lines above.",
         file=sys.stderr,
     )
 

@@ -9,7 +9,7 @@ the integers that a float64 holds.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,7 +85,8 @@ def ground_truth_columns(ground_truth: Mapping[str, Any]) -> GroundTruthColumns:
         return f"annotation {ids[index]!r}"
 
     boxes = _boxes(_values(annotations, "bbox", "annotation"), label)
-    area = np.array([a.get("area", box[2] * box[3]) for a, box in zip(annotations, boxes, strict=True)], np.float64)
+    areas = [a.get("area", box[2] * box[3]) for a, box in zip(annotations, boxes, strict=True)]
+    area = _numbers(areas, "area", label)
     bad = ~np.isfinite(area) | (area < 0)
     if bad.any():
         first = int(np.flatnonzero(bad)[0])
@@ -121,7 +122,7 @@ def prediction_columns(predictions: Sequence[Row], ground_truth: GroundTruthColu
     image_ids = _values(predictions, "image_id", "prediction row")
     category_ids = _values(predictions, "category_id", "prediction row")
     boxes = _boxes(_values(predictions, "bbox", "prediction row"), label)
-    scores = np.array(_values(predictions, "score", "prediction row"), np.float64)
+    scores = _numbers(_values(predictions, "score", "prediction row"), "score", label)
     bad = np.flatnonzero(~np.isfinite(scores))
     if bad.size:
         where = f"{label(bad[0])} (image {image_ids[bad[0]]})"
@@ -138,6 +139,9 @@ def prediction_columns(predictions: Sequence[Row], ground_truth: GroundTruthColu
 
 
 def _values(rows: Sequence[Row], key: str, what: str) -> list[Any]:
+    wrong = next((i for i, row in enumerate(rows) if not isinstance(row, Mapping)), None)
+    if wrong is not None:
+        raise InputError(f"{what} {wrong}: expected an object, got {rows[wrong]!r:.60}")
     try:
         return [row[key] for row in rows]
     except KeyError:
@@ -147,14 +151,31 @@ def _values(rows: Sequence[Row], key: str, what: str) -> list[Any]:
         raise InputError(f"{name}: '{key}' is missing (it has {given})") from None
 
 
+def _numbers(values: list[Any], what: str, label: Callable[[int], str]) -> NDArray[np.float64]:
+    """Numbers, or rows of as many; the message names the first that is none."""
+    try:
+        return np.array(values, np.float64)
+    except (ValueError, TypeError, OverflowError):  # NumPy's, for text, null, an integer of hundreds of digits
+        wrong = next(i for i, value in enumerate(values) if not _is_number(value))
+        raise InputError(f"{label(wrong)}: {what} is {values[wrong]!r:.60}, expected numbers") from None
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        np.array(value, np.float64)
+    except (ValueError, TypeError, OverflowError):
+        return False
+    return True
+
+
 def _boxes(values: list[Any], label: Callable[[int], str]) -> NDArray[np.float64]:
     """(N, 4) xywh; every message names the first offender."""
     if not values:
         return np.zeros((0, 4))
-    wrong = next((i for i, v in enumerate(values) if len(v) != 4), None)
+    wrong = next((i for i, v in enumerate(values) if not isinstance(v, Sequence) or len(v) != 4), None)
     if wrong is not None:
         raise InputError(f"{label(wrong)}: bbox is {values[wrong]}, expected four numbers x, y, width, height")
-    boxes = np.array(values, np.float64)
+    boxes = _numbers(values, "bbox", label)
     bad = np.flatnonzero(~np.isfinite(boxes).all(1))
     if bad.size:
         raise InputError(
@@ -172,7 +193,7 @@ def _boxes(values: list[Any], label: Callable[[int], str]) -> NDArray[np.float64
 def _ranks(ids: list[Any], known: Sequence[Any], what: str, label: Callable[[int], str]) -> NDArray[np.int64]:
     """Position of each id in ``known``, plus 1."""
     rank = {value: i for i, value in enumerate(known, start=1)}
-    unknown = [i for i, value in enumerate(ids) if value not in rank]
+    unknown = [i for i, value in enumerate(ids) if not isinstance(value, Hashable) or value not in rank]
     if unknown:
         names = list(dict.fromkeys(repr(ids[i]) for i in unknown))
         more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
@@ -186,6 +207,9 @@ def _ranks(ids: list[Any], known: Sequence[Any], what: str, label: Callable[[int
 
 
 def _refuse_duplicates(ids: list[Any], what: str) -> None:
+    wrong = [value for value in ids if not isinstance(value, str | int | float)]
+    if wrong:
+        raise InputError(f"ground truth: {what} id {wrong[0]!r:.60} is neither text nor a number")
     twice = [repr(value) for value, count in Counter(ids).items() if count > 1]
     if twice:
         more = f" and {len(twice) - SHOWN} more" if len(twice) > SHOWN else ""

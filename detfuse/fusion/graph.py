@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from itertools import pairwise
@@ -25,6 +25,28 @@ _BACKBONE_NAME = re.compile(r"c\d+")
 
 class GraphError(InputError):
     """A topology that cannot be built; the message lists everything that is wrong with it."""
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_choice(value: object) -> bool:
+    return value is None or isinstance(value, str)
+
+
+_CHOICE = (_is_choice, "a name or null")
+_KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "name": (_is_text, "text"),
+    "level": (lambda value: isinstance(value, int) and not isinstance(value, bool), "an integer (log2 of the stride)"),
+    "inputs": (lambda value: isinstance(value, list | tuple) and all(map(_is_text, value)), "a list of names"),
+    "block": _CHOICE,
+    "operator": _CHOICE,
+    "up": _CHOICE,
+    "down": _CHOICE,
+    "project": (lambda value: isinstance(value, bool), "true or false"),
+}
+"""What each key of a node may be, as YAML has it."""
 
 
 @dataclass(frozen=True)
@@ -62,10 +84,11 @@ class Node:
         where = f"node {entry.get('name', dict(entry))!r}"
         problems = [f"{where}: unknown key {key!r} (known: {', '.join(known)})" for key in entry if key not in known]
         problems += [f"{where}: {key!r} is missing" for key in ("name", "level", "inputs") if key not in entry]
-        if not problems and (isinstance(entry["level"], bool) or not isinstance(entry["level"], int)):
-            problems.append(f"{where}: level must be an integer (log2 of the stride), got {entry['level']!r}")
-        if not problems and (isinstance(entry["inputs"], str) or not all(isinstance(i, str) for i in entry["inputs"])):
-            problems.append(f"{where}: inputs must be a list of names, got {entry['inputs']!r}")
+        problems += [
+            f"{where}: {key} must be {_KINDS[key][1]}, got {value!r}"
+            for key, value in entry.items()
+            if key in known and not _KINDS[key][0](value)
+        ]
         if problems:
             raise GraphError("; ".join(problems))
         return cls(**{**entry, "inputs": tuple(entry["inputs"])})

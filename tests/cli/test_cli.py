@@ -26,7 +26,14 @@ def job(invocation):
 
 launch("train", job)
 """
-_NO_TORCH = "import sys; import detfuse.cli; getattr(detfuse.cli, sys.argv.pop(1))(); assert 'torch' not in sys.modules"
+_NO_TORCH = """
+import sys
+import detfuse.cli
+try:
+    getattr(detfuse.cli, sys.argv.pop(1))()
+finally:
+    assert "torch" not in sys.modules
+"""
 
 
 def run(folder: Path, code: str, *argv: str) -> subprocess.CompletedProcess[str]:

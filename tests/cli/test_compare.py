@@ -138,3 +138,40 @@ def test_mistakes_of_the_command_line_come_first(folder: Path) -> None:
     assert "did you mean annotations?" in done.stderr
     assert "a is missing" in done.stderr
     assert "equivalence=much" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        ('{"image_id": [0], "category_id": 1, "bbox": [0, 0, 1, 1], "score": 1}', "image id [0] is not in"),
+        ('{"image_id": 0, "category_id": 1, "bbox": 7, "score": 1}', "expected four numbers"),
+        (
+            '{"image_id": 0, "category_id": 1, "bbox": [0, 0, 1, "x"], "score": 1}',
+            "bbox is [0, 0, 1, 'x'], expected num",
+        ),
+        ('{"image_id": 0, "category_id": 1, "bbox": [0, 0, 1, 1], "score": null}', "score is "),
+        (
+            '{"image_id": 0, "category_id": 1, "bbox": [0, 0, 1, 1], "score": "high"}',
+            "score is 'high', expected numbers",
+        ),
+    ],
+)
+def test_values_of_another_kind_are_told_with_their_row(folder: Path, row: str, says: str) -> None:
+    (folder / "a0.json").write_text(f"[{row}]")
+    with pytest.raises(UserError) as caught:
+        compare("a0.json", "b0.json")
+    assert str(caught.value).startswith("a0.json: prediction row 0")
+    assert says in str(caught.value)
+
+
+def test_annotations_of_another_kind_are_told(folder: Path) -> None:
+    for content, says in (
+        ('{"images": [3], "categories": [], "annotations": []}', "image 0: expected an object, got 3"),
+        (
+            '{"images": [{"id": null}], "categories": [], "annotations": []}',
+            "image id None is neither text nor a number",
+        ),
+    ):
+        (folder / "val.json").write_text(content)
+        with pytest.raises(UserError, match=says):
+            compare("a0.json", "b0.json")

@@ -86,6 +86,10 @@ P3 = node("p3", 3, "c3", "c4", "c5")
         ([{"name": "p3", "level": 3}], ["p3"], "'inputs' is missing"),
         ([node("p3", "three", "c3")], ["p3"], "level must be an integer"),  # type: ignore[arg-type]
         ([{"name": "p3", "level": 3, "inputs": "c3"}], ["p3"], "inputs must be a list"),
+        ([{"name": "p3", "level": 3, "inputs": 3}], ["p3"], "inputs must be a list of names, got 3"),
+        ([{"name": 3, "level": 3, "inputs": ["c3"]}], ["p3"], "name must be text, got 3"),
+        ([{"name": "p3", "level": 3, "inputs": ["c3"], "block": 3}], ["p3"], "block must be a name or null, got 3"),
+        ([{"name": "p3", "level": 3, "inputs": ["c3"], "project": "no"}], ["p3"], "project must be true or false"),
     ],
 )
 def test_what_cannot_be_built_is_refused_with_a_reason(nodes: Any, outputs: list[str], message: str) -> None:
