@@ -14,7 +14,6 @@ from detfuse.attention.gc import GC
 from detfuse.attention.non_local import NonLocal
 from detfuse.attention.sagan import SAGAN
 from detfuse.attention.se import SE
-from detfuse.fusion.operators import Softmax
 from detfuse.inserts import Insert
 
 ADAMW = {"_target_": "detfuse.training.optim.adamw", "lr": 0.001}
@@ -49,16 +48,16 @@ class Twice(nn.Module):
         return y
 
 
-class Both(nn.Module):
-    """Fuses a map with itself by an operator."""
+class Shares(nn.Module):
+    """Mixes two maps by a softmax whose logits start at zero: they shut nothing out."""
 
-    def __init__(self, operator: nn.Module) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.operator = operator
+        self.logits = nn.Parameter(torch.zeros(2))
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.operator([x, x.flip(1)])
-        return y
+        shares = self.logits.softmax(0)
+        return shares[0] * x + shares[1] * x.flip(1)
 
 
 def concerns(detector: Stand, length: Length = SHORT, **config: Any) -> dict[str, list[Concern]]:
@@ -149,7 +148,7 @@ def test_weights_that_start_at_zero_and_hold_others_back_are_found(neck: nn.Modu
 
 
 def test_weights_that_start_at_zero_and_hold_nothing_back_are_none() -> None:
-    assert "gate" not in concerns(Stand(Both(Softmax((16, 16), 16)), nn.BatchNorm2d(16), nn.Conv2d(16, 16, 1)))
+    assert "gate" not in concerns(Stand(Shares(), nn.BatchNorm2d(16), nn.Conv2d(16, 16, 1)))
     sgd = {"optimizer": {"_target_": "detfuse.training.optim.sgd"}}
     assert "gate" not in concerns(Stand(SAGAN(16)), **sgd), "without Adam's division there is no bound"
 
