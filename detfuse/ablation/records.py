@@ -53,6 +53,7 @@ class Plan:
         allow: differences that were declared harmless.
         equivalence: a difference of AP (a fraction) that nobody would care about.
         covariates: arm -> what the choice brings along: setting -> (baseline's, this arm's).
+        threads: of every run on the CPU, of which results depend by rounding; None where it was not decided yet.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Plan:
     allow: tuple[str, ...] = ()
     equivalence: float = 0.005
     covariates: Mapping[str, Mapping[str, tuple[str, str]]] = field(default_factory=dict)
+    threads: int | None = None
 
     @property
     def baseline(self) -> Arm:
