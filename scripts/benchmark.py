@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from detfuse.ablation.intervals import LEVEL, equivalence_p, interval, spread_of
 from detfuse.ablation.statistics import holm
 from detfuse.ablation.student import two_sided
+from detfuse.cli.threads import GENTLE
 from detfuse.evaluation.replicates import ReplicateEvaluator
 from detfuse.files import write_text
 
@@ -217,23 +218,22 @@ def _panel(rates: dict[tuple[int, int], float], title: str, left: int, top: int)
     return parts
 
 
-PASSIVE = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
+WAITING = {"default": {}, "detfuse": GENTLE, "passive": {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}}
 BUSY = "while True: pass"
 
 
 def threads(rounds: int = 7) -> None:
-    """Seconds of a training step by number of threads and wait policy, alone and beside one busy process.
+    """Seconds of a training step by number of threads and how they wait, alone and beside one busy process.
 
     All take turns in every round; a process that waits for its turn does nothing.
     """
-    variants = [(number, policy) for number in ("1", "2") for policy in ("default", "passive")]
-    clean = {name: value for name, value in os.environ.items() if name not in (*PASSIVE, "GOMP_SPINCOUNT")}
+    variants = [("1", "default"), *(("2", policy) for policy in WAITING)]  # a single thread waits for no other
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_", "KMP_"))}
     workers = {}
     for number, policy in variants:
-        own = {"OMP_NUM_THREADS": number} | (PASSIVE if policy == "passive" else {})
         workers[number, policy] = subprocess.Popen(
             [sys.executable, __file__, "steps"],
-            env=clean | own,
+            env=clean | {"OMP_NUM_THREADS": number} | WAITING[policy],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -19,7 +19,7 @@ from math import inf
 from pathlib import Path
 
 # libgomp: after about 50 microseconds, which costs a few per cent where nothing else runs. Intel's library: at once.
-_WAITING = {"GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "0"}
+GENTLE = {"GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "0"}
 _TOLERATED = 0.25  # of a core: what a machine does beside that is called idle
 _WATCHED = 1.0  # seconds
 _CGROUPS = Path("/sys/fs/cgroup")
@@ -60,8 +60,8 @@ def described(machine: Machine) -> str:
 
 def wait_gently(environment: MutableMapping[str, str]) -> None:
     """Have threads that wait for one another give their core away soon, unless the environment says how they wait."""
-    if not {*_WAITING, "OMP_WAIT_POLICY"}.intersection(environment):
-        environment.update(_WAITING)
+    if not {*GENTLE, "OMP_WAIT_POLICY"}.intersection(environment):
+        environment.update(GENTLE)
 
 
 def this_machine() -> Machine:
