@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from detfuse.ablation.costs import write_costs
 from detfuse.ablation.interaction import order_flips
 from detfuse.ablation.pairing import share_equal
 from detfuse.ablation.plan import Prepared
@@ -22,7 +23,7 @@ _ANY_DIVISOR = 32  # nothing is padded here
 
 
 def conclude(folder: Path, prepared: Prepared, runs: Sequence[Run]) -> str:
-    """Write ``comparison.json`` and the report.
+    """Write ``comparison.json``, what the arms cost, and the report.
 
     Args:
         folder: of the ablation.
@@ -57,12 +58,13 @@ def conclude(folder: Path, prepared: Prepared, runs: Sequence[Run]) -> str:
     shares = _shared_start(prepared, len(data.categories))
     comparisons = [replace(one, shared_start=shares[one.arm]) for one in found.comparisons]
     write_comparison(folder, found.scores, comparisons)
+    untimed = write_costs(prepared, runs, index)
     report = write_report(
         folder, plan, runs, found.scores, comparisons, ground_truth, lambda image_id: index.root / files[image_id]
     )
     metric = comparisons[0].differences[0].metric if comparisons[0].differences else "mAP"
     warnings = order_flips(plan, found.scores, metric)
-    return "\n".join([summary_text(plan, found.scores, comparisons), *warnings, "", f"report: {report}"])
+    return "\n".join([summary_text(plan, found.scores, comparisons), *warnings, *untimed, "", f"report: {report}"])
 
 
 def _rows(run: Run) -> list[dict[str, Any]]:

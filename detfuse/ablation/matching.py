@@ -1,21 +1,17 @@
-"""What is held equal to the baseline before anything runs (equalisation, budget), and what every arm then costs."""
+"""What is held equal to the baseline before anything runs: equalisation, budget."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Any, cast
+from collections.abc import Sequence
+from typing import cast
 
-from detfuse.ablation.budget import cost_of, latencies, solve
+from detfuse.ablation.budget import cost_of, solve
 from detfuse.ablation.design import PlanError
 from detfuse.ablation.equalise import Setting, equalised
 from detfuse.ablation.plan import Change, Prepared, changed
-from detfuse.ablation.probe import Read, data_of, device_of
-from detfuse.ablation.records import Cost, Run
-from detfuse.ablation.storage import COST, write_cost
-from detfuse.build import build_backbone, build_combine, build_detector, size_divisor
+from detfuse.ablation.probe import Read, data_of
+from detfuse.build import build_backbone, size_divisor
 from detfuse.data import DetectionDataModule
-from detfuse.protocols import Size
 
 _LATENCY_ROUNDS = 20
 
@@ -67,30 +63,3 @@ def shared_data(prepared: Prepared, read: Read) -> DetectionDataModule:
     """The data that all arms share, set up."""
     config = prepared.resolved[prepared.plan.baseline.name].config
     return data_of(config, size_divisor(build_backbone(config).out_spec), read)
-
-
-def write_costs(
-    configs: Mapping[str, Mapping[str, Any]], runs: Sequence[Run], num_classes: int, image_size: Size
-) -> None:
-    """``cost.json`` of every finished run; all arms are timed in turn, as a machine is not equally fast all the time.
-
-    Args:
-        configs: arm -> resolved configuration of ``train``.
-        runs: of the ablation.
-        num_classes: of the data.
-        image_size: (height, width) of the largest image, padded.
-    """
-    finished = [run for run in runs if run.state == "finished"]
-    if all((run.folder / COST).is_file() for run in finished):
-        return
-    costs = _costs(configs, num_classes, image_size)
-    for run in finished:
-        write_cost(run.folder, costs[run.arm])
-
-
-def _costs(configs: Mapping[str, Mapping[str, Any]], num_classes: int, image_size: Size) -> dict[str, Cost]:
-    costs = {name: cost_of(config, num_classes, image_size) for name, config in configs.items()}
-    detectors = [build_detector(config, num_classes).to(device_of(config)) for config in configs.values()]
-    combine = build_combine(next(iter(configs.values())))
-    times = latencies(detectors, image_size, _LATENCY_ROUNDS, combine)
-    return {name: replace(cost, latency_ms=ms) for (name, cost), ms in zip(costs.items(), times, strict=True)}

@@ -65,7 +65,6 @@ def run(invocation: Invocation) -> None:
             said = store(folder, prepared)
         print(f"\n{said}" if said else "", flush=True)
         runs = _run_all(jobs, slots, facts, folder)
-        _write_costs(prepared, facts, runs)
         conclude(folder, prepared, runs)
     missing = [run for run in runs if run.state != "finished"]
     if missing:
@@ -182,14 +181,6 @@ def _run_all(
     predicted = {name: arm.seconds or 0.0 for name, arm in facts.items()}
     with _stopped_by_signals(folder), Monitor(epochs, predicted, slots=len(slots)) as monitor:
         return Runner(LocalLauncher(), slots, begin, monitor).run(jobs)
-
-
-def _write_costs(prepared: Prepared, facts: Mapping[str, Facts], runs: Sequence[Run]) -> None:
-    from detfuse.ablation.matching import write_costs
-
-    configs = {name: resolved.config for name, resolved in prepared.resolved.items()}
-    base = facts[prepared.plan.baseline.name]
-    write_costs(configs, runs, base.num_classes, base.image_size)
 
 
 @contextmanager

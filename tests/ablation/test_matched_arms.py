@@ -6,12 +6,10 @@ from typing import Any
 import pytest
 
 from detfuse.ablation.design import Ablation, PlanError
-from detfuse.ablation.matching import arms_equalised, arms_with_budget, shared_data, write_costs
+from detfuse.ablation.matching import arms_equalised, arms_with_budget, shared_data
 from detfuse.ablation.outline import plan_text
 from detfuse.ablation.plan import prepare
 from detfuse.ablation.probe import probe, strides_differ
-from detfuse.ablation.records import Run
-from detfuse.ablation.storage import read_cost
 
 SMALL = ("neck.out_channels=16", "head.num_convs=1", "data.num_train=8", "data.num_val=4", "data.image_size=64")
 
@@ -79,18 +77,3 @@ def test_attention_that_cannot_fit_is_known_before_the_first_run(
         probe(configs, startup=None, threads=1, read={})
     (problem,) = caught.value.problems
     assert problem.startswith("arm non_local cannot be built: attention needs at least")
-
-
-def test_finished_runs_get_their_cost(tmp_path: Path) -> None:
-    given = prepared(tmp_path, factors={"neck": ["fpn", "pafpn"]})
-    configs = {name: resolved.config for name, resolved in given.resolved.items()}
-    runs = [Run(arm, 0, tmp_path / arm, "finished") for arm in configs]
-    runs.append(Run("fpn", 1, tmp_path / "failed", "failed", "why"))
-    write_costs(configs, runs, 3, (64, 96))
-    fpn, pafpn = read_cost(tmp_path / "fpn"), read_cost(tmp_path / "pafpn")
-    assert fpn.parameters < pafpn.parameters
-    assert fpn.latency_ms
-    assert fpn.image_size == (64, 96)
-    assert not (tmp_path / "failed").exists()
-    write_costs(configs, runs, 3, (64, 96))
-    assert read_cost(tmp_path / "fpn") == fpn

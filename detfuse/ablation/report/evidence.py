@@ -6,7 +6,7 @@ import csv
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
@@ -34,7 +34,7 @@ class ArmEvidence:
         weights: seed -> what fusion_weights.csv has.
         errors: error type -> AP50 (a fraction) lost to it, mean over the seeds; None where undefined.
         error_counts: error type -> errors per seed.
-        cost: as measured, the latency as the median over the seeds; None if no run has a cost.json.
+        cost: as measured, the latency and its quartiles as the median over the seeds; None if no run has a cost.json.
         fusion: the fusion graph and the attention; None if the neck is no graph.
         environments: versions as text, one entry per different environment.
         overrides: of ``train``, as the first run was started, but for where it lies; empty if that was not stored.
@@ -103,10 +103,11 @@ def _mean_cost(errors: Sequence[Errors], name: str) -> float | None:
 def _cost(costs: Sequence[Cost]) -> Cost | None:
     if not costs:
         return None
-    measured = [cost.latency_ms for cost in costs if cost.latency_ms is not None]
-    one = costs[0]
-    latency = median(measured) if measured else None
-    return Cost(one.parameters, one.neck_parameters, one.flops, one.image_size, latency)
+    latency, low, high = (
+        median(known) if (known := [value for cost in costs if (value := getattr(cost, name)) is not None]) else None
+        for name in ("latency_ms", "latency_low", "latency_high")
+    )
+    return replace(costs[0], latency_ms=latency, latency_low=low, latency_high=high)
 
 
 def read_json(path: Path) -> Any:
