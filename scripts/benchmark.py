@@ -1,8 +1,11 @@
-"""Figures of the docs: ``python scripts/benchmark.py replicates``, ``coverage`` or ``equivalence``."""
+"""Figures of the docs: ``python scripts/benchmark.py replicates``, ``coverage``, ``equivalence`` or ``threads``."""
 
 from __future__ import annotations
 
 import argparse
+import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,7 @@ from numpy.typing import NDArray
 from detfuse.ablation.intervals import LEVEL, equivalence_p, interval, spread_of
 from detfuse.ablation.statistics import holm
 from detfuse.ablation.student import two_sided
+from detfuse.cli.threads import GENTLE
 from detfuse.evaluation.replicates import ReplicateEvaluator
 from detfuse.files import write_text
 
@@ -214,7 +218,92 @@ def _panel(rates: dict[tuple[int, int], float], title: str, left: int, top: int)
     return parts
 
 
-SECTIONS = {"replicates": replicates, "coverage": coverage, "equivalence": equivalence}
+WAITING = {"default": {}, "detfuse": GENTLE, "passive": {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}}
+BUSY = "while True: pass"
+
+
+def threads(rounds: int = 7) -> None:
+    """Seconds of a training step by number of threads and how they wait, alone and beside one busy process.
+
+    All take turns in every round; a process that waits for its turn does nothing.
+    """
+    variants = [("1", "default"), *(("2", policy) for policy in WAITING)]  # a single thread waits for no other
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_", "KMP_"))}
+    workers = {}
+    for number, policy in variants:
+        workers[number, policy] = subprocess.Popen(
+            [sys.executable, __file__, "steps"],
+            env=clean | {"OMP_NUM_THREADS": number} | WAITING[policy],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+    times: dict[tuple[str, str, str], list[float]] = {}
+    try:
+        for _ in range(rounds + 1):
+            for beside in ("alone", "beside one busy process"):
+                busy = subprocess.Popen([sys.executable, "-c", BUSY]) if beside != "alone" else None
+                for variant, worker in workers.items():
+                    times.setdefault((*variant, beside), []).append(_step_of(worker))
+                if busy:
+                    busy.kill()
+                    busy.wait()
+    finally:
+        for worker in workers.values():
+            worker.kill()
+    load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
+    print(f"{os.cpu_count()} cores, load average {load}; seconds per step, median (quartiles) of {rounds} rounds")
+    print("| threads | waiting | beside | seconds |\n|--:|---|---|--:|")
+    for (number, policy, beside), taken in times.items():
+        low, middle, high = np.quantile(taken[1:], (0.25, 0.5, 0.75))  # the first warms up
+        print(f"| {number} | {policy} | {beside} | {middle:.2f} ({low:.2f}-{high:.2f}) |")
+
+
+def _step_of(worker: subprocess.Popen[str]) -> float:
+    assert worker.stdin is not None
+    assert worker.stdout is not None
+    worker.stdin.write("step\n")
+    worker.stdin.flush()
+    return float(worker.stdout.readline())
+
+
+def steps() -> None:
+    """A training step of the default detector on eight 128-pixel images for every line that is read; prints seconds."""
+    import torch
+
+    from detfuse.build import build_detector, instantiate
+    from detfuse.config.resolve import resolve
+    from detfuse.structures import Batch, Targets
+
+    config = resolve([], "train").config
+    detector = build_detector(config, 3).to(memory_format=torch.channels_last)
+    optimizer = instantiate(config["optimizer"])(detector, 8)
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (8, 3, 128, 128), generator=generator, dtype=torch.uint8)
+    corners, sides = 88 * torch.rand(8, 8, 2, generator=generator), 8 + 32 * torch.rand(8, 8, 2, generator=generator)
+    targets = Targets(
+        torch.cat([corners, corners + sides], dim=-1),
+        torch.randint(3, (8, 8), generator=generator),
+        torch.ones(8, 8, dtype=torch.bool),
+        torch.zeros(8, 8, dtype=torch.bool),
+    )
+    size, ids = torch.full((8, 2), 128), torch.arange(8)
+    batch = Batch(images.to(memory_format=torch.channels_last), size, size, torch.ones(8, 2), ids, targets)
+    for _ in sys.stdin:
+        start = time.perf_counter()
+        optimizer.zero_grad()
+        torch.stack(list(detector.loss(batch).values())).sum().backward()  # type: ignore[no-untyped-call]  # torch's
+        optimizer.step()
+        print(time.perf_counter() - start, flush=True)
+
+
+SECTIONS = {
+    "replicates": replicates,
+    "coverage": coverage,
+    "equivalence": equivalence,
+    "threads": threads,
+    "steps": steps,
+}
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import statistics
-import time
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache
@@ -16,18 +14,15 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from detfuse.ablation.records import TOLERANCE, BudgetKind, Cost
-from detfuse.build import build_backbone, build_detector, build_neck
-from detfuse.detector import Detector
+from detfuse.build import build_backbone, build_detector, build_neck, without_pretrained
 from detfuse.errors import InputError
-from detfuse.ops.postprocess import Nms
-from detfuse.protocols import Combine, Size
+from detfuse.protocols import Size
 from detfuse.structures import FeatureSpec
 from detfuse.training.summary import measure
 
 _WIDTHS = (0.125, 4.0)  # inner width over the outputs': beyond, it is hardly the same neck any more
 _DEEPEST = 8
 _DEPTHS = {"repeats": "bidirectional layers", "depth": "plain blocks per level"}  # arguments of topologies
-_WARM_UP = 2
 
 
 @dataclass(frozen=True)
@@ -88,57 +83,6 @@ def solve(config: Mapping[str, Any], baseline: Cost, kind: BudgetKind, num_class
     return Solved(_overrides(best, config), best.cost, reached, _note(best, config, baseline, kind, reached))
 
 
-def latencies(
-    detectors: Sequence[Detector], size: tuple[int, int], rounds: int, combine: Combine | None = None
-) -> list[float]:
-    """Median milliseconds per image of each detector, from the uint8 image up to its detections.
-
-    Every round measures each detector once, beginning with another one each time, so that a machine that slows down
-    slows all of them.
-
-    Args:
-        detectors: on the devices where they are to be measured; their mode is put back.
-        size: (height, width) of the image, padded.
-        rounds: measurements of each; two more warm up.
-        combine: how candidates become detections; None is NMS with its defaults.
-    """
-    if rounds < 1:
-        raise InputError(f"a latency needs at least one round, got {rounds}")
-    combine = combine or Nms()
-    training = [detector.training for detector in detectors]
-    measured: list[list[float]] = [[] for _ in detectors]
-    try:
-        for detector in detectors:
-            detector.eval()
-        for number in range(_WARM_UP + rounds):
-            for place in range(len(detectors)):
-                index = (number + place) % len(detectors)
-                seconds = _time(detectors[index], size, combine)
-                if number >= _WARM_UP:
-                    measured[index].append(1000 * seconds)
-    finally:
-        for detector, mode in zip(detectors, training, strict=True):
-            detector.train(mode)
-    return [statistics.median(times) for times in measured]
-
-
-@torch.inference_mode()
-def _time(detector: Detector, size: tuple[int, int], combine: Combine) -> float:
-    device = detector.mean.device
-    images = torch.zeros(1, 3, *size, dtype=torch.uint8, device=device)
-    sizes = torch.tensor([size], device=device)
-    _wait(device)
-    start = time.perf_counter()
-    detector.predict(images, sizes, combine)
-    _wait(device)
-    return time.perf_counter() - start
-
-
-def _wait(device: torch.device) -> None:
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)
-
-
 @dataclass(frozen=True)
 class _Neck:
     """Changed settings of the neck (key, value), and what the detector then costs."""
@@ -155,8 +99,7 @@ class _Arm:
     """
 
     def __init__(self, config: Mapping[str, Any], num_classes: int, image_size: Size) -> None:
-        # other weights cost nothing more, but have to be read
-        self.config = {**config, "backbone": {**config["backbone"], "pretrained": False}}
+        self.config = without_pretrained(config)
         backbone = build_backbone(self.config)
         detector = build_detector(self.config, num_classes, backbone)
         self._spec: FeatureSpec = backbone.out_spec

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from detfuse.ablation.agreement import require_agreement
+from detfuse.ablation.costs import write_costs
 from detfuse.ablation.interaction import order_flips
 from detfuse.ablation.pairing import share_equal
 from detfuse.ablation.plan import Prepared
@@ -25,7 +26,7 @@ _ANY_DIVISOR = 32  # nothing is padded here
 
 
 def conclude(folder: Path, prepared: Prepared, runs: Sequence[Run]) -> str:
-    """Write ``comparison.json`` and the report.
+    """Write ``comparison.json``, what the arms cost, and the report.
 
     Args:
         folder: of the ablation.
@@ -64,12 +65,13 @@ def conclude(folder: Path, prepared: Prepared, runs: Sequence[Run]) -> str:
         replace(one, shared_start=shares[one.arm], verdict=_of_all_things(one, plan)) for one in found.comparisons
     ]
     write_comparison(folder, found.scores, comparisons)
+    untimed = write_costs(prepared, runs, index)
     report = write_report(
         folder, plan, runs, found.scores, comparisons, ground_truth, lambda image_id: index.root / files[image_id]
     )
     metric = comparisons[0].differences[0].metric if comparisons[0].differences else "mAP"
     warnings = order_flips(plan, found.scores, metric)
-    return "\n".join([summary_text(plan, found.scores, comparisons), *warnings, "", f"report: {report}"])
+    return "\n".join([summary_text(plan, found.scores, comparisons), *warnings, *untimed, "", f"report: {report}"])
 
 
 def _of_all_things(comparison: Comparison, plan: Plan) -> Verdict:

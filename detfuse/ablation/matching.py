@@ -1,25 +1,22 @@
-"""What is held equal to the baseline before anything runs (settings, budget, scale), and what every arm then costs."""
+"""What is held equal to the baseline before anything runs: settings, budget, scale."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
-from detfuse.ablation.budget import cost_of, latencies, solve
+from detfuse.ablation.budget import cost_of, solve
 from detfuse.ablation.design import PlanError, override
 from detfuse.ablation.equalise import Setting, equalised
 from detfuse.ablation.plan import Change, Prepared, changed, config_changes
 from detfuse.ablation.probe import Read, data_of, detector_and_data, device_of, first_batch, of_each
-from detfuse.ablation.records import Cost, Run
 from detfuse.ablation.start import Factors, magnitudes, shown, solve_factors
-from detfuse.ablation.storage import COST, PLAN, read_plan, write_cost
-from detfuse.build import build_backbone, build_combine, build_detector, size_divisor
+from detfuse.ablation.storage import PLAN, read_plan
+from detfuse.build import build_backbone, size_divisor
 from detfuse.data import DetectionDataModule
 from detfuse.detector import Detector
 from detfuse.errors import InputError
-from detfuse.protocols import Size
 from detfuse.structures import Batch
 
 _LATENCY_ROUNDS = 20
@@ -136,30 +133,3 @@ def shared_data(prepared: Prepared, read: Read) -> DetectionDataModule:
     """The data that all arms share, set up."""
     config = prepared.resolved[prepared.plan.baseline.name].config
     return data_of(config, size_divisor(build_backbone(config).out_spec), read)
-
-
-def write_costs(
-    configs: Mapping[str, Mapping[str, Any]], runs: Sequence[Run], num_classes: int, image_size: Size
-) -> None:
-    """``cost.json`` of every finished run; all arms are timed in turn, as a machine is not equally fast all the time.
-
-    Args:
-        configs: arm -> resolved configuration of ``train``.
-        runs: of the ablation.
-        num_classes: of the data.
-        image_size: (height, width) of the largest image, padded.
-    """
-    finished = [run for run in runs if run.state == "finished"]
-    if all((run.folder / COST).is_file() for run in finished):
-        return
-    costs = _costs(configs, num_classes, image_size)
-    for run in finished:
-        write_cost(run.folder, costs[run.arm])
-
-
-def _costs(configs: Mapping[str, Mapping[str, Any]], num_classes: int, image_size: Size) -> dict[str, Cost]:
-    costs = {name: cost_of(config, num_classes, image_size) for name, config in configs.items()}
-    detectors = [build_detector(config, num_classes).to(device_of(config)) for config in configs.values()]
-    combine = build_combine(next(iter(configs.values())))
-    times = latencies(detectors, image_size, _LATENCY_ROUNDS, combine)
-    return {name: replace(cost, latency_ms=ms) for (name, cost), ms in zip(costs.items(), times, strict=True)}

@@ -23,7 +23,9 @@ _BUDGETS = {
 }
 
 
-def plan_text(plan: Plan, facts: Mapping[str, Facts], *, folder: str, jobs: int, resolution: str = "") -> str:
+def plan_text(
+    plan: Plan, facts: Mapping[str, Facts], *, folder: str, jobs: int, resolution: str = "", why_threads: str = ""
+) -> str:
     """What will be run, what differs besides, and what it costs.
 
     Args:
@@ -32,6 +34,7 @@ def plan_text(plan: Plan, facts: Mapping[str, Facts], *, folder: str, jobs: int,
         folder: where.
         jobs: runs at a time.
         resolution: the smallest difference that this plan can resolve, for people.
+        why_threads: why each run has so many threads, for people.
     """
     seeds = ", ".join(map(str, plan.seeds))
     count = len(plan.arms) * len(plan.seeds)
@@ -53,6 +56,9 @@ def plan_text(plan: Plan, facts: Mapping[str, Facts], *, folder: str, jobs: int,
     lines = [_row(name, text) for name, text in rows]
     lines += ["", *_arms(plan), ""]
     lines += [_row("resolves", resolution)] if resolution else []
+    if plan.threads is not None:
+        each = f"{_counted(plan.threads, 'thread')} each" + (f" ({why_threads})" if why_threads else "")
+        lines.append(_row("machine", f"{_counted(jobs, 'run')} at a time, {each}"))
     return "\n".join([*lines, _row("time", _time(plan, facts, jobs))])
 
 

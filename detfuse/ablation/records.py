@@ -61,6 +61,7 @@ class Plan:
         remarks: what has to be known of all arms alike, such as a warm-up that fills the run.
         start: arm -> its scale at the start: map that the head reads (``P3``), or output of the head -> standard
             deviation on the first batch; empty if that was not measured.
+        threads: of every run on the CPU, of which results depend by rounding; None where it was not decided yet.
     """
 
     name: str
@@ -76,11 +77,35 @@ class Plan:
     things: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
     start: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    threads: int | None = None
 
     @property
     def baseline(self) -> Arm:
         """What all other arms are compared with."""
         return self.arms[0]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What a latency was measured on.
+
+    Attributes:
+        seed: of the run whose last checkpoint it was.
+        checkpoint: SHA-256 of that file: another one is to be measured again.
+        device: ``cpu``, or the name of a GPU.
+        threads: of the CPU.
+        precision: as ``trainer.precision`` names it.
+        image_sizes: (height, width) of the validation images, padded, one after the other.
+        rounds: how often all of them were timed.
+    """
+
+    seed: int
+    checkpoint: str
+    device: str
+    threads: int
+    precision: str
+    image_sizes: tuple[tuple[int, int], ...]
+    rounds: int
 
 
 @dataclass(frozen=True)
@@ -90,11 +115,14 @@ class Cost:
     Attributes:
         parameters: of the whole detector.
         neck_parameters: of the neck.
-        flops: of one image of ``image_size``: 2 per multiply-add of convolutions and matrix products.
-        image_size: (height, width), padded.
+        flops: of inference up to the candidates on one image of ``image_size``: 2 per multiply-add of convolutions and
+            matrix products.
+        image_size: (height, width), padded, of the largest image that inference sees.
         latency_ms: median of one image's inference up to the detections; None if it was not measured.
         latency_low: lower quartile of it; None if its spread was not measured: then it orders nothing.
         latency_high: upper quartile, likewise.
+        timing: what the latency was measured on; None if it was not, or by a version that did not say.
+        untimed: why no latency was measured; empty otherwise.
     """
 
     parameters: int
@@ -104,6 +132,8 @@ class Cost:
     latency_ms: float | None
     latency_low: float | None = None
     latency_high: float | None = None
+    timing: Timing | None = None
+    untimed: str = ""
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,11 @@ Nothing here imports torch: ``--help`` and the check of a command line answer at
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 
 from detfuse.cli.jobs import Invocation, launch
+from detfuse.cli.threads import wait_gently
 
 
 def train() -> None:
@@ -47,6 +49,7 @@ def compare() -> None:
 
 def _launch(command: str, module: str) -> None:
     """Launch a command whose ``run(invocation)`` stands in a module that is imported only once there is a job."""
+    wait_gently(os.environ)
 
     def job(invocation: Invocation) -> None:
         import_module(f"detfuse.cli.{module}").run(invocation)

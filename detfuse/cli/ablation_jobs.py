@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -14,8 +15,9 @@ from detfuse.ablation.design import override
 from detfuse.ablation.plan import Prepared
 from detfuse.ablation.records import Plan, Run
 from detfuse.ablation.runner import LOG, Job
-from detfuse.ablation.storage import STATE
+from detfuse.ablation.storage import STATE, StorageError, read_plan
 from detfuse.cli import run_folder
+from detfuse.cli.threads import described, this_machine, threads_that_fit
 from detfuse.errors import UserError
 
 _RUNS = "runs"
@@ -75,7 +77,7 @@ def slots_of(jobs: int, prepared: Prepared) -> list[dict[str, str]]:
         raise UserError(
             f"jobs={jobs} with trainer.devices={trainer['devices']}: a run that takes several devices runs alone"
         )
-    threads = {"OMP_NUM_THREADS": str(threads_of(jobs))}
+    threads = {"OMP_NUM_THREADS": str(prepared.plan.threads)}
     gpus: list[str] = []
     if not several and compute_device(trainer["accelerator"]).type == "cuda":
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -83,12 +85,33 @@ def slots_of(jobs: int, prepared: Prepared) -> list[dict[str, str]]:
     return [{**threads, **({"CUDA_VISIBLE_DEVICES": gpus[place % len(gpus)]} if gpus else {})} for place in range(jobs)]
 
 
-def threads_of(jobs: int) -> int:
-    """Threads of each run: its share of the cores, unless the environment says it."""
+def threads_of(jobs: int, folder: Path | None) -> tuple[int, str]:
+    """Threads of each run, and why so many, for people.
+
+    Those that the environment says, else those of the runs that there are, since results depend on the number by
+    rounding, else those that fit into this machine at this moment.
+
+    Args:
+        jobs: runs at a time.
+        folder: of the ablation, where it may have been begun; None if it begins anew.
+    """
     if given := os.environ.get("OMP_NUM_THREADS"):
-        return int(given.split(",")[0])
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // jobs)
+        return int(given.split(",")[0]), "OMP_NUM_THREADS"
+    if folder is not None and (stored := _stored_threads(folder)):
+        return stored, "as it was begun"
+    machine = this_machine()
+    return threads_that_fit(machine, jobs), described(machine)
+
+
+def _stored_threads(folder: Path) -> int | None:
+    """Of the plan, or of the runs of one that is older than this entry."""
+    with contextlib.suppress(StorageError):
+        threads = read_plan(folder).threads
+        if threads is not None:
+            return threads
+    for file in sorted((folder / _RUNS).glob(f"*/*/{_ENVIRONMENT}")):
+        return int(json.loads(file.read_text(encoding="utf-8"))["threads"])
+    return None
 
 
 def refuse_other_environment(jobs: Sequence[Job], slots: Sequence[Mapping[str, str]], plan: Plan) -> None:

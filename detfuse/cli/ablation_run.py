@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import sys
@@ -59,20 +60,21 @@ def run(invocation: Invocation) -> None:
         return
     with told_plainly():
         prepared = prepare(page, name, _common(invocation), _flags(invocation))
+        prepared, why = _with_threads(prepared, folder, settings)
         prepared, facts = _tried(prepared, folder, settings)
+    resolution = _resolution(prepared, facts)
     print(
-        plan_text(prepared.plan, facts, folder=str(folder), jobs=settings.jobs, resolution=_resolution(prepared, facts))
+        plan_text(prepared.plan, facts, folder=str(folder), jobs=settings.jobs, resolution=resolution, why_threads=why)
     )
     if settings.plan_only:
         return
     with _claimed(folder, settings):
         with told_plainly():
-            said = store(folder, prepared)
             slots, jobs = slots_of(settings.jobs, prepared), jobs_of(prepared, folder)
             refuse_other_environment(jobs, slots, prepared.plan)
+            said = store(folder, prepared)
         print(f"\n{said}" if said else "", flush=True)
         runs = _run_all(jobs, slots, facts, folder)
-        _write_costs(prepared, facts, runs)
         conclude(folder, prepared, runs)
     _require_all(runs, "start the same command to try them again")
 
@@ -144,6 +146,13 @@ def _flags(invocation: Invocation) -> list[str]:
     return ["--config-dir", str(directories[0])] if directories else []
 
 
+def _with_threads(prepared: Prepared, folder: Path, settings: AblateSettings) -> tuple[Prepared, str]:
+    """The plan with the number of threads of every run, and why so many; this process tries the arms with as many."""
+    threads, why = threads_of(settings.jobs, None if settings.overwrite else folder)
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # torch reads it when it is imported
+    return replace(prepared, plan=replace(prepared.plan, threads=threads)), why
+
+
 def _tried(prepared: Prepared, folder: Path, settings: AblateSettings) -> tuple[Prepared, dict[str, Facts]]:
     """Build every arm before the first run; complete what their choices bring along."""
     start = time.perf_counter()
@@ -156,7 +165,7 @@ def _tried(prepared: Prepared, folder: Path, settings: AblateSettings) -> tuple[
     done = not settings.overwrite and all(state_of(job).state == "finished" for job in jobs_of(prepared, folder))
     plan = prepared.plan
     configs = {name: resolved.config for name, resolved in prepared.resolved.items()}
-    facts = probe(configs, startup=None if done else startup, threads=threads_of(settings.jobs), read=read)
+    facts = probe(configs, startup=None if done else startup, threads=plan.threads or 1, read=read)
     baseline, base = plan.baseline.name, facts[plan.baseline.name]
     concerns = {name: of_arm.concerns for name, of_arm in facts.items()}
     problems, notes, remarks = schedules_differ(baseline, concerns, allowed="schedule" in plan.allow)
@@ -202,14 +211,6 @@ def _run_all(
     predicted = {name: arm.seconds or 0.0 for name, arm in facts.items()}
     with _stopped_by_signals(folder), Monitor(epochs, predicted, slots=len(slots)) as monitor:
         return Runner(LocalLauncher(), slots, begin, monitor).run(jobs)
-
-
-def _write_costs(prepared: Prepared, facts: Mapping[str, Facts], runs: Sequence[Run]) -> None:
-    from detfuse.ablation.matching import write_costs
-
-    configs = {name: resolved.config for name, resolved in prepared.resolved.items()}
-    base = facts[prepared.plan.baseline.name]
-    write_costs(configs, runs, base.num_classes, base.image_size)
 
 
 @contextmanager

@@ -43,6 +43,11 @@ def compute_device(accelerator: str = "auto", devices: Any = 1) -> torch.device:
     return torch.device(kind) if kind == "cpu" else torch.device(kind, _first(devices))
 
 
+def name_of(device: torch.device) -> str:
+    """A device for people."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
 def _first(devices: Any) -> int:
     """Index of the first of ``trainer.devices``: a number of devices, a list of indices, or either as text."""
     if isinstance(devices, str) and "," in devices:

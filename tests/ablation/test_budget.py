@@ -1,17 +1,15 @@
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
-import torch
 from contracts.composing import compose_train, options
 from torch import Tensor, nn
 
 from detfuse.ablation import budget
-from detfuse.ablation.budget import TOLERANCE, cost_of, latencies, solve
+from detfuse.ablation.budget import TOLERANCE, cost_of, solve
 from detfuse.ablation.records import BudgetKind, Cost
 from detfuse.build import build_backbone, build_neck
 from detfuse.fusion.graph import FusionGraph
@@ -138,38 +136,3 @@ def test_group_norm_keeps_its_groups(fpn: Cost) -> None:
     solved = solve(config_of("pafpn", "neck.norm=group"), fpn, "params", CLASSES)
     assert solved.reached
     assert solved.overrides == ("neck.width=40",)
-
-
-class Sleeper(nn.Module):
-    """Stands for a detector that needs so many seconds."""
-
-    mean: Tensor
-
-    def __init__(self, seconds: float, calls: list[float]) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(3, 1, 1))
-        self.seconds, self.calls = seconds, calls
-
-    def predict(self, images: Tensor, sizes: Tensor, combine: object) -> list[object]:
-        assert not self.training
-        assert images.shape == (1, 3, 64, 96)
-        assert sizes.tolist() == [[64, 96]]
-        self.calls.append(self.seconds)
-        time.sleep(self.seconds)
-        return []
-
-
-def test_latencies_are_medians_of_interleaved_rounds() -> None:
-    calls: list[float] = []
-    slow, fast = Sleeper(0.03, calls), Sleeper(0.001, calls).eval()
-    times = latencies([slow, fast], (64, 96), 3)
-    assert times[0] > 25
-    assert times[0] > times[1] > 0.9
-    assert len(calls) == 2 * (3 + 2)
-    assert calls[:4] == [0.03, 0.001, 0.001, 0.03]
-    assert (slow.training, fast.training) == (True, False)
-
-
-def test_latencies_of_no_round_are_refused() -> None:
-    with pytest.raises(ValueError, match="at least one round"):
-        latencies([], (64, 64), 0)

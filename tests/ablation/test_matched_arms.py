@@ -15,13 +15,10 @@ from detfuse.ablation.matching import (
     arms_with_scale,
     shared_data,
     stored_scales,
-    write_costs,
 )
 from detfuse.ablation.outline import plan_text
 from detfuse.ablation.plan import Prepared, prepare, store
 from detfuse.ablation.probe import probe, strides_differ
-from detfuse.ablation.records import Run
-from detfuse.ablation.storage import read_cost
 
 SMALL = ("neck.out_channels=16", "head.num_convs=1", "data.num_train=8", "data.num_val=4", "data.image_size=64")
 
@@ -152,18 +149,3 @@ def test_arms_whose_backbones_normalise_images_differently_say_so(tmp_path: Path
     assert scratch.compare(read) == {
         "images": ("mean 0.485 0.456 0.406, std 0.229 0.224 0.225", "mean 0.5 0.5 0.5, std 0.5 0.5 0.5")
     }
-
-
-def test_finished_runs_get_their_cost(tmp_path: Path) -> None:
-    given = prepared(tmp_path, factors={"neck": ["fpn", "pafpn"]})
-    configs = {name: resolved.config for name, resolved in given.resolved.items()}
-    runs = [Run(arm, 0, tmp_path / arm, "finished") for arm in configs]
-    runs.append(Run("fpn", 1, tmp_path / "failed", "failed", "why"))
-    write_costs(configs, runs, 3, (64, 96))
-    fpn, pafpn = read_cost(tmp_path / "fpn"), read_cost(tmp_path / "pafpn")
-    assert fpn.parameters < pafpn.parameters
-    assert fpn.latency_ms
-    assert fpn.image_size == (64, 96)
-    assert not (tmp_path / "failed").exists()
-    write_costs(configs, runs, 3, (64, 96))
-    assert read_cost(tmp_path / "fpn") == fpn

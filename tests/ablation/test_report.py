@@ -427,3 +427,17 @@ def test_predictions_of_other_data_are_refused(fake: FakeAblation, again: Callab
     truth["annotations"] = []
     with pytest.raises(ValueError, match=r"image id .* is not in the ground truth"):
         again(ground_truth=truth)
+
+
+def test_costs_say_what_they_were_measured_on(page: Page, folder: Path) -> None:
+    text = " ".join(page.sections["Cost"].split())
+    assert "FLOPs: inference up to the candidates on one image of 96 × 96 pixels" in text
+    images = "mean of 2 validation images (padded: 64 × 96 to 96 × 96 pixels), median and quartiles of 15"
+    assert text.count(images) == 2  # of the figure and of the table
+    assert "the last checkpoint of seed 0" in text
+    assert "Device cpu, threads 2, precision 32-true. bifpn: no finished run has its last checkpoint any more." in text
+    by_arm = {row["arm"]: row for row in rows(folder / "costs.csv")}
+    times = [f"latency{part} (ms)" for part in ("", ", lower quartile", ", upper quartile")]
+    assert [by_arm["fpn"][name] for name in times] == ["9.6", "9.3", "10.0"]
+    assert [by_arm["bifpn"][name] for name in times] == ["", "", ""]
+    assert "9.60" in (folder / "report.md").read_text(encoding="utf-8")

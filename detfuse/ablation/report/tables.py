@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 from detfuse.ablation.records import Comparison, Plan, Run, Score
 from detfuse.ablation.report.blocks import Column, Table
@@ -176,19 +177,51 @@ def costs_table(evidence: Mapping[str, ArmEvidence], panels: Mapping[str, Sequen
         Column("parameters", lambda v: "n/a" if v is None else si(v)),
         Column("of the neck", lambda v: "n/a" if v is None else si(v)),
         Column("FLOPs", lambda v: "n/a" if v is None else si(v)),
-        Column("latency (ms)", lambda v: "not measured" if v is None else f"{v:.1f}"),
+        *(Column(f"latency{part} (ms)", _milliseconds) for part in ("", ", lower quartile", ", upper quartile")),
         Column("on the Pareto front of", numeric=False),
     )
     rows = []
     for arm, one in evidence.items():
         cost = one.cost
-        values = (cost.parameters, cost.neck_parameters, cost.flops, cost.latency_ms) if cost else (None,) * 4
+        counts = (cost.parameters, cost.neck_parameters, cost.flops) if cost else (None,) * 3
+        times = (cost.latency_ms, cost.latency_low, cost.latency_high) if cost else (None,) * 3
         best = ", ".join(title.split(" ")[0] for title, names in fronts.items() if arm in names)
-        rows.append((arm, *values, best or "none"))
+        rows.append((arm, *counts, *times, best or "none"))
     sizes = sorted({one.cost.image_size for one in evidence.values() if one.cost})
-    shown = ", ".join(f"{height} × {width}" for height, width in sizes)
-    caption = f"FLOPs and latency of one image of {shown} pixels (height × width, padded)." if sizes else ""
-    return Table("costs", columns, tuple(rows), caption)
+    shown = " or ".join(map(_pixels, sizes))
+    caption = f"FLOPs: inference up to the candidates on one image of {shown} pixels, the largest that inference sees."
+    return Table("costs", columns, tuple(rows), f"{caption} {timing_note(evidence)}".rstrip() if sizes else "")
+
+
+def timing_note(evidence: Mapping[str, ArmEvidence]) -> str:
+    """What the latencies were measured on, and why some were not."""
+    costs = {arm: one.cost for arm, one in evidence.items() if one.cost is not None}
+    timings = [cost.timing for cost in costs.values() if cost.timing is not None]
+    parts = []
+    if timings:
+        sizes = sorted({size for timing in timings for size in timing.image_sizes}, key=lambda size: size[0] * size[1])
+        of_sizes = _pixels(sizes[0]) + (f" to {_pixels(sizes[-1])}" if len(sizes) > 1 else "")
+        number, rounds = _listed(len(timing.image_sizes) for timing in timings), _listed(t.rounds for t in timings)
+        parts = [
+            f"Latency: the last checkpoint of seed {_listed(timing.seed for timing in timings)}, from the uint8 image "
+            f"on the device up to its detections, one image at a time; mean of {number} validation images (padded: "
+            f"{of_sizes} pixels), median and quartiles of {rounds} rounds in which the arms take turns. Device "
+            f"{_listed(t.device for t in timings)}, threads {_listed(t.threads for t in timings)}, precision "
+            f"{_listed(t.precision for t in timings)}."
+        ]
+    return " ".join([*parts, *(f"{arm}: {cost.untimed}." for arm, cost in costs.items() if cost.untimed)])
+
+
+def _milliseconds(value: float | None) -> str:
+    return "n/a" if value is None else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def _pixels(size: tuple[int, int]) -> str:
+    return f"{size[0]} × {size[1]}"
+
+
+def _listed(values: Iterable[Any]) -> str:
+    return " or ".join(map(str, dict.fromkeys(values)))
 
 
 def errors_table(evidence: Mapping[str, ArmEvidence]) -> Table:
