@@ -15,6 +15,7 @@ from detfuse.files import write_json as write_json
 from detfuse.files import write_text as write_text
 from detfuse.inserts import inserts_of
 from detfuse.necks.graph_neck import GraphNeck
+from detfuse.training.finite import NonFiniteOutputError
 from detfuse.training.module import DetectionModule
 from detfuse.weights.checkpoint import Checkpoint, load_weights
 
@@ -23,7 +24,7 @@ def score(trainer: Trainer, parts: Parts, checkpoint: Checkpoint) -> DetectionMo
     """Evaluate a checkpoint on the validation split: the one way, so that all commands give the same numbers.
 
     Raises:
-        UserError: if the data set has other categories than the checkpoint.
+        UserError: if the data set has other categories than the checkpoint, or the outputs are finite in no image.
     """
     if parts.data.categories != checkpoint.categories:
         ours, theirs = parts.data.categories, checkpoint.categories
@@ -32,7 +33,10 @@ def score(trainer: Trainer, parts: Parts, checkpoint: Checkpoint) -> DetectionMo
             f"the data set has {_listed(ours.names, ours.ids)}"
         )
     load_weights(parts.detector, checkpoint)
-    trainer.validate(parts.module, datamodule=parts.data, verbose=False)
+    try:
+        trainer.validate(parts.module, datamodule=parts.data, verbose=False)
+    except NonFiniteOutputError as error:
+        raise UserError(str(error)) from error
     return parts.module
 
 

@@ -23,6 +23,7 @@ from detfuse.inserts import places_of
 from detfuse.necks.graph_neck import GraphNeck
 from detfuse.training.attention_memory import device_memory, require_fit
 from detfuse.training.environment import environment
+from detfuse.training.finite import NonFiniteOutputError
 from detfuse.training.module import NonFiniteLossError
 from detfuse.training.summary import summarise
 from detfuse.visualize.graph import Fusion, svg
@@ -128,7 +129,7 @@ def _fit(trainer: pl.Trainer, parts: Parts, seed: int, checkpoint: Path | None) 
         trainer.fit(parts.module, datamodule=parts.data, ckpt_path=checkpoint)
     except SIGTERMException:
         raise SystemExit(_SIGTERM_EXIT) from None
-    except (NonFiniteLossError, DataError) as error:
+    except (NonFiniteLossError, NonFiniteOutputError, DataError) as error:
         raise UserError(str(error)) from error
 
 
