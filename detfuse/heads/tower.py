@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -179,3 +179,10 @@ def check_arguments(head: str, num_classes: int, tower: tuple[int, int | None, i
             f"tower_channels to null (the neck's {in_channels})"
         )
     return channels or in_channels
+
+
+def check_choices(head: str, **given: tuple[str, Any]) -> None:
+    """Raise ValueError for a value that its ``Literal`` does not have; each argument is (value, Literal)."""
+    for name, (value, kind) in given.items():
+        if value not in get_args(kind):
+            raise ValueError(f"{head}: {name} must be {' or '.join(get_args(kind))}, got {value!r}")
