@@ -6,14 +6,40 @@ Nothing here waits for the device, and every value and gradient is finite where 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+Normalizer = Literal["all", "process"]
+"""Whose images a sum over a batch is divided by: those of all processes, or of this process only."""
+
 CPU_CHUNK = 1 << 16  # logits per pass: the temporaries then stay in the cache of one core
+
+
+def normalizer_of(count: Tensor, across: Normalizer) -> Tensor:
+    """What to divide a sum over this process's images by.
+
+    With ``all`` it is the processes' mean count, so that the mean over the processes, which is what DDP takes of their
+    gradients, is the sum over all images by the count of all images: the loss of one process that has them all. Every
+    process must come here as often as the others. Batches that are accumulated still count one by one.
+
+    Args:
+        count: () int64, what this process's images hold of what is counted.
+        across: ``all`` or ``process``.
+
+    Returns:
+        (), without gradient; at least 1 in one process, and that by the number of processes in several.
+    """
+    processes = distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
+    if across == "process" or processes == 1:
+        return count.clamp(min=1)
+    total = count.clone()
+    distributed.all_reduce(total)
+    # the least is one in all processes together: were it one in each, few positives would weigh less in many processes
+    return total.clamp(min=1) / processes
 
 
 def focal_loss(

@@ -115,13 +115,17 @@ class Head(Protocol):
         ...
 
     def loss(self, outputs: Outputs, batch: Batch) -> dict[str, Tensor]:
-        """Named, weighted terms (scalars), in float32 whatever the autocast."""
+        """Named, weighted terms (scalars), in float32 whatever the autocast.
+
+        In training by several processes they all call it together, as it may ask what the others have.
+        """
         ...
 
     def candidates(self, outputs: Outputs, image_sizes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Boxes (B, k, 4), scores (B, k), labels (B, k), levels (B, k); k is fixed for one padded shape.
 
-        Rows that are no candidate (below the score threshold) have score 0.
+        Rows that are no candidate (below the score threshold) have score 0; a score of NaN says that the outputs there
+        are not finite.
         """
         ...
 

@@ -109,7 +109,8 @@ class Targets(NamedTuple):
         boxes: (B, N, 4) float32, xyxy pixels of the resized image; padded rows are 0.
         labels: (B, N) int64 in 0..K-1; padded rows are 0.
         valid: (B, N) bool, rows that teach.
-        ignore: (B, N) bool, crowds; never true where ``valid`` is. Ignored rows teach nothing.
+        ignore: (B, N) bool, crowds; never true where ``valid`` is. They are no objects, and what lies mostly in one is
+            no background either (unless the head's ``crowd`` says so).
     """
 
     boxes: Tensor
@@ -144,7 +145,7 @@ class Detections(NamedTuple):
 
     Attributes:
         boxes: (M, 4) float32 xyxy pixels.
-        scores: (M,) float32 in 0..1, descending.
+        scores: (M,) float32 in 0..1, descending; NaN before all others where the detector's outputs are not finite.
         labels: (M,) int64 in 0..K-1.
         levels: (M,) int64, position of the predicting map among the head's, 0 for the finest: an index, where
             :attr:`FeatureSpec.levels` names levels by the log2 of their stride.
@@ -154,6 +155,11 @@ class Detections(NamedTuple):
     scores: Tensor
     labels: Tensor
     levels: Tensor
+
+    @property
+    def broken(self) -> bool:
+        """Whether the detector's outputs were not finite somewhere in the image; asking waits for a GPU."""
+        return bool(self.scores.isnan().any())
 
     def to_original(self, scale: Tensor, original_size: Tensor) -> Detections:
         """Map boxes from the resized image back to the file's pixels.

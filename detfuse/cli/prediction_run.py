@@ -30,6 +30,9 @@ def run(invocation: Invocation) -> None:
 
     ``<output>/<name>.jpg`` are the pictures. ``<output>/detections.json`` is a list of COCO results: ``image_id`` is
     the position of the picture (from 1, in the order of the names), ``file_name`` beside it says which one that is.
+
+    Raises:
+        UserError: after all pictures, if the detector's outputs were not finite in some of them.
     """
     with told_plainly():
         settings = PredictSettings(**{name: invocation.config[name] for name in PredictSettings.__dataclass_fields__})
@@ -39,10 +42,12 @@ def run(invocation: Invocation) -> None:
         predictor = open_predictor(invocation)
     rows: list[dict[str, Any]] = []
     taken: Counter[str] = Counter()
+    broken: list[Path] = []
     for image_id, file in enumerate(files, start=1):
         with told_plainly():
             image = load_image(file)
-            found = _select(_predicted(predictor, image, file), settings.threshold)
+            predicted = _predicted(predictor, image, file)
+        found = _select(predicted, settings.threshold)
         picture = draw_detections(image, found, predictor.categories, threshold=settings.threshold)
         taken[file.stem] += 1
         number = taken[file.stem]
@@ -50,9 +55,19 @@ def run(invocation: Invocation) -> None:
         written = save_picture(output / f"{name}.jpg", picture)
         of_image = coco_results(found, image_id, predictor.categories)
         rows += [{**row, "file_name": str(file)} for row in of_image]
-        print(f"{file}: {_counted(found, predictor.categories)} -> {written}", flush=True)
+        told = _counted(found, predictor.categories)
+        if predicted.broken:
+            broken.append(file)
+            told = "outputs that are NaN or infinite"
+        print(f"{file}: {told} -> {written}", flush=True)
     write_json(output / "detections.json", rows)
     print(f"{len(rows)} detections in {len(files)} pictures: {output / 'detections.json'}")
+    if broken:
+        raise UserError(
+            f"the outputs of {settings.checkpoint} are NaN or infinite in {len(broken)} of {len(files)} pictures "
+            f"({', '.join(map(str, broken[:5]))}{', ...' if len(broken) > 5 else ''}), where it cannot detect. A "
+            "checkpoint of 16-mixed may do with trainer.precision=32-true; else take an earlier one"
+        )
 
 
 def find_pictures(source: str) -> list[Path]:

@@ -25,7 +25,7 @@ def score(trainer: Trainer, parts: Parts, checkpoint: Checkpoint) -> DetectionMo
     """Evaluate a checkpoint on the validation split: the one way, so that all commands give the same numbers.
 
     Raises:
-        UserError: if the data set has other categories than the checkpoint.
+        UserError: if the data set has other categories than the checkpoint, or the outputs are finite in no image.
     """
     if parts.data.categories != checkpoint.categories:
         ours, theirs = parts.data.categories, checkpoint.categories

@@ -63,7 +63,7 @@ def compare(exported: Exported, detector: Detector, combine: Combine, pictures: 
         pictures: that fit the exported size.
 
     Raises:
-        ExportError: if they differ by more than rounding.
+        ExportError: if they differ by more than rounding, or the detector's outputs are not finite.
     """
     box_tolerance = max(_LEAST_BOX_TOLERANCE, _BOX_TOLERANCE * max(exported.description.size))
     tolerance = torch.tensor([box_tolerance] * 4 + [_SCORE_TOLERANCE], dtype=torch.float64)
@@ -73,6 +73,8 @@ def compare(exported: Exported, detector: Detector, combine: Combine, pictures: 
         inputs = place(picture.image, exported.description.size, picture.name)
         with torch.inference_mode():
             expected = Detections(*(column[0] for column in detector.candidates(*inputs)))
+        if expected.broken:
+            raise ExportError(f"the detector's outputs in {picture.name} are not finite: there is nothing to compare")
         outputs = exported.run(*inputs)
         given = Detections(*(outputs[name][0] for name in CANDIDATES))
         kept = detections(outputs)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from detfuse.export.deployed import DETECTIONS, INPUTS, OUTPUTS, place
+from detfuse.export.deployed import CANDIDATES, DETECTIONS, INPUTS, OUTPUTS, place
 from detfuse.export.description import KEY, Description, ExportError
 from detfuse.export.formats import EXTRA_FILE, FORMATS, format_of, missing
 from detfuse.structures import Categories, Detections
@@ -54,10 +54,14 @@ class Exported:
 
 
 def detections(outputs: dict[str, Tensor]) -> Detections:
-    """The rows that are detections, of the outputs of a file, in pixels of the resized image."""
+    """The rows that are detections, of the outputs of a file, in pixels of the resized image.
+
+    Before them come candidates with the score NaN, if there are any: the file's suppression leaves them out.
+    """
     count = int(outputs["count"])
-    boxes, scores, labels, levels = (outputs[name][0, :count] for name in DETECTIONS[:-1])
-    return Detections(boxes, scores, labels, levels)
+    broken = outputs["candidate_scores"][0].isnan()
+    pairs = zip(CANDIDATES, DETECTIONS[:-1], strict=True)
+    return Detections(*(torch.cat([outputs[all_][0, broken], outputs[kept][0, :count]]) for all_, kept in pairs))
 
 
 def read_exported(path: Path) -> Exported:

@@ -48,7 +48,7 @@ class Suppression(nn.Module):
 
         Args:
             boxes: (k, 4) xyxy.
-            scores: (k,); 0 is no candidate.
+            scores: (k,); 0 is no candidate, and NaN is none here (the file gives the candidates too).
             labels: (k,).
 
         Returns:

@@ -1,4 +1,8 @@
-"""From scores of all priors to a fixed number of candidates, and from candidates to detections."""
+"""From scores of all priors to a fixed number of candidates, and from candidates to detections.
+
+A detector whose weights or activations are not finite would else find nothing, in silence: where it gives no number for
+a cell of the image, a candidate has the score NaN, comes before all others, and is kept by every combination.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +21,7 @@ class Best(NamedTuple):
     """The best (prior, class) pairs of one level.
 
     Attributes:
-        scores: (B, k), as given; -inf for those that are no candidate.
+        scores: (B, k), as given, NaN first; -inf for those that are no candidate.
         priors: (B, k) int64, which prior of the level.
         labels: (B, k) int64.
     """
@@ -30,7 +34,7 @@ class Best(NamedTuple):
 def best_of_level(scores: Tensor, inside: Tensor, threshold: float, limit: int) -> Best:
     """The best pairs over the threshold, k = min(limit, P * K) of them.
 
-    The threshold is applied before the choice, so that k can be fixed without letting poor pairs in. NaN is none.
+    The threshold is applied before the choice, so that k can be fixed without letting poor pairs in. NaN is above it.
 
     Args:
         scores: (B, P, K), any monotonic measure.
@@ -39,8 +43,8 @@ def best_of_level(scores: Tensor, inside: Tensor, threshold: float, limit: int) 
         limit: most pairs per level.
     """
     num_classes = scores.shape[2]
-    wanted = (scores > threshold) & inside[..., None]
-    flat = scores.masked_fill(~wanted, -torch.inf).flatten(1)
+    unwanted = (scores <= threshold) | ~inside[..., None]  # not of > : NaN is neither, and is to be seen
+    flat = scores.masked_fill(unwanted, -torch.inf).flatten(1)
     values, place = flat.topk(min(limit, flat.shape[1]), dim=1)
     return Best(values, place // num_classes, place % num_classes)
 
@@ -77,14 +81,16 @@ def finish(
 
     Returns:
         Boxes (B, k, 4), scores (B, k), labels (B, k), levels (B, k): k is the sum over levels. Boxes that are empty
-        after clipping (they lay in the padding) or not finite have score 0.
+        after clipping (they lay in the padding) have score 0. A candidate whose box is not finite has the score NaN and
+        a box of zeros.
     """
     levels = torch.cat([torch.full_like(of_level, level) for level, of_level in enumerate(labels)], dim=1)
-    joined = torch.cat(boxes, dim=1)
+    joined, given = torch.cat(boxes, dim=1), torch.cat(scores, dim=1)
     finite = joined.isfinite().all(-1)
     clipped = clip_to_images(torch.where(finite[..., None], joined, 0.0), image_sizes)
-    is_box = finite & (clipped[..., 2:] > clipped[..., :2]).all(-1)
-    return clipped, torch.where(is_box, torch.cat(scores, dim=1), 0.0), torch.cat(labels, dim=1), levels
+    is_box = (clipped[..., 2:] > clipped[..., :2]).all(-1)
+    broken = given.isnan() | ((given > 0) & ~finite)
+    return clipped, torch.where(broken, torch.nan, torch.where(is_box, given, 0.0)), torch.cat(labels, dim=1), levels
 
 
 def combine_images(candidates: tuple[Tensor, Tensor, Tensor, Tensor], combine: Combine) -> list[Detections]:

@@ -4,9 +4,11 @@ Paper: FCOS: A Simple and Strong Anchor-free Object Detector, 2020, https://arxi
 (first: https://arxiv.org/abs/1904.01355, 2019)
 Variant: the improved one (2020): center sampling, GIoU, centerness from the box tower, distances in strides after a
 ReLU, group norm. torchvision's weights fit with ``level_scales=False, center_offset=0``. All three sums are divided by
-the positives of the batch (at least 1; of this process, as in torchvision).
-Deviations: the size ranges are half open and join also where the neck skips a level; a detection is never made from a
-cell that lies wholly in the padding. A single level takes objects of all sizes.
+the positives of the batch (at least 1), over all processes.
+Deviations: points in a crowd that match nothing learn nothing (``crowd: background`` is torchvision, and ``normalizer:
+process`` its division by each process's own positives); the size ranges are half open and join also where the neck
+skips a level; a detection is never made from a cell that lies wholly in the padding. A single level takes objects of
+all sizes.
 """
 
 from __future__ import annotations
@@ -32,10 +34,10 @@ from detfuse.heads.tower import (
     tower_width,
 )
 from detfuse.inserts import Attention
-from detfuse.losses import focal_loss, giou_loss
+from detfuse.losses import Normalizer, focal_loss, giou_loss, normalizer_of
 from detfuse.ops.anchors import grid_points
 from detfuse.ops.boxes import decode_distances
-from detfuse.ops.matching import Match, match_points
+from detfuse.ops.matching import Crowd, Match, match_points, points_in_crowds
 from detfuse.protocols import Combine
 from detfuse.ranges import (
     Fraction,
@@ -81,6 +83,9 @@ class FCOSHead(nn.Module):
         center_sampling_radius: a point learns an object only within this many strides of its middle; None: anywhere
             inside the box.
         center_offset: place of the point within the cell, in strides: .5 the middle (paper), 0 as torchvision.
+        crowd: what the points of any level that lie in a crowd and match no object learn: nothing, or background.
+        normalizer: divide the sums by the positives of all processes (two of 8 images then train as one of 16), or of
+            this process only.
         focal_alpha: weight of the positives, 1 - alpha of the background.
         focal_gamma: exponent that damps easy ones.
         box_weight: factor of the box loss (GIoU).
@@ -112,6 +117,8 @@ class FCOSHead(nn.Module):
         size_range: PositiveFloat = 8.0,
         center_sampling_radius: PositiveFloat | None = 1.5,
         center_offset: Fraction = 0.5,
+        crowd: Crowd = "ignore",
+        normalizer: Normalizer = "all",
         focal_alpha: Fraction = 0.25,
         focal_gamma: NonNegativeFloat = 2.0,
         box_weight: NonNegativeFloat = 1.0,
@@ -124,6 +131,7 @@ class FCOSHead(nn.Module):
         width = shared_width(in_spec, "FCOSHead")
         channels = tower_width("FCOSHead", num_convs, tower_channels, width)
         self.in_spec, self.num_classes = in_spec, num_classes
+        self.crowd, self.normalizer = crowd, normalizer
         self.center_offset, self.center_sampling_radius = center_offset, center_sampling_radius
         self.focal_alpha, self.focal_gamma = focal_alpha, focal_gamma
         self.box_weight, self.centerness_weight = box_weight, centerness_weight
@@ -192,9 +200,12 @@ class FCOSHead(nn.Module):
         with torch.autocast(targets.boxes.device.type, enabled=False):
             per_level = self.points(outputs)
             points = torch.cat(per_level)
-            positive = (match := self.match(per_level, targets.boxes.float(), targets.valid)).positive
-            share = 1.0 / positive.sum().clamp(min=1)
-            weight = share.expand(positive.shape)
+            match = self.match(per_level, targets.boxes.float(), targets.valid)
+            if self.crowd == "ignore":
+                match = match.sparing(points_in_crowds(points, targets.boxes.float(), targets.ignore))
+            positive = match.positive
+            share = 1.0 / normalizer_of(positive.sum(), self.normalizer)
+            weight = torch.where(positive | match.negative, share, 0.0)
             labels = targets.labels.gather(1, match.row)
             logits = [by_cell(raw, self.num_classes).float() for raw in outputs.logits]
             cls = focal_loss(logits, labels, positive, weight, alpha=self.focal_alpha, gamma=self.focal_gamma)

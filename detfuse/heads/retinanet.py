@@ -2,10 +2,10 @@
 
 Paper: Focal Loss for Dense Object Detection, 2017, https://arxiv.org/abs/1708.02002
 Variant: torchvision's (L1 on the offsets, no norm, anchors centred on the upper left corner of the cell); its weights
-fit. The sums are divided by the positives of each image (at least 1), then averaged over the images.
-Deviations: anchors are not rounded to whole pixels; an object that touches no anchor claims none; a detection is never
-made from a cell that lies wholly in the padding; a single level carries the anchors of all levels, see
-``single_level_anchors``.
+fit. The sums are divided by the positives of each image (at least 1), then averaged over the images of all processes.
+Deviations: anchors in a crowd that match nothing learn nothing (``crowd: background`` is torchvision); anchors are not
+rounded to whole pixels; an object that touches no anchor claims none; a detection is never made from a cell that lies
+wholly in the padding; a single level carries the anchors of all levels, see ``single_level_anchors``.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from detfuse.heads.tower import (
     tower_width,
 )
 from detfuse.inserts import Attention
-from detfuse.losses import focal_loss, giou_loss
+from detfuse.losses import Normalizer, focal_loss, giou_loss, normalizer_of
 from detfuse.ops.anchors import (
     anchors_at_origin,
     from_fixed_point,
@@ -41,7 +41,7 @@ from detfuse.ops.anchors import (
     to_fixed_point,
 )
 from detfuse.ops.boxes import decode_deltas, encode_deltas
-from detfuse.ops.matching import Match, match_anchors
+from detfuse.ops.matching import Crowd, Match, boxes_in_crowds, match_anchors
 from detfuse.protocols import Combine
 from detfuse.ranges import (
     Fraction,
@@ -87,6 +87,9 @@ class RetinaNetHead(nn.Module):
             carries: 5 levels of 9 are 45 anchors per cell.
         foreground_iou: an anchor with at least this IoU learns the object.
         background_iou: an anchor with less learns background; one in between learns nothing.
+        crowd: what the anchors that lie mostly in a crowd and match no object learn: nothing, or background.
+        normalizer: average over the images of all processes, or of this process only; a difference where processes have
+            unequal numbers of images.
         focal_alpha: weight of the positives, 1 - alpha of the background.
         focal_gamma: exponent that damps easy ones.
         box_loss: "l1" and "smooth_l1" compare offsets, "giou" the boxes.
@@ -122,6 +125,8 @@ class RetinaNetHead(nn.Module):
         single_level_anchors: Sequence[PositiveInt] = (3, 4, 5, 6, 7),
         foreground_iou: Fraction = 0.5,
         background_iou: Fraction = 0.4,
+        crowd: Crowd = "ignore",
+        normalizer: Normalizer = "all",
         focal_alpha: Fraction = 0.25,
         focal_gamma: NonNegativeFloat = 2.0,
         box_loss: Literal["l1", "smooth_l1", "giou"] = "l1",
@@ -139,6 +144,7 @@ class RetinaNetHead(nn.Module):
                 f"RetinaNetHead: background_iou={background_iou} must not be above foreground_iou={foreground_iou}"
             )
         self.in_spec, self.num_classes = in_spec, num_classes
+        self.crowd, self.normalizer = crowd, normalizer
         self.center_offset = center_offset
         self.foreground_iou, self.background_iou = foreground_iou, background_iou
         self.focal_alpha, self.focal_gamma = focal_alpha, focal_gamma
@@ -212,7 +218,12 @@ class RetinaNetHead(nn.Module):
         with torch.autocast(targets.boxes.device.type, enabled=False):
             anchors = torch.cat(self.anchors(outputs))
             match = self.match(anchors, targets.boxes.float(), targets.valid)
-            share = 1.0 / (match.positive.sum(1, keepdim=True).clamp(min=1) * match.positive.shape[0])  # (B, 1)
+            if self.crowd == "ignore":
+                boxes = targets.boxes.float()
+                match = match.sparing(boxes_in_crowds(anchors, boxes, targets.ignore, batch.image_sizes))
+            positives = match.positive.sum(1, keepdim=True)  # (B, 1)
+            images = normalizer_of(positives.new_full((), len(positives)), self.normalizer)
+            share = 1.0 / (positives.clamp(min=1) * images)
             weight = torch.where(match.positive | match.negative, share, 0.0)
             labels = targets.labels.gather(1, match.row)
             logits = [by_cell(raw, self.num_classes).float() for raw in outputs.logits]

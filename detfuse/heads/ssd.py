@@ -3,12 +3,14 @@
 Paper: SSD: Single Shot MultiBox Detector, 2016, https://arxiv.org/abs/1512.02325
 Variant: SSD300 with COCO's scales, as in torchvision, whose weights fit: softmax with the background as class 0,
 default boxes as fractions of the image, hard negatives 3:1 by loss within each image, sums divided by the positives of
-the batch (at least 1; of this process).
+the batch (at least 1), over all processes.
 Fill: the authors' ``xavier`` of Caffe, by the fan-in alone, and zero biases; torchvision's counts the fan-out as well.
-Deviations: an image without objects teaches its hardest negatives too (``min_negatives: 0`` is the original); the
-scales follow from the number of levels, so that the head works under any neck; a single level carries the boxes of all;
-the candidates are the best of each level, as in the other heads, where torchvision takes the best 400 of each class;
-cells that lie wholly in the padding neither detect nor teach; an object that no default box touches claims none.
+Deviations: default boxes in a crowd that match nothing learn nothing (``crowd: background`` is torchvision, and
+``normalizer: process`` its division by each process's own positives); an image without objects teaches its hardest
+negatives too (``min_negatives: 0`` is the original); the scales follow from the number of levels, so that the head
+works under any neck; a single level carries the boxes of all; the candidates are the best of each level, as in the
+other heads, where torchvision takes the best 400 of each class; cells that lie wholly in the padding neither detect nor
+teach; an object that no default box touches claims none.
 """
 
 from __future__ import annotations
@@ -24,9 +26,10 @@ from detfuse.errors import InputError
 from detfuse.fill import fill_convolutions
 from detfuse.heads.candidates import best_of_level, cells_inside, combine_images, finish
 from detfuse.heads.tower import by_prior, check_features
+from detfuse.losses import Normalizer, normalizer_of
 from detfuse.ops.anchors import default_box_shapes, from_fixed_point, grid_points, to_fixed_point
 from detfuse.ops.boxes import decode_deltas, encode_deltas
-from detfuse.ops.matching import Match, match_default_boxes
+from detfuse.ops.matching import Crowd, Match, boxes_in_crowds, match_default_boxes
 from detfuse.protocols import Combine
 from detfuse.ranges import (
     Fraction,
@@ -71,6 +74,10 @@ class SSDHead(nn.Module):
         single_level_scales: if the neck gives one level only, it carries the boxes of this many levels (unless
             ``scales`` says how many).
         foreground_iou: a default box with at least this IoU learns the object; so does the best box of every object.
+        crowd: what the default boxes that lie mostly in a crowd and match no object learn: nothing (they are no hard
+            negatives either), or background.
+        normalizer: divide the sums by the positives of all processes (two of 8 images then train as one of 16), or of
+            this process only.
         negative_ratio: hard negatives per positive, in each image.
         min_negatives: at least so many in each image, so that one without objects teaches; 0 as torchvision.
         coder_weights: factors of the offsets (dx, dy, dw, dh); the original's variances .1 and .2 are 10 and 5.
@@ -100,6 +107,8 @@ class SSDHead(nn.Module):
         steps: Sequence[PositiveFloat] | None = None,
         single_level_scales: PositiveInt = 6,
         foreground_iou: Fraction = 0.5,
+        crowd: Crowd = "ignore",
+        normalizer: Normalizer = "all",
         negative_ratio: NonNegativeFloat = 3.0,
         min_negatives: NonNegativeInt = 3,
         coder_weights: tuple[PositiveFloat, PositiveFloat, PositiveFloat, PositiveFloat] = (10.0, 10.0, 5.0, 5.0),
@@ -110,6 +119,7 @@ class SSDHead(nn.Module):
     ) -> None:
         super().__init__()
         self.in_spec, self.num_classes = in_spec, num_classes
+        self.crowd, self.normalizer = crowd, normalizer
         self.foreground_iou = foreground_iou
         self.negative_ratio, self.min_negatives = negative_ratio, min_negatives
         self.smooth_l1_beta, self.box_weight = smooth_l1_beta, box_weight
@@ -182,7 +192,10 @@ class SSDHead(nn.Module):
         with torch.autocast(targets.boxes.device.type, enabled=False):
             priors = torch.cat(self.default_boxes(outputs, batch.image_sizes), dim=1)
             match = self.match(priors, targets.boxes.float(), targets.valid)
-            share = 1.0 / match.positive.sum().clamp(min=1)
+            if self.crowd == "ignore":
+                boxes = targets.boxes.float()
+                match = match.sparing(boxes_in_crowds(priors, boxes, targets.ignore, batch.image_sizes))
+            share = 1.0 / normalizer_of(match.positive.sum(), self.normalizer)
             labels = targets.labels.gather(1, match.row) + 1  # 0 is the background
             logits = torch.cat([by_prior(raw, self.num_classes + 1) for raw in outputs.logits], dim=1).float()
             entropy = functional.cross_entropy(

@@ -1,14 +1,15 @@
-"""Which prior learns which object, for a padded batch at once.
+"""Which prior learns which object, which the background and which nothing, for a padded batch at once.
 
 All matchers stream over the objects in groups, since the whole (B, N, A) table is large (8 images, 64 objects and 163k
 anchors: 334 MB a copy). Nothing waits for the device and no shape depends on values, so they compile and export.
-Only rows of ``valid`` are objects: padding and crowds are matched by nothing.
+Only rows of ``valid`` are objects: padding and crowds are matched by nothing. What lies in a crowd is another question,
+which :func:`boxes_in_crowds` and :func:`points_in_crowds` answer for every head alike.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,6 +18,9 @@ from torch.nn import functional
 from detfuse.ops.boxes import pairwise_iou
 
 ROWS = 8  # objects at a time on a GPU: 42 MB a copy for 8 images of 163k anchors
+Crowd = Literal["ignore", "background"]
+"""What the priors in a crowd learn that match no object: nothing, or that there is none (torchvision)."""
+
 TIE = 1e-6  # relative; compilers recompute an overlap with another rounding, so "equal to the best" needs room
 
 
@@ -32,6 +36,10 @@ class Match(NamedTuple):
     row: Tensor
     positive: Tensor
     negative: Tensor
+
+    def sparing(self, crowded: Tensor) -> Match:
+        """The same, but no background is learnt where ``crowded`` (B, A); what matches an object still learns it."""
+        return self._replace(negative=self.negative & ~crowded)
 
 
 def match_anchors(
@@ -133,21 +141,74 @@ def match_points(points: Tensor, lower: Tensor, upper: Tensor, radius: Tensor, b
     return Match(learnt, positive, ~positive)
 
 
-def _groups(boxes: Tensor, valid: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """The objects in groups, with the row at which each begins.
+def boxes_in_crowds(priors: Tensor, boxes: Tensor, ignore: Tensor, image_sizes: Tensor) -> Tensor:
+    """Which priors have more than half of their area in one crowd: of the area that lies in the image.
 
-    Eager: one object at a time on a CPU, where a row of anchors stays in the cache, else ``ROWS``. Compiled: two groups
-    whatever N is, so that the unrolled loop leaves N free (compilers need not store the table).
+    The part of a prior that sticks out of the image holds nothing, and detections are cut there; were it counted, the
+    border of an image that is all crowd would teach background. A prior wholly in the padding is in no crowd.
+
+    Args:
+        priors: (A, 4) xyxy, the same for each image, or (B, A, 4).
+        boxes: (B, N, 4) xyxy.
+        ignore: (B, N) bool, which of them are crowds.
+        image_sizes: (B, 2) as (height, width).
+
+    Returns:
+        (B, A) bool.
+    """
+    height, width = image_sizes[:, :, None, None].to(boxes.dtype).unbind(1)  # (B, 1, 1) each
+    # each coordinate along memory, as above
+    left, top, right, bottom = priors.movedim(-1, 0).contiguous()[..., None, :].unbind(0)
+    left, right = (x.clamp(min=0).minimum(width) for x in (left, right))  # (B, 1, A) each
+    top, bottom = (y.clamp(min=0).minimum(height) for y in (top, bottom))
+    most = boxes.new_zeros(len(boxes), priors.shape[-2])
+    for _, group, is_crowd in _groups(boxes, ignore):
+        x0, y0, x1, y1 = torch.where(is_crowd[..., None], group, 0.0)[..., None].unbind(2)  # no crowd shares nothing
+        across = (torch.minimum(x1, right) - torch.maximum(x0, left)).clamp(min=0)
+        along = (torch.minimum(y1, bottom) - torch.maximum(y0, top)).clamp(min=0)
+        most = torch.maximum(most, (across * along).amax(1))
+    return most > (0.5 * (right - left) * (bottom - top)).squeeze(1)
+
+
+def points_in_crowds(points: Tensor, boxes: Tensor, ignore: Tensor) -> Tensor:
+    """Which points lie in a crowd, its left and upper border included.
+
+    Whatever their level: before it is learnt nobody knows how large the object is that a point would find there.
+
+    Args:
+        points: (P, 2) as (x, y).
+        boxes: (B, N, 4) xyxy.
+        ignore: (B, N) bool, which of them are crowds.
+
+    Returns:
+        (B, P) bool.
+    """
+    x, y = points.t().contiguous()
+    inside = torch.zeros(len(boxes), len(points), dtype=torch.bool, device=boxes.device)
+    for _, group, is_crowd in _groups(boxes, ignore):
+        x0, y0, x1, y1 = torch.where(is_crowd[..., None], group, 0.0)[..., None].unbind(2)  # no crowd holds nothing
+        inside = inside | ((x >= x0) & (x < x1) & (y >= y0) & (y < y1)).any(1)
+    return inside
+
+
+def _groups(boxes: Tensor, wanted: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """The boxes in groups, with the row at which each begins and which of its rows are wanted.
+
+    Eager: one box at a time on a CPU, where a row of anchors stays in the cache, and none that is not wanted; else
+    ``ROWS``, as looking would wait for the device. Compiled: two groups whatever N is, so that the unrolled loop leaves
+    N free (compilers need not store the table).
     """
     count = boxes.shape[1]
+    may_look = not torch.compiler.is_compiling() and boxes.device.type == "cpu"
     if torch.compiler.is_compiling():
         groups, step = 2, (count + 1) // 2
     else:
-        step = 1 if boxes.device.type == "cpu" else ROWS
+        step = 1 if may_look else ROWS
         groups = -(-count // step)
     boxes = functional.pad(boxes, (0, 0, 0, groups * step - count))
-    valid = functional.pad(valid, (0, groups * step - count))
+    wanted = functional.pad(wanted, (0, groups * step - count))
     boxes_of = torch.unflatten(boxes, 1, (groups, step)).unbind(1)
-    valid_of = torch.unflatten(valid, 1, (groups, step)).unbind(1)
+    wanted_of = torch.unflatten(wanted, 1, (groups, step)).unbind(1)
     for i in range(groups):
-        yield i * step, boxes_of[i], valid_of[i]
+        if not may_look or wanted_of[i].any():
+            yield i * step, boxes_of[i], wanted_of[i]

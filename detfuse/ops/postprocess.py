@@ -2,7 +2,8 @@
 
 Each class keeps the contract :class:`~detfuse.protocols.Combine`: boxes (k, 4) xyxy pixels clipped to the image, scores
 (k,), labels (k,), levels (k,) on one device; rows with score 0 are padding. The result is best first, ties in the order
-given. Classes do not meet, unless stated otherwise.
+given. Classes do not meet, unless stated otherwise. A score of NaN (outputs that are not finite, see
+:mod:`detfuse.heads.candidates`) is above all others and stays, so that whoever reads the detections can tell of it.
 """
 
 from __future__ import annotations
@@ -113,7 +114,7 @@ class SoftNms:
             decay = self._decay(box_iou(boxes[best][None], boxes)[0])
             remaining = torch.where(labels == labels[best], remaining * decay, remaining)
         taken, scores = torch.stack(rows), torch.stack(taken_scores)
-        alive = ~(scores < self.score_threshold)  # so that NaN stays, to be reported by the evaluation
+        alive = ~(scores < self.score_threshold)  # not of >= : NaN stays
         return _select(Detections(boxes[taken], scores, labels[taken], levels[taken]), alive)
 
     def _decay(self, iou: Tensor) -> Tensor:
@@ -213,7 +214,7 @@ class WeightedBoxFusion:
 
 def _sorted_candidates(boxes: Tensor, scores: Tensor, labels: Tensor, levels: Tensor) -> Detections:
     """Float32 candidates without padding, best first, ties in the order given."""
-    rows = (scores != 0).nonzero().flatten()  # not > 0: NaN stays, to be reported by the evaluation
+    rows = (scores != 0).nonzero().flatten()  # not > 0: NaN stays
     rows = rows[scores[rows].sort(descending=True, stable=True).indices]
     return Detections(boxes[rows].float(), scores[rows].float(), labels[rows], levels[rows])
 

@@ -23,6 +23,7 @@ from detfuse.errors import InputError, UserError
 from detfuse.evaluation.coco import METRICS, CocoEvaluator, CocoMetrics, coco_results
 from detfuse.protocols import Combine
 from detfuse.structures import Batch, Categories, Detections, ImageId
+from detfuse.training.finite import finite_rows
 from detfuse.training.optim import describe_rates
 from detfuse.training.resuming import remember_pretrained, restore
 
@@ -212,8 +213,15 @@ class DetectionModule(pl.LightningModule):
         return {"detections": detections}
 
     def on_validation_epoch_end(self) -> None:
-        """Gather predictions by image id and score them, once for all processes."""
-        self.predictions = _gathered(self._rows)
+        """Gather predictions by image id and score them, once for all processes.
+
+        Warns:
+            NonFiniteOutputWarning: if the detector's outputs are not finite in some images.
+
+        Raises:
+            NonFiniteOutputError: if they are finite in no image.
+        """
+        self.predictions = finite_rows(_gathered(self._rows), str(self.trainer.precision))
         self._rows = {}
         if self.evaluator is None:
             return
@@ -316,8 +324,8 @@ def _distributed() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
-def _gathered(rows: dict[int, list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """Rows of all processes, each image once, sorted by its number (within an image: as predicted)."""
+def _gathered(rows: dict[int, list[dict[str, Any]]]) -> dict[int, list[dict[str, Any]]]:
+    """The rows of each image (by its number) as predicted, of all processes."""
     shares = [rows]
     if _distributed():
         shares = [{} for _ in range(dist.get_world_size())]
@@ -326,4 +334,4 @@ def _gathered(rows: dict[int, list[dict[str, Any]]]) -> list[dict[str, Any]]:
     for share in shares:
         for number, of_image in share.items():
             by_image.setdefault(number, of_image)
-    return [row for number in sorted(by_image) for row in by_image[number]]
+    return by_image

@@ -53,7 +53,8 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         UserWarning: if a newer version of this program wrote it.
 
     Raises:
-        CheckpointError: if there is no such file, it is damaged, holds code, or was not written by this program.
+        CheckpointError: if there is no such file, it is damaged, holds code, was not written by this program, or holds
+            weights that are not finite.
     """
     path = Path(path).expanduser()
     _require_file(path)
@@ -76,6 +77,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         raise CheckpointError(
             f"{path}: holds no detector weights (keys beginning with {_PREFIX!r} in 'state_dict'); train again"
         )
+    _require_finite(state, path)
     return Checkpoint(
         path=path,
         config=config,
@@ -108,6 +110,20 @@ def load_weights(detector: nn.Module, checkpoint: Checkpoint) -> None:
             "Build the detector from the checkpoint's own configuration and categories"
         )
     detector.load_state_dict(state)
+
+
+def _require_finite(state: dict[str, Tensor], path: Path) -> None:
+    """Raise CheckpointError for weights with which nothing would be detected, without a word."""
+    broken = {key: int((~value.isfinite()).sum()) for key, value in state.items()}
+    broken = {key: count for key, count in broken.items() if count}
+    if broken:
+        shown = [f"{key} ({count} of {state[key].numel()} numbers)" for key, count in broken.items()]
+        rest = f" and {len(shown) - 6} more" if len(shown) > 6 else ""
+        raise CheckpointError(
+            f"{path}: {len(broken)} of its {len(state)} weights are NaN or infinite: {', '.join(shown[:6])}{rest}. The "
+            "training diverged: use an earlier checkpoint, or train again with a lower optimizer.lr, a longer "
+            "scheduler.warmup_steps, trainer.gradient_clip_val=10 or trainer.precision=32-true"
+        )
 
 
 def _require_file(path: Path) -> None:

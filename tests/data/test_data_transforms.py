@@ -118,6 +118,24 @@ def test_boxes_stay_on_their_objects_through_every_augmentation(crop_keep: str) 
     assert 20 < kept < 60
 
 
+def test_a_crowd_follows_its_pixels_and_goes_with_them() -> None:
+    """Flip, crop and resize; a crowd is kept as long as some of it is seen, wherever its middle is."""
+    image, objects = scene()
+    objects = objects._replace(crowd=torch.tensor([True, False]))  # the rectangle is the crowd
+    transform = Transforms(short_side=60, long_side=None, crop=1.0, crop_area=(0.05, 0.4), flip=0.5)
+    seen = lost = 0
+    for index in range(60):
+        sample = transform.train(image, objects, generator_for(2, 0, index))
+        boxes = sample.objects.boxes[sample.objects.crowd]
+        bright = bool((sample.image[0] > 120).any())
+        if len(boxes):
+            assert boxes[0].tolist() == pytest.approx(bright_box(sample.image), abs=2.6)
+        seen, lost = seen + len(boxes), lost + (not len(boxes) and not bright)
+        assert len(boxes) or not (sample.image[0] > 200).any()
+    assert seen > 20
+    assert lost > 3
+
+
 def test_inputs_are_left_alone() -> None:
     image, objects = scene()
     before = image.clone(), [tensor.clone() for tensor in objects]

@@ -166,6 +166,14 @@ def test_any_other_difference_is_told(what: str, changes: dict[str, Any]) -> Non
         compared(**changes)
 
 
+def test_outputs_that_are_no_numbers_are_not_compared() -> None:
+    detector = Fixed()
+    detector.scores[0, 3] = torch.nan
+    picture = Picture("a.jpg", torch.zeros(3, *SIZE, dtype=torch.uint8))
+    with pytest.raises(ExportError, match=r"the detector's outputs in a\.jpg are not finite"):
+        compare(Exported(Path("x.onnx"), DESCRIPTION, lambda *_: ()), detector, Nms(), [picture])
+
+
 def test_a_missing_package_is_named_with_what_brings_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "x.onnx").write_bytes(b"")
     monkeypatch.setitem(sys.modules, "onnxruntime", None)

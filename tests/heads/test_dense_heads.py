@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from detfuse.heads.fcos import FCOSHead
 from detfuse.heads.retinanet import RetinaNetHead
+from detfuse.ops.postprocess import Nms
 from detfuse.protocols import Head
 from detfuse.structures import Batch, Detections, FeatureSpec, Targets
 
@@ -32,18 +33,18 @@ def maps(batch: int = 2, height: int = 64, width: int = 96) -> list[Tensor]:
     ]
 
 
-def batch_of(boxes: list[list[list[float]]], rows: int = 8, ignored: int = 0) -> Batch:
-    """A batch of 64x96 images; the last ``ignored`` boxes of each image are crowds."""
+def batch_of(boxes: list[list[list[float]]], rows: int = 8) -> Batch:
+    """A batch of 64x96 images."""
     count = len(boxes)
     table, labels = torch.zeros(count, rows, 4), torch.zeros(count, rows, dtype=torch.int64)
-    valid, ignore = torch.zeros(count, rows, dtype=torch.bool), torch.zeros(count, rows, dtype=torch.bool)
+    valid = torch.zeros(count, rows, dtype=torch.bool)
     for i, of_image in enumerate(boxes):
         for j, box in enumerate(of_image):
             table[i, j], labels[i, j] = torch.tensor(box), j % CLASSES
-            (ignore if j >= len(of_image) - ignored else valid)[i, j] = True
+            valid[i, j] = True
     sizes = torch.tensor([[64, 96]] * count)
     images = torch.zeros(count, 3, 64, 96, dtype=torch.uint8)
-    targets = Targets(table, labels, valid, ignore)
+    targets = Targets(table, labels, valid, torch.zeros_like(valid))
     return Batch(images, sizes, sizes, torch.ones(count, 2), torch.arange(count), targets)
 
 
@@ -77,13 +78,11 @@ def test_images_without_boxes_teach_background_only(make: Callable[..., DenseHea
 
 
 @HEADS
-def test_padded_rows_and_crowds_teach_nothing(make: Callable[..., DenseHead]) -> None:
+def test_padded_rows_teach_nothing(make: Callable[..., DenseHead]) -> None:
     head = seeded(make)
     expected = head.loss(head(maps()), batch_of(BOXES))
-    crowded = [[*of_image, [0.0, 0.0, 96.0, 64.0]] for of_image in BOXES]
-    for batch in (batch_of(BOXES, rows=16), batch_of(crowded, ignored=1)):
-        for name, value in head.loss(head(maps()), batch).items():
-            torch.testing.assert_close(value, expected[name], rtol=1e-6, atol=0)
+    for name, value in head.loss(head(maps()), batch_of(BOXES, rows=16)).items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-6, atol=0)
 
 
 @HEADS
@@ -130,12 +129,40 @@ def test_threshold_leaves_zero_scores(make: Callable[..., DenseHead]) -> None:
 
 
 @HEADS
-def test_broken_features_give_no_candidates(make: Callable[..., DenseHead]) -> None:
-    head = seeded(make, score_threshold=0.0)
-    features = [torch.full_like(f, torch.nan) for f in maps()]
-    boxes, scores, _, _ = head.candidates(head(features), torch.tensor([[64, 96]] * 2))
+def test_outputs_that_are_no_numbers_are_seen(make: Callable[..., DenseHead]) -> None:
+    head = seeded(make, candidates_per_level=50)
+    sizes = torch.tensor([[64, 40], [64, 96]])
+    features = maps()
+    features[0][0, :, 2, 2] = torch.nan
+    features[1][1] = torch.nan
+    outputs = head(features)
+    boxes, scores, _, levels = head.candidates(outputs, sizes)
     assert boxes.isfinite().all()
-    assert not scores.any()
+    assert levels[scores.isnan()].unique().tolist() == [0, 1]
+    assert levels[0][scores[0].isnan()].unique().tolist() == [0]
+    assert (scores[1].isnan() == (levels[1] == 1)).all()
+    assert [of_image.broken for of_image in head.predict(outputs, sizes, Nms())] == [True, True]
+
+
+@HEADS
+def test_padding_that_is_no_number_does_not_matter(make: Callable[..., DenseHead]) -> None:
+    head, sizes = seeded(make, score_threshold=0.0), torch.tensor([[64, 40], [64, 96]])
+    outputs = head(maps())
+    for level, stride in zip(outputs.logits, SPEC.strides, strict=True):
+        level.detach()[0, :, :, math.ceil(40 / stride) :] = torch.nan
+    assert not head.candidates(outputs, sizes)[1].isnan().any()
+
+
+@HEADS
+def test_a_box_that_is_no_box_is_seen(make: Callable[..., DenseHead]) -> None:
+    head, sizes = seeded(make, score_threshold=0.0), torch.tensor([[64, 96]] * 2)
+    outputs = head(maps())
+    outputs[1][0].detach()[0, :, 3, 3] = torch.inf
+    boxes, scores, _, levels = head.candidates(outputs, sizes)
+    assert boxes.isfinite().all()
+    assert scores[0].isnan().any()
+    assert (levels[0][scores[0].isnan()] == 0).all()
+    assert not scores[1].isnan().any()
 
 
 @HEADS

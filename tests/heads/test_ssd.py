@@ -161,15 +161,24 @@ def test_cells_in_the_padding_teach_nothing() -> None:
     assert leaves[0].grad[..., :5].any()
 
 
-def test_padding_rows_and_crowds_change_nothing() -> None:
+def test_padding_rows_change_nothing() -> None:
     head = SSDHead(SPEC, CLASSES)
     boxes = [[[10.0, 10.0, 40.0, 42.0]], [[5.0, 50.0, 80.0, 90.0]]]
     short, long = make_batch(boxes), make_batch(boxes, rows=32)
     long.targets.boxes[:, 20] = torch.tensor([0.0, 0.0, 90.0, 90.0])
-    long.targets.ignore[:, 20] = True
     outputs = outputs_of(head, short)
     for name, value in head.loss(outputs, short).items():
         assert torch.equal(value, head.loss(outputs, long)[name])
+
+
+def test_outputs_that_are_no_numbers_are_seen() -> None:
+    head, batch = SSDHead(SPEC, CLASSES), make_batch([[], [], []])
+    outputs = outputs_of(head, batch)
+    outputs.logits[1][0, 5] = torch.nan
+    outputs.deltas[0][1] = torch.inf
+    boxes, scores, _, levels = head.candidates(outputs, batch.image_sizes)
+    assert boxes.isfinite().all()
+    assert [levels[i][scores[i].isnan()].unique().tolist() for i in range(3)] == [[1], [0], []]
 
 
 def test_learns_to_detect_what_it_is_shown() -> None:

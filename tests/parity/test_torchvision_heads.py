@@ -26,6 +26,7 @@ BOXES = [
     torch.tensor([[120.6, 60.2, 187.1, 120.5]]),
 ]
 LABELS = [torch.tensor([0, 3, 1, 2]), torch.zeros(0, dtype=torch.int64), torch.tensor([3])]
+CROWD = torch.tensor([0.0, 0.0, 150.0, 128.0])  # in every image; torchvision knows none, so it is background
 
 
 class Backbone(nn.Module):
@@ -47,7 +48,9 @@ def batch() -> Batch:
         boxes[i, : len(of_image)], labels[i, : len(of_image)], valid[i, : len(of_image)] = of_image, classes, True
     sizes = torch.tensor([SIZE] * 3)
     images = torch.zeros(3, 3, *SIZE, dtype=torch.uint8)
-    targets = Targets(boxes, labels, valid, torch.zeros_like(valid))
+    ignore = torch.zeros_like(valid)
+    boxes[:, 7], ignore[:, 7] = CROWD, True
+    targets = Targets(boxes, labels, valid, ignore)
     return Batch(images, sizes, sizes, torch.ones(3, 2), torch.arange(3), targets)
 
 
@@ -68,7 +71,8 @@ def retinanets(**options: object) -> tuple[RetinaNet, RetinaNetHead]:
     reference = RetinaNet(
         Backbone(), CLASSES, anchor_generator=generator, nms_thresh=1.0, detections_per_img=100_000, topk_candidates=200
     )
-    head = RetinaNetHead(SPEC, CLASSES, scales_per_octave=1, aspect_ratios=RATIOS, candidates_per_level=200, **options)  # type: ignore[arg-type]  # options vary by test
+    settings = {"scales_per_octave": 1, "aspect_ratios": RATIOS, "crowd": "background", "candidates_per_level": 200}
+    head = RetinaNetHead(SPEC, CLASSES, **settings, **options)  # type: ignore[arg-type]  # options vary by test
     names = {
         "cls_logits.": "classification_head.cls_logits.",
         "box_deltas.": "regression_head.bbox_reg.",
@@ -93,7 +97,7 @@ def fcoses() -> tuple[FCOS, FCOSHead]:
     for layer in reference.modules():
         if isinstance(layer, nn.GroupNorm):
             layer.num_groups = NUM_GROUPS
-    head = FCOSHead(SPEC, CLASSES, level_scales=False, center_offset=0.0, candidates_per_level=200)
+    head = FCOSHead(SPEC, CLASSES, level_scales=False, center_offset=0.0, crowd="background", candidates_per_level=200)
     names = {
         "cls_logits.": "classification_head.cls_logits.",
         "box_distances.": "regression_head.bbox_reg.",

@@ -30,6 +30,7 @@ BOXES = [
     torch.tensor([[120.6, 160.2, 187.1, 220.5], [200.1, 200.7, 222.3, 231.9]]),
 ]
 LABELS = [torch.tensor([0, 2, 1, 2]), torch.zeros(0, dtype=torch.int64), torch.tensor([1, 0])]
+CROWD = torch.tensor([0.0, 0.0, 250.0, 300.0])  # in every image; torchvision knows none, so it is background
 MAPS = ((512, 38), (1024, 19), (512, 10), (256, 5), (256, 3), (256, 1))
 
 
@@ -43,7 +44,9 @@ def batch() -> Batch:
     coarse = torch.rand(count, 3, 12, 12, generator=generator)  # blobs, which the extra levels see too
     images = (nn.functional.interpolate(coarse, SIZE, mode="bilinear") * 255).to(torch.uint8)
     sizes = torch.tensor([SIZE] * count)
-    targets = Targets(boxes, labels, valid, torch.zeros_like(valid))
+    ignore = torch.zeros_like(valid)
+    boxes[:, 7], ignore[:, 7] = CROWD, True
+    targets = Targets(boxes, labels, valid, ignore)
     return Batch(images, sizes, sizes, torch.ones(count, 2), torch.arange(count), targets)
 
 
@@ -70,7 +73,13 @@ def models() -> tuple[SSD, Detector]:
     backbone = TorchvisionBackbone(name="vgg16", levels=(3, 4), ceil_mode=True)
     neck = SSDExtras(backbone.out_spec)
     head = SSDHead(
-        neck.out_spec, CLASSES, steps=STEPS, min_negatives=0, score_threshold=0.5, candidates_per_level=100_000
+        neck.out_spec,
+        CLASSES,
+        steps=STEPS,
+        crowd="background",
+        min_negatives=0,
+        score_threshold=0.5,
+        candidates_per_level=100_000,
     )
     detector = Detector(backbone, neck, head, mean=MEAN, std=STD)
     detector.load_state_dict(from_torchvision_ssd(reference.state_dict(), head.num_boxes))

@@ -1,4 +1,4 @@
-"""Run by test_distributed.py, once per process: trains and validates, and writes what the first process saw."""
+"""Run by test_distributed.py, once per process: trains and validates, and writes what each process saw."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from conftest import SIZE, Quadrants, make_module  # type: ignore[import-not-found]  # lies beside this file
+from ddp_learning import learn_in_two_processes  # type: ignore[import-not-found]  # likewise
 from torch.utils.data import DataLoader
 
 from detfuse.data.loader import EvaluationBatches, rank_and_world_size
+from detfuse.losses import normalizer_of
 from detfuse.structures import Batch
 from detfuse.training.checkpoint import Checkpoints
 from detfuse.training.ema import ExponentialMovingAverage
@@ -51,6 +54,15 @@ def validate(folder: Path, checkpoint: Path, num_images: int, **options: Any) ->
     return seen(module)
 
 
+def normalizers(rank: int) -> list[list[float]]:
+    """Of a count that the first process has and one that both have; as they are and compiled whole."""
+    if not dist.is_initialized():
+        dist.init_process_group("gloo")
+    counts = [torch.tensor(count * (1 - rank) + more * rank) for count, more in ((0, 0), (1, 0), (6, 3))]
+    compiled = torch.compile(normalizer_of, fullgraph=True, backend="eager")
+    return [[float(function(count, "all")) for count in counts] for function in (normalizer_of, compiled)]
+
+
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
     options: dict[str, Any] = {"devices": 2, "strategy": "ddp"}
@@ -70,7 +82,9 @@ def main(folder: Path) -> None:
     make_trainer(folder, [ema], [], accelerator="cpu", max_epochs=1, **options).fit(module, datamodule=data)
     found["averaged"] = ema.updates
     rank = int(os.environ["RANK"])
+    found["normalizers"] = normalizers(rank)
     (folder / f"rank_{rank}.json").write_text(json.dumps(found), encoding="utf-8")
+    learn_in_two_processes(folder, rank)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Two processes (gloo, CPU) score exactly as one does: about 20 s, most of it the start of the processes."""
+"""Two processes (gloo, CPU) score exactly as one does, and learn as one: about 30 s, much of it their start."""
 
 from __future__ import annotations
 
@@ -9,13 +9,27 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from ddp_worker import validate  # type: ignore[import-not-found]  # lies beside this file
+import torch
+from ddp_learning import (  # type: ignore[import-not-found]  # lies beside this file
+    BATCH,
+    EPOCHS,
+    OBJECTS,
+    RUNS,
+    SEED,
+    learnt,
+    write_data,
+)
+from ddp_worker import validate  # type: ignore[import-not-found]  # likewise
+
+from detfuse.data.loader import TrainBatches
 
 
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ddp")
+    write_data(folder / "data")
     worker = Path(__file__).with_name("ddp_worker.py")
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -24,7 +38,7 @@ def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=240,
         check=False,
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]
@@ -50,3 +64,42 @@ def test_both_processes_know_predictions_and_metrics(two_processes: Path) -> Non
     assert load(two_processes, 0) == load(two_processes, 1)
     assert load(two_processes, 0)["rows 5"] == [10 * i for i in range(5) for _ in range(4)]
     assert load(two_processes, 0)["averaged"] == 1
+
+
+def test_sums_are_divided_by_the_mean_count_of_the_processes(two_processes: Path) -> None:
+    """At least 1 in both together: a single positive weighs the same whatever the number of processes."""
+    assert load(two_processes, 0)["normalizers"] == [[0.5, 0.5, 4.5]] * 2
+
+
+def test_the_shares_of_two_processes_are_very_unequal() -> None:
+    """What the next test rests on: other numbers of images, and in one step a process without any object."""
+    batches = TrainBatches(np.ones(len(OBJECTS)), BATCH // 2, seed=SEED)
+    shares = [
+        [batch[rank::2] for rank in (0, 1)] for epoch in range(EPOCHS) for batch in batches.global_batches(epoch, 2)
+    ]
+    assert [[len(share) for share in step] for step in shares] == [[2, 1]] * 3
+    counts = [[sum(len(OBJECTS[image]) for image in share) for share in step] for step in shares]
+    assert [7, 0] in counts
+    assert any(0 not in step for step in counts)
+
+
+@pytest.mark.parametrize("head", ["fcos", "retinanet", "ssd"])
+def test_two_processes_learn_as_one(two_processes: Path, head: str) -> None:
+    """The same images, the same weights after three steps; not so where each process divides by what it has itself."""
+    before, alone = learnt(two_processes / "data", *_run(head))
+    change = torch.cat([(alone[name] - before[name]).flatten() for name in before])
+    assert change.abs().max() > 1e-3
+
+    def distance(name: str) -> float:
+        together = torch.load(two_processes / name, weights_only=True)
+        apart = torch.cat([(alone[key] - together[key]).flatten() for key in before])
+        return float(apart.norm() / change.norm())
+
+    assert distance(f"{head}_0.pt") < 1e-4
+    assert distance(f"{head}_1.pt") < 1e-4
+    assert distance(f"{head}_process_0.pt") > 0.05
+
+
+def _run(name: str) -> tuple[Any, ...]:
+    head, overrides = RUNS[name]
+    return head, 1, *overrides

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from detfuse.evaluation.coco import METRICS, CocoEvaluator
 from detfuse.structures import Batch
+from detfuse.training.finite import NonFiniteOutputError, NonFiniteOutputWarning
 from detfuse.training.module import NonFiniteLossError
 from detfuse.training.optim import cosine, sgd
 from detfuse.training.pictures import Pictures
@@ -103,6 +104,32 @@ def test_a_non_finite_gradient_stops_the_run_before_the_weights_change(fit: Fit)
     with pytest.raises(NonFiniteLossError, match=r"norm of the gradient is (nan|inf) at step 0"):
         fit(module=module)
     assert torch.equal(module.detector.neck.fuse.weight, before)
+
+
+def test_a_validation_without_a_finite_output_stops_the_run(fit: Fit) -> None:
+    """Statistics that broke show in evaluation only: the loss is finite."""
+    module = make_module(Quadrants())
+    module.detector.backbone.norm.running_var.fill_(math.nan)
+    told = r"NaN or infinite in 8 of 8 validation images \(ids 0, 10, 20, 30.*a lower optimizer.lr"
+    with pytest.raises(NonFiniteOutputError, match=told):
+        fit(module=module)
+
+
+def test_outputs_that_are_not_finite_in_some_images_are_told_once(fit: Fit) -> None:
+    module = make_module(Quadrants())
+
+    def overflow(head: Any, features: Any, outputs: Any) -> Any:
+        if head.training:
+            return outputs
+        return outputs._replace(logits=outputs.logits.clone().index_fill_(0, torch.tensor([0]), math.nan))
+
+    module.detector.head.register_forward_hook(overflow)
+    told = r"in 4 of 8 validation images \(ids 0, 20, 40, 60\).*count these images with what is left"
+    with pytest.warns(NonFiniteOutputWarning, match=told) as caught:
+        fit(module=module, max_epochs=1)
+    assert len(caught) == 1
+    assert {row["image_id"] for row in module.predictions} == {10, 30, 50, 70}
+    assert module.metrics is not None
 
 
 def test_clipping_bounds_the_norm_of_the_whole_gradient(fit: Fit) -> None:

@@ -71,6 +71,19 @@ def test_averaged_weights_win(tmp_path: Path) -> None:
     assert checkpoint.detector_state["weight"].eq(5).all()
 
 
+def test_weights_that_are_no_numbers_are_named_and_counted(tmp_path: Path) -> None:
+    weight = torch.ones(2, 3)
+    weight[1, 1:] = torch.tensor([torch.nan, torch.inf])
+    own = {"detector.weight": weight, "detector.n": torch.ones(2, dtype=torch.int64)}
+    message = refusal(write(tmp_path / "a.ckpt", state_dict=own))
+    assert "1 of its 2 weights are NaN or infinite: weight (2 of 6 numbers)." in message
+    assert read_checkpoint(write(tmp_path / "b.ckpt", state_dict=own, ema={"weight": torch.ones(2, 3)})).is_ema
+    statistics = {f"{name}.running_var": torch.full((4,), torch.nan) for name in range(9)}
+    message = refusal(write(tmp_path / "c.ckpt", ema=statistics))
+    assert "9 of its 9 weights are NaN or infinite: 0.running_var (4 of 4 numbers), 1.running_var" in message
+    assert "5.running_var (4 of 4 numbers) and 3 more." in message
+
+
 @pytest.mark.parametrize("name", ["besd.ckpt", "sub/best.ckpt", "../runx/last.ckpt"])
 def test_a_missing_file_is_answered_with_what_there_is(tmp_path: Path, name: str) -> None:
     folder = tmp_path / "run"

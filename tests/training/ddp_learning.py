@@ -1,0 +1,95 @@
+"""Real training of a real detector on three images of very unequal contents, by one process or by several."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from detfuse.build import build_parts, build_trainer
+
+sys.path.append(str(Path(__file__).parents[1] / "contracts"))
+
+from composing import compose_train  # type: ignore[import-not-found]  # lies in that folder
+
+SEED, EPOCHS, BATCH, SIDE = 9, 3, 4, 64
+OBJECTS = (
+    [[4, 4, 24, 20], [30, 6, 14, 14], [10, 36, 40, 24], [40, 24, 20, 30], [2, 50, 12, 12], [20, 20, 16, 16]],
+    [[12, 16, 10, 12]],
+    [],
+)
+"""Boxes (xywh) of each image: many, one, none. A batch of four takes all three: two processes have two and one."""
+
+_TOWER = ("head.num_convs=1",)
+RUNS = {
+    "fcos": ("fcos", _TOWER),
+    "retinanet": ("retinanet", _TOWER),
+    "ssd": ("ssd", ()),
+    "fcos_process": ("fcos", (*_TOWER, "head.normalizer=process")),
+    "retinanet_process": ("retinanet", (*_TOWER, "head.normalizer=process")),
+    "ssd_process": ("ssd", ("head.normalizer=process",)),
+}
+"""Name -> head and overrides; the last three are what the first three are not."""
+
+
+def write_data(root: Path) -> None:
+    """The images, in COCO's form and layout; they are validated on too."""
+    images = [{"id": i + 1, "file_name": f"{i}.png", "width": SIDE, "height": SIDE} for i in range(len(OBJECTS))]
+    rows = [(image + 1, box) for image, boxes in enumerate(OBJECTS) for box in boxes]
+    annotations = [
+        {"id": i + 1, "image_id": image, "category_id": 1 + i % 2, "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
+        for i, (image, box) in enumerate(rows)
+    ]
+    kinds = [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
+    pixels = np.random.default_rng(0)
+    for split in ("train", "val"):
+        folder = root / f"{split}2017"
+        folder.mkdir(parents=True)
+        for image in images:
+            noise = pixels.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
+            Image.fromarray(noise).save(folder / str(image["file_name"]))
+        file = root / "annotations" / f"instances_{split}2017.json"
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(json.dumps({"images": images, "annotations": annotations, "categories": kinds}))
+
+
+def learnt(root: Path, head: str, devices: int, *overrides: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The weights before and after three steps."""
+    config: dict[str, Any] = compose_train(
+        "data=coco",
+        f"data.root={root}",
+        "data.transform.short_side=64",
+        "data.loader.num_workers=0",
+        f"data.loader.batch_size={BATCH // devices}",
+        f"seed={SEED}",
+        "backbone=resnet10t",
+        "backbone.norm=frozen",  # statistics are no matter of losses
+        "neck.out_channels=16",
+        f"head={head}",
+        "optimizer=sgd",
+        "optimizer.reference_batch=null",
+        "scheduler.warmup_steps=0",
+        f"trainer.max_epochs={EPOCHS}",
+        "trainer.accelerator=cpu",
+        f"trainer.devices={devices}",
+        f"trainer.strategy={'ddp' if devices > 1 else 'auto'}",
+        "trainer.gradient_clip_val=null",  # which would hide how large a gradient is
+        "trainer.limit_val_batches=0",
+        *overrides,
+    )
+    parts = build_parts(config, stage="fit")
+    before = {name: weight.detach().clone() for name, weight in parts.detector.named_parameters()}
+    build_trainer(config, root, bare=True).fit(parts.module, datamodule=parts.data)
+    return before, {name: weight.detach().clone() for name, weight in parts.detector.named_parameters()}
+
+
+def learn_in_two_processes(folder: Path, rank: int) -> None:
+    """Store the weights of every head of :data:`RUNS` that two processes trained."""
+    for name, (head, overrides) in RUNS.items():
+        torch.save(learnt(folder / "data", head, 2, *overrides)[1], folder / f"{name}_{rank}.pt")
