@@ -173,10 +173,8 @@ def _choice(typed: str, key: str, override: Override, groups: dict[str, list[str
     else:
         texts = list(override.sweep_string_iterator())
     parser = OverridesParser.create()
-    parsed = [parser.parse_override(f"k={text}") for text in texts]
-    if any(each.is_sweep_override() for each in parsed):
-        raise HydraException("a sweep within a sweep")
-    return Choice(typed, sign, key, tuple(plain(each.value()) for each in parsed), tuple(texts))
+    values = tuple(plain(parser.parse_override(f"k={text}").value()) for text in texts)
+    return Choice(typed, sign, key, values, tuple(texts))
 
 
 def plain(value: object) -> Any:

@@ -69,7 +69,7 @@ def unfused(
         extra: where they come from.
     """
     if depth > 1 and not project:
-        raise InputError(f"unfused has no blocks without projection; got depth {depth}")
+        raise InputError(f"unfused has depth blocks per level, but only one without projection; got depth {depth}")
     outputs = [f"p{level}" for level in levels]
     nodes = []
     for level in levels:
