@@ -162,7 +162,8 @@ def _tried(prepared: Prepared, folder: Path, settings: AblateSettings) -> tuple[
     startup = time.perf_counter() - start
     read: Read = {}
     prepared = _matched(prepared, read, None if settings.overwrite else folder)
-    done = not settings.overwrite and all(state_of(job).state == "finished" for job in jobs_of(prepared, folder))
+    states = [] if settings.overwrite else [state_of(job).state for job in jobs_of(prepared, folder)]
+    done = bool(states) and set(states) == {"finished"}
     plan = prepared.plan
     configs = {name: resolved.config for name, resolved in prepared.resolved.items()}
     facts = probe(configs, startup=None if done else startup, threads=plan.threads or 1, read=read)

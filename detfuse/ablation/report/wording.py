@@ -80,15 +80,15 @@ def _answer(plan: Plan, scores: Sequence[Score], comparisons: Sequence[Compariso
     better = [c for c in compared if c.verdict.kind == "better" and c.differences]
     if better:
         best = max(better, key=lambda comparison: comparison.differences[0].estimate or 0)
-        others = [called(plan, c.arm) for c in better if c is not best]
+        others = [_called(plan, c.arm) for c in better if c is not best]
         more = f"; so {'is' if len(others) == 1 else 'are'} {listed(others)}" if others else ""
-        return f"{called(plan, best.arm)} is better than {baseline} by {_gain(best.differences[0], decimals)}{more}."
-    worse = [called(plan, c.arm) for c in compared if c.verdict.kind == "worse"]
+        return f"{_called(plan, best.arm)} is better than {baseline} by {_gain(best.differences[0], decimals)}{more}."
+    worse = [_called(plan, c.arm) for c in compared if c.verdict.kind == "worse"]
     if kinds == {"worse"}:
         return f"{baseline} is better than {listed(worse)}."
     tail = f"; {listed(worse)} {'is' if len(worse) == 1 else 'are'} worse" if worse else ""
     if kinds <= {"equivalent", "identical", "worse"}:
-        same = listed([called(plan, c.arm) for c in compared if c.verdict.kind != "worse"])
+        same = listed([_called(plan, c.arm) for c in compared if c.verdict.kind != "worse"])
         return f"It makes no difference that matters whether {baseline} or {same} is used{tail}."
     open_ = "differ from" if kinds == {"undecided"} else "be better than"
     return f"No arm is shown to {open_} {baseline}{tail}."
@@ -105,7 +105,7 @@ def _missing(comparisons: Sequence[Comparison]) -> str:
     return f" {gone} of {pairs} pairs of runs {'is' if gone == 1 else 'are'} missing{named}."
 
 
-def called(plan: Plan, arm: str) -> str:
+def _called(plan: Plan, arm: str) -> str:
     """An arm's name, with what it changes together where that is more than one thing."""
     things = plan.things.get(arm, ())
     return f"{arm} ({listed(things)} together)" if len(things) > 1 else arm
