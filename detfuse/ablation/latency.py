@@ -12,6 +12,7 @@ import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -158,6 +159,7 @@ def _timing(subject: Subject, threads: int, rounds: int) -> Timing:
         device=name_of(subject.inference.device),
         threads=threads,
         precision=str(subject.inference.precision.precision),
-        image_sizes=tuple((images.shape[2], images.shape[3]) for images, _ in subject.images),
+        num_images=len(subject.images),
+        image_sizes=tuple(sorted({(images.shape[2], images.shape[3]) for images, _ in subject.images}, key=prod)),
         rounds=rounds,
     )

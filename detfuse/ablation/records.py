@@ -95,7 +95,8 @@ class Timing:
         device: ``cpu``, or the name of a GPU.
         threads: of the CPU.
         precision: as ``trainer.precision`` names it.
-        image_sizes: (height, width) of the validation images, padded, one after the other.
+        num_images: validation images, one at a time.
+        image_sizes: (height, width) that they have, padded, the smallest first.
         rounds: how often all of them were timed.
     """
 
@@ -104,6 +105,7 @@ class Timing:
     device: str
     threads: int
     precision: str
+    num_images: int
     image_sizes: tuple[tuple[int, int], ...]
     rounds: int
 

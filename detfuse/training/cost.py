@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.utils.benchmark import Timer
 from torch.utils.flop_counter import FlopCounterMode
 
 from detfuse.structures import FeatureSpec
@@ -188,6 +187,8 @@ def compare_times(runs: Mapping[str, Callable[[], None]], reference: str, rounds
         reference: the name that the others are compared with.
         rounds: at least two.
     """
+    from torch.utils.benchmark import Timer  # with it comes much that warns where a toolkit lacks its GPU
+
     timers = {
         name: Timer("run()", globals={"run": run}, num_threads=torch.get_num_threads()) for name, run in runs.items()
     }

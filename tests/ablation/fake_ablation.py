@@ -125,7 +125,7 @@ def _write_run(
     index = ARMS.index(arm)
     flops = 2_310_000_000 + index * 11_000_000
     latency = (9.6, 8.9, 11.8, 16.3)[index]
-    timing = Timing(0, "1f" * 32, "cpu", 2, "32-true", ((64, 96), (96, 96)), 15)
+    timing = Timing(0, "1f" * 32, "cpu", 2, "32-true", 2, ((64, 96), (96, 96)), 15)
     if arm == "bifpn":  # of which no checkpoint is left
         measured: dict[str, Any] = {"latency_ms": None, "untimed": "no finished run has its last checkpoint any more"}
     else:

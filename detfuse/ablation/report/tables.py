@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
+from math import prod
 from typing import Any
 
 from detfuse.ablation.records import Comparison, Plan, Run, Score
@@ -199,9 +200,9 @@ def timing_note(evidence: Mapping[str, ArmEvidence]) -> str:
     timings = [cost.timing for cost in costs.values() if cost.timing is not None]
     parts = []
     if timings:
-        sizes = sorted({size for timing in timings for size in timing.image_sizes}, key=lambda size: size[0] * size[1])
+        sizes = sorted({size for timing in timings for size in timing.image_sizes}, key=prod)
         of_sizes = _pixels(sizes[0]) + (f" to {_pixels(sizes[-1])}" if len(sizes) > 1 else "")
-        number, rounds = _listed(len(timing.image_sizes) for timing in timings), _listed(t.rounds for t in timings)
+        number, rounds = _listed(t.num_images for t in timings), _listed(t.rounds for t in timings)
         parts = [
             f"Latency: the last checkpoint of seed {_listed(timing.seed for timing in timings)}, from the uint8 image "
             f"on the device up to its detections, one image at a time; mean of {number} validation images (padded: "
