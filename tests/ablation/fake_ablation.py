@@ -97,7 +97,7 @@ def _plan() -> Plan:
     start = {name: {"P3": 1.5 - 0.25 * i, "logits": 0.05} for i, name in enumerate(ARMS)}
     start["bifpn"]["P6"] = 0.123456
     common = ("data=coco", "trainer.max_epochs=12")
-    return Plan("necks", arms, SEEDS, common, "flops", ("norm",), (), 0.01, covariates, start)
+    return Plan("necks", arms, SEEDS, common, "flops", ("norm",), (), 0.01, covariates, start=start)
 
 
 def _write_run(

@@ -22,8 +22,8 @@ def test_unequal_widths_are_refused_with_both_and_the_remedy(head: type[RetinaNe
         ({"score_threshold": 1.0}, "score_threshold"),
         ({"num_convs": 0, "tower_channels": 32}, "no effect without a tower"),
         ({"num_convs": -1}, "num_convs"),
-        ({"tower_channels": 0}, "tower_channels=0 must be at least 1; null takes the neck's width, 16"),
-        ({"tower_channels": -4}, "tower_channels=-4 must be at least 1"),
+        ({"tower_channels": 0}, "tower_channels must be at least 1 or None, got 0"),
+        ({"tower_channels": -4}, "tower_channels must be at least 1 or None, got -4"),
     ],
 )
 @pytest.mark.parametrize("head", [RetinaNetHead, FCOSHead])

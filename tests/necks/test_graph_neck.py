@@ -170,13 +170,13 @@ def test_a_resampler_of_the_other_direction_is_refused() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"width": 0}, "neck.width=0: a map has at least 1 channel; null takes out_channels, 8"),
-        ({"width": -4}, "neck.width=-4"),
-        ({"out_channels": 0}, "neck.out_channels=0: a map has at least 1 channel"),
-        ({"out_channels": -4, "width": 8}, "neck.out_channels=-4"),
-        ({"norm_eps": -1.0}, "norm_eps must be more than 0"),
-        ({"norm_momentum": 2.0}, "norm_momentum lie in 0..1"),
-        ({"operator": partial(Gated, ratio=0)}, "ratio=0 must be at least 1"),
+        ({"width": 0}, "width must be at least 1 or None, got 0"),
+        ({"width": -4}, "width must be at least 1 or None, got -4"),
+        ({"out_channels": 0}, "out_channels must be at least 1, got 0"),
+        ({"out_channels": -4, "width": 8}, "out_channels must be at least 1, got -4"),
+        ({"norm_eps": -1.0}, "norm_eps must be at least 0, got -1.0"),
+        ({"norm_momentum": 2.0}, "norm_momentum must lie in 0..1"),
+        ({"operator": partial(Gated, ratio=0)}, "ratio must be at least 1, got 0"),
     ],
 )
 def test_numbers_out_of_range_are_told_with_what_is_allowed(options: Any, message: str) -> None:
@@ -186,7 +186,7 @@ def test_numbers_out_of_range_are_told_with_what_is_allowed(options: Any, messag
 
 @pytest.mark.parametrize("topology", [unfused, early_pyramid, fpn, unet, pafpn, bifpn])
 def test_levels_above_the_backbones_cannot_be_fewer_than_none(topology: Any) -> None:
-    with pytest.raises(ValueError, match="extra_levels must not be negative, got -1"):
+    with pytest.raises(ValueError, match="extra_levels must be at least 0, got -1"):
         topology((3, 4, 5), extra_levels=-1)
 
 

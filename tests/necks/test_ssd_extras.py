@@ -73,9 +73,9 @@ def test_length_of_every_vector_is_the_learnt_scale_whatever_goes_in() -> None:
         (SPEC, {"extra_strides": (2, 2)}, r"one width .* extra_strides \[2, 2\]"),
         (SPEC, {"extra_strides": (2, 2, 1, 3)}, "extra_strides must be 1 or 2"),
         (SPEC, {"fc_dilation": 0}, "fc_dilation must be at least 1"),
-        (SPEC, {"fc_channels": 0}, "neck.fc_channels=0 must be at least 1; null leaves fc6 and fc7 out"),
-        (SPEC, {"fc_channels": -4}, "neck.fc_channels=-4"),
-        (SPEC, {"extra_channels": (8, 8, 8, 0)}, r"width of at least 2 .* extra_channels \[8, 8, 8, 0\]"),
+        (SPEC, {"fc_channels": 0}, "fc_channels must be at least 1 or None, got 0"),
+        (SPEC, {"fc_channels": -4}, "fc_channels must be at least 1 or None, got -4"),
+        (SPEC, {"extra_channels": (8, 8, 8, 0)}, "extra_channels must be at least 2"),
     ],
 )
 def test_mistakes_are_told(spec: FeatureSpec, options: dict[str, object], message: str) -> None:

@@ -13,6 +13,7 @@ from lightning_fabric.accelerators.mps import MPSAccelerator
 
 from detfuse.build import build_parts, build_trainer
 from detfuse.evaluation.coco import coco_results
+from detfuse.training.datamodule import LightningData
 from detfuse.training.device import bytes_of, compute_device, precision_of
 from detfuse.training.inference import Inference
 from detfuse.training.trainer import Precision, make_trainer
@@ -56,7 +57,7 @@ def test_inference_gives_what_validation_gives(precision: str, tmp_path: Path) -
             in_file = found.to_original(batch.scales[i], batch.original_sizes[i])
             rows += coco_results(in_file, image_id, parts.data.categories)
     parts.module.evaluator = None
-    build_trainer(config, tmp_path, bare=True).validate(parts.module, datamodule=parts.data, verbose=False)
+    build_trainer(config, tmp_path, bare=True).validate(parts.module, datamodule=LightningData(parts.data), verbose=False)
     assert len(rows) > 10
     assert rows == parts.module.predictions
 
