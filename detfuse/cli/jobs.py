@@ -80,7 +80,7 @@ def launch(command: str, job: Job) -> None:
     if problems:
         count = "1 mistake" if len(problems) == 1 else f"{len(problems)} mistakes"
         print(f"{count}:", *(f"  {problem}" for problem in problems), sep="\n", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(_COMMAND_LINE)
     directories = [conf_dir()]
     if line.config_dir is not None:
         directories.append(line.config_dir)

@@ -45,8 +45,9 @@ def run(invocation: Invocation) -> None:
     with told_plainly():
         settings = TrainSettings(**{name: invocation.config[name] for name in TrainSettings.__dataclass_fields__})
     _refuse_sweep_of_processes(invocation)
-    base = require_folder(run_folder.base_folder(settings, invocation.typed, multirun=invocation.multirun))
+    base = run_folder.base_folder(settings, invocation.typed, multirun=invocation.multirun)
     resume = run_folder.folder_to_resume(settings.resume, base)
+    require_folder(resume or base)
     config = _stored(resume, invocation) if resume else invocation.config
     with told_plainly():
         pl.seed_everything(config["seed"], workers=True, verbose=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from detfuse.config.signatures import Annotation, Module
@@ -105,12 +106,13 @@ def _fits_name(value: Any, name: str, module: Module) -> bool:
 
 
 def _ranges(metadata: Sequence[ast.expr]) -> list[Range]:
-    """What ``Range(...)`` in an ``Annotated`` says; the bounds are literals."""
-    return [
-        Range(**{keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords if keyword.arg})
-        for call in metadata
-        if isinstance(call, ast.Call) and _name(call.func) == Range.__name__
-    ]
+    """What ``Range(...)`` in an ``Annotated`` says; where its bounds are no literals, the part itself holds it."""
+    found = []
+    for call in metadata:
+        if isinstance(call, ast.Call) and _name(call.func) == Range.__name__:
+            with suppress(ValueError, TypeError):
+                found.append(Range(**{each.arg or "": ast.literal_eval(each.value) for each in call.keywords}))
+    return found
 
 
 def _in_words(expr: ast.expr, module: Module) -> str:

@@ -51,11 +51,12 @@ def test_the_defaults_of_every_command_are_right(command: str, argv: list[str]) 
         ("train", ["name=a b"], "names are made of letters"),
         ("train", [f"project={'x' * 300}"], "300 letters are too long"),
         ("train", ["resume=true", "overwrite=true"], "contradict each other"),
+        ("train", ["++detector=a:b"], "must be a part, a node with a `_target_`"),
         ("ablate", ["report_only=true", "plan_only=true"], "goes with neither"),
         ("export", ["checkpoint=x.ckpt", "output=x.pt2"], "must end in .onnx"),
     ],
 )
-def test_what_settings_must_be_together_is_told_by_the_check(command: str, argv: list[str], says: str) -> None:
+def test_what_no_signature_says_is_told_by_the_check_too(command: str, argv: list[str], says: str) -> None:
     (problem,) = check(argv, command)
     assert says in problem
 
