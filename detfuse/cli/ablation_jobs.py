@@ -85,14 +85,22 @@ def slots_of(jobs: int, prepared: Prepared) -> list[dict[str, str]]:
     return [{**threads, **({"CUDA_VISIBLE_DEVICES": gpus[place % len(gpus)]} if gpus else {})} for place in range(jobs)]
 
 
-def threads_of(jobs: int, folder: Path | None) -> tuple[int, str]:
-    """Threads of each run, and why so many, for people.
+def processes_of(prepared: Prepared) -> int:
+    """Processes of a run: one per device."""
+    devices = prepared.resolved[prepared.plan.baseline.name].config["trainer"]["devices"]
+    if isinstance(devices, list):
+        return max(1, len(devices))
+    return max(1, int(devices)) if str(devices).isdecimal() else 1
+
+
+def threads_of(processes: int, folder: Path | None) -> tuple[int, str]:
+    """Threads of each process, and why so many, for people.
 
     Those that the environment says, else those of the runs that there are, since results depend on the number by
     rounding, else those that fit into this machine at this moment.
 
     Args:
-        jobs: runs at a time.
+        processes: at a time, of all runs.
         folder: of the ablation, where it may have been begun; None if it begins anew.
     """
     if given := os.environ.get("OMP_NUM_THREADS"):
@@ -100,7 +108,7 @@ def threads_of(jobs: int, folder: Path | None) -> tuple[int, str]:
     if folder is not None and (stored := _stored_threads(folder)):
         return stored, "as it was begun"
     machine = this_machine()
-    return threads_that_fit(machine, jobs), described(machine)
+    return threads_that_fit(machine, processes), described(machine)
 
 
 def _stored_threads(folder: Path) -> int | None:

@@ -26,6 +26,7 @@ from detfuse.cli.ablation_jobs import (
     begin,
     folder_of,
     jobs_of,
+    processes_of,
     refuse_mixed_environments,
     refuse_other_environment,
     slots_of,
@@ -148,7 +149,8 @@ def _flags(invocation: Invocation) -> list[str]:
 
 def _with_threads(prepared: Prepared, folder: Path, settings: AblateSettings) -> tuple[Prepared, str]:
     """The plan with the number of threads of every run, and why so many; this process tries the arms with as many."""
-    threads, why = threads_of(settings.jobs, None if settings.overwrite else folder)
+    processes = settings.jobs * processes_of(prepared)
+    threads, why = threads_of(processes, None if settings.overwrite else folder)
     os.environ["OMP_NUM_THREADS"] = str(threads)  # torch reads it when it is imported
     return replace(prepared, plan=replace(prepared.plan, threads=threads)), why
 

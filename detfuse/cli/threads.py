@@ -43,10 +43,10 @@ class Machine:
     used: float = 0.0
 
 
-def threads_that_fit(machine: Machine, jobs: int) -> int:
-    """Threads of each of ``jobs`` runs at a time: their share of the free cores, at least one."""
+def threads_that_fit(machine: Machine, processes: int) -> int:
+    """Threads of each of several processes at a time: their share of the free cores, at least one."""
     free = min(machine.cores - machine.busy, machine.quota - machine.used)
-    return max(1, int((free + _TOLERATED) // jobs))
+    return max(1, int((free + _TOLERATED) // processes))
 
 
 def described(machine: Machine) -> str:

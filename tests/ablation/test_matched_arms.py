@@ -123,7 +123,9 @@ def test_what_training_feeds_and_what_costs_refer_to_is_told(tmp_path: Path) -> 
     facts = probe(configs, startup=None, threads=1, read={})
     assert facts["fpn"].image_size == (64, 64)
     assert facts["fpn"].fed_size in {(64, 96), (96, 64)}
-    told = " ".join(plan_text(given.plan, facts, folder="x", jobs=1).split())
+    plan = replace(given.plan, threads=3)
+    told = " ".join(plan_text(plan, facts, folder="x", jobs=2, why_threads="7 cores").split())
+    assert "machine 2 runs at a time, 3 threads each (7 cores)" in told
     assert "images up to 64 x 64 pixels at inference, to which FLOPs refer; up to " in told
 
 

@@ -6,20 +6,23 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from detfuse.ablation.plan import Prepared
 from detfuse.ablation.records import Arm, Plan
 from detfuse.ablation.storage import write_plan
 from detfuse.cli import ablation_jobs, threads
-from detfuse.cli.ablation_jobs import threads_of
+from detfuse.cli.ablation_jobs import processes_of, threads_of
 from detfuse.cli.threads import Machine, described, this_machine, threads_that_fit, wait_gently
+from detfuse.config.resolve import Resolved
 
 QUIET = Machine(8, busy=0.1)
 
 
 @pytest.mark.parametrize(
-    ("machine", "jobs", "expected"),
+    ("machine", "processes", "expected"),
     [
         (Machine(2), 1, 2),
         (Machine(2, busy=0.2), 1, 2),  # no machine does nothing at all
@@ -37,8 +40,8 @@ QUIET = Machine(8, busy=0.1)
         (Machine(4, busy=3.0, quota=3.5), 1, 1),
     ],
 )
-def test_a_run_gets_its_share_of_the_free_cores(machine: Machine, jobs: int, expected: int) -> None:
-    assert threads_that_fit(machine, jobs) == expected
+def test_a_run_gets_its_share_of_the_free_cores(machine: Machine, processes: int, expected: int) -> None:
+    assert threads_that_fit(machine, processes) == expected
 
 
 def test_a_machine_is_described() -> None:
@@ -86,6 +89,13 @@ def test_waiting_threads_give_way_unless_the_environment_says_how_they_wait() ->
         environment = dict(own)
         wait_gently(environment)
         assert environment == own
+
+
+@pytest.mark.parametrize(("devices", "expected"), [(1, 1), (2, 2), ("2", 2), ([0, 3], 2), ("auto", 1), (-1, 1)])
+def test_a_run_has_a_process_per_device(devices: Any, expected: int) -> None:
+    plan = Plan("x", (Arm("fpn", {}, ()),), (0,), ())
+    prepared = Prepared(plan, {"fpn": Resolved({"trainer": {"devices": devices}}, {})}, ())
+    assert processes_of(prepared) == expected
 
 
 def test_an_ablation_keeps_its_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

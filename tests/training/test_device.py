@@ -57,7 +57,8 @@ def test_inference_gives_what_validation_gives(precision: str, tmp_path: Path) -
             in_file = found.to_original(batch.scales[i], batch.original_sizes[i])
             rows += coco_results(in_file, image_id, parts.data.categories)
     parts.module.evaluator = None
-    build_trainer(config, tmp_path, bare=True).validate(parts.module, datamodule=LightningData(parts.data), verbose=False)
+    trainer = build_trainer(config, tmp_path, bare=True)
+    trainer.validate(parts.module, datamodule=LightningData(parts.data), verbose=False)
     assert len(rows) > 10
     assert rows == parts.module.predictions
 
