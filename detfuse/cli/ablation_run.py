@@ -32,7 +32,7 @@ from detfuse.cli.ablation_jobs import (
     slots_of,
     threads_of,
 )
-from detfuse.cli.jobs import Invocation, told_plainly
+from detfuse.cli.jobs import Invocation
 from detfuse.cli.outputs import require_folder
 from detfuse.config import AblateSettings
 from detfuse.errors import UserError
@@ -49,9 +49,8 @@ def run(invocation: Invocation) -> None:
     Raises:
         UserError: whatever the user can put right; runs that are missing at the end.
     """
-    with told_plainly():
-        settings = AblateSettings(**{field.name: invocation.config[field.name] for field in fields(AblateSettings)})
-        page = _page(invocation, settings)
+    settings = AblateSettings(**{field.name: invocation.config[field.name] for field in fields(AblateSettings)})
+    page = _page(invocation, settings)
     if invocation.multirun:
         raise UserError("-m: an ablation is a sweep of its own; give the values as levels of a factor")
     name = invocation.choices["ablation"] if settings.name == "auto" else settings.name
@@ -59,10 +58,9 @@ def run(invocation: Invocation) -> None:
     if settings.report_only:
         _conclude_again(folder, settings, _flags(invocation))
         return
-    with told_plainly():
-        prepared = prepare(page, name, _common(invocation), _flags(invocation))
-        prepared, why = _with_threads(prepared, folder, settings)
-        prepared, facts = _tried(prepared, folder, settings)
+    prepared = prepare(page, name, _common(invocation), _flags(invocation))
+    prepared, why = _with_threads(prepared, folder, settings)
+    prepared, facts = _tried(prepared, folder, settings)
     resolution = _resolution(prepared, facts)
     print(
         plan_text(prepared.plan, facts, folder=str(folder), jobs=settings.jobs, resolution=resolution, why_threads=why)
@@ -70,10 +68,9 @@ def run(invocation: Invocation) -> None:
     if settings.plan_only:
         return
     with _claimed(folder, settings):
-        with told_plainly():
-            slots, jobs = slots_of(settings.jobs, prepared), jobs_of(prepared, folder)
-            refuse_other_environment(jobs, slots, prepared.plan)
-            said = store(folder, prepared)
+        slots, jobs = slots_of(settings.jobs, prepared), jobs_of(prepared, folder)
+        refuse_other_environment(jobs, slots, prepared.plan)
+        said = store(folder, prepared)
         print(f"\n{said}" if said else "", flush=True)
         runs = _run_all(jobs, slots, facts, folder)
         conclude(folder, prepared, runs)
@@ -93,22 +90,18 @@ def conclude(folder: Path, prepared: Prepared, runs: Sequence[Run]) -> None:
     plan = prepared.plan
     print(f"\n{plan.name}: {len(runs)} runs, each scored by its last checkpoint\n")
     print(runs_table(runs), flush=True)
-    with told_plainly():
-        print(f"\n{conclusion.conclude(folder, prepared, runs)}\nfolder: {folder}", flush=True)
+    print(f"\n{conclusion.conclude(folder, prepared, runs)}\nfolder: {folder}", flush=True)
 
 
 def _conclude_again(folder: Path, settings: AblateSettings, flags: Sequence[str]) -> None:
-    with told_plainly():
-        plan = read_plan(folder)
-        if settings.allow is not None:
-            plan = replace(plan, allow=tuple(settings.allow))
-        prepared = replace(resolved_plan(plan, flags), plan=plan)  # the stored one knows what probing found
-        runs = [
-            state_of(Job(arm.name, seed, folder_of(folder, arm.name, seed), ()))
-            for seed in plan.seeds
-            for arm in plan.arms
-        ]
-        refuse_mixed_environments(runs, plan)
+    plan = read_plan(folder)
+    if settings.allow is not None:
+        plan = replace(plan, allow=tuple(settings.allow))
+    prepared = replace(resolved_plan(plan, flags), plan=plan)  # the stored one knows what probing found
+    runs = [
+        state_of(Job(arm.name, seed, folder_of(folder, arm.name, seed), ())) for seed in plan.seeds for arm in plan.arms
+    ]
+    refuse_mixed_environments(runs, plan)
     conclude(folder, prepared, runs)
     _require_all(runs, "start the command without report_only to make them")
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from detfuse.ablation.records import Comparison, Difference, Score
 from detfuse.ablation.statistics import Results, compare_runs
-from detfuse.cli.jobs import Invocation, told_plainly
+from detfuse.cli.jobs import Invocation
 from detfuse.cli.outputs import require_folder
 from detfuse.config import CompareSettings
 from detfuse.errors import InputError, UserError
@@ -25,33 +25,29 @@ SHOWN_CLASSES = 20
 
 def run(invocation: Invocation) -> None:
     """Print scores, differences with their intervals, and the verdict; write them into ``output`` if it is given."""
-    with told_plainly():
-        settings = CompareSettings(**{name: invocation.config[name] for name in CompareSettings.__dataclass_fields__})
+    settings = CompareSettings(**{name: invocation.config[name] for name in CompareSettings.__dataclass_fields__})
     sides = {"a": _paths(settings.a), "b": _paths(settings.b)}
     annotations = Path(settings.annotations).expanduser()
     _check_files(sides, annotations)
     folder = None if settings.output is None else require_folder(Path(settings.output).expanduser())
-    with told_plainly():
-        truth = _ground_truth(annotations)
-        counts: dict[Path, int] = {}
-        readers = {
-            side: {seed: partial(_rows, path, counts) for seed, path in enumerate(paths)}
-            for side, paths in sides.items()
-        }
-        one_each = len(sides["a"]) == 1
-        results = compare_runs(
-            truth,
-            readers,
-            "b",
-            equivalence=settings.equivalence,
-            subject="models" if one_each else "arms",
-            named=lambda side, seed: str(sides[side][seed]),
-        )
+    truth = _ground_truth(annotations)
+    counts: dict[Path, int] = {}
+    readers = {
+        side: {seed: partial(_rows, path, counts) for seed, path in enumerate(paths)} for side, paths in sides.items()
+    }
+    one_each = len(sides["a"]) == 1
+    results = compare_runs(
+        truth,
+        readers,
+        "b",
+        equivalence=settings.equivalence,
+        subject="models" if one_each else "arms",
+        named=lambda side, seed: str(sides[side][seed]),
+    )
     print(_header(sides, annotations, truth, counts), _text(results), sep="\n\n")
     if folder is not None:
-        with told_plainly():
-            write_json(folder / "comparison.json", asdict(results))
-            write_text(folder / "comparison.csv", _csv(results))
+        write_json(folder / "comparison.json", asdict(results))
+        write_text(folder / "comparison.csv", _csv(results))
         print(f"\nwritten to {folder}")
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from detfuse.build import build_backbone, build_neck, instantiate, size_divisor
 from detfuse.cli import results
-from detfuse.cli.jobs import Invocation, told_plainly
+from detfuse.cli.jobs import Invocation
 from detfuse.cli.outputs import require_file
 from detfuse.config import CostSettings
 from detfuse.config.location import group_options
@@ -64,22 +64,21 @@ def run(invocation: Invocation) -> None:
         UserError: whatever the user can put right; an operator that the neck refuses is a row of the table.
     """
     config = invocation.config
-    with told_plainly():
-        settings = CostSettings(**{name: config[name] for name in CostSettings.__dataclass_fields__})
-        output = require_file(Path(settings.output).expanduser()) if settings.output else None
-        spec = build_backbone(config).out_spec
-        size = padded_size(*settings.size, size_divisor(spec))
-        device = compute_device(config["trainer"].get("accelerator", "auto"), config["trainer"].get("devices", 1))
-        layout = memory_format_of(config)
-        necks, refused = _build_necks(invocation, spec)
-        neck = next(iter(necks.values()))
-        idle = _why_idle(config, neck)
-        if idle is not None:
-            necks, refused = {_ANY: neck}, {}
-        print(_heading(invocation, spec, size, device, neck), flush=True)
-        features = random_features(spec, size, settings.batch, device=device, memory_format=layout)
-        necks = {name: neck.to(device).to(memory_format=layout) for name, neck in necks.items()}
-        measured = _measure(necks, features, settings.rounds, refused)
+    settings = CostSettings(**{name: config[name] for name in CostSettings.__dataclass_fields__})
+    output = require_file(Path(settings.output).expanduser()) if settings.output else None
+    spec = build_backbone(config).out_spec
+    size = padded_size(*settings.size, size_divisor(spec))
+    device = compute_device(config["trainer"].get("accelerator", "auto"), config["trainer"].get("devices", 1))
+    layout = memory_format_of(config)
+    necks, refused = _build_necks(invocation, spec)
+    neck = next(iter(necks.values()))
+    idle = _why_idle(config, neck)
+    if idle is not None:
+        necks, refused = {_ANY: neck}, {}
+    print(_heading(invocation, spec, size, device, neck), flush=True)
+    features = random_features(spec, size, settings.batch, device=device, memory_format=layout)
+    necks = {name: neck.to(device).to(memory_format=layout) for name, neck in necks.items()}
+    measured = _measure(necks, features, settings.rounds, refused)
     table = _table(measured, settings.batch, invocation.choices.get("operator"))
     print(f"\n{table}\n\n{_notes(measured, settings, idle)}")
     if output is not None:

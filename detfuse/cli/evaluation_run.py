@@ -9,7 +9,7 @@ import pytorch_lightning as pl
 
 from detfuse.build import build_parts, build_trainer, check_stored_config
 from detfuse.cli import results
-from detfuse.cli.jobs import Invocation, told_plainly
+from detfuse.cli.jobs import Invocation
 from detfuse.cli.outputs import require_folder
 from detfuse.cli.run_folder import run_folder_of
 from detfuse.cli.stored_config import evaluated
@@ -23,13 +23,12 @@ def run(invocation: Invocation) -> None:
     Writes ``metrics.json`` and ``predictions.json`` into ``output``, by default ``evaluation`` in the checkpoint's run
     folder.
     """
-    with told_plainly():
-        checkpoint, config = stored(invocation)
-        output = invocation.config["output"]
-        folder = require_folder(Path(output).expanduser() if output else run_folder_of(checkpoint.path) / "evaluation")
-        pl.seed_everything(config["seed"], workers=True, verbose=False)
-        parts = build_parts(config, stage="validate")
-        trainer = build_trainer(config, folder, bare=True)
+    checkpoint, config = stored(invocation)
+    output = invocation.config["output"]
+    folder = require_folder(Path(output).expanduser() if output else run_folder_of(checkpoint.path) / "evaluation")
+    pl.seed_everything(config["seed"], workers=True, verbose=False)
+    parts = build_parts(config, stage="validate")
+    trainer = build_trainer(config, folder, bare=True)
     if trainer.is_global_zero:
         print(results.header(parts, trainer, folder, config), flush=True)
     module = results.score(trainer, parts, checkpoint)

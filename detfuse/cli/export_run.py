@@ -12,7 +12,7 @@ import torch
 from detfuse.build import build_combine, build_data, build_detector, instantiate, size_divisor
 from detfuse.cli import results
 from detfuse.cli.evaluation_run import stored
-from detfuse.cli.jobs import Invocation, told_plainly
+from detfuse.cli.jobs import Invocation
 from detfuse.cli.outputs import require_file
 from detfuse.cli.run_folder import run_folder_of
 from detfuse.config import ExportSettings
@@ -45,31 +45,30 @@ def run(invocation: Invocation) -> None:
     the checkpoint pad each batch as little as they can; as norms and biases let the padding reach the scores, theirs
     differ, the more the larger the file's size is than its images.
     """
-    with told_plainly():
-        settings = ExportSettings(**{name: invocation.config[name] for name in ExportSettings.__dataclass_fields__})
-        checkpoint, config = stored(invocation)
-        detector = build_detector(config, len(checkpoint.categories)).eval()
-        load_weights(detector, checkpoint)
-        combine = build_combine(config)
-        deployed = Deployed(detector, combine)
-        transform: Transforms = instantiate(config["data"]["transform"])()
-        divisor = transform.divisor(size_divisor(detector.backbone.out_spec))
-        given = _given_size(settings.size, transform, divisor)
-        dataset = _validation(config, divisor, needed=given is None)
-        fitting = None if dataset is None else _largest(dataset, transform, divisor)
-        size = given or fitting
-        assert size is not None
-        description = Description(
-            version=version("detfuse"),
-            model=results.describe(detector, config),
-            categories=checkpoint.categories,
-            size=size,
-            resize=Resize(transform.size, transform.short_side, transform.long_side),
-            combine=config["combine"],
-        )
-        default = run_folder_of(checkpoint.path) / f"{checkpoint.path.stem}.{settings.format}"
-        path = require_file(Path(settings.output).expanduser() if settings.output else default)
-        pictures = _fitting(dataset, transform, size) or _drawn(size)
+    settings = ExportSettings(**{name: invocation.config[name] for name in ExportSettings.__dataclass_fields__})
+    checkpoint, config = stored(invocation)
+    detector = build_detector(config, len(checkpoint.categories)).eval()
+    load_weights(detector, checkpoint)
+    combine = build_combine(config)
+    deployed = Deployed(detector, combine)
+    transform: Transforms = instantiate(config["data"]["transform"])()
+    divisor = transform.divisor(size_divisor(detector.backbone.out_spec))
+    given = _given_size(settings.size, transform, divisor)
+    dataset = _validation(config, divisor, needed=given is None)
+    fitting = None if dataset is None else _largest(dataset, transform, divisor)
+    size = given or fitting
+    assert size is not None
+    description = Description(
+        version=version("detfuse"),
+        model=results.describe(detector, config),
+        categories=checkpoint.categories,
+        size=size,
+        resize=Resize(transform.size, transform.short_side, transform.long_side),
+        combine=config["combine"],
+    )
+    default = run_folder_of(checkpoint.path) / f"{checkpoint.path.stem}.{settings.format}"
+    path = require_file(Path(settings.output).expanduser() if settings.output else default)
+    pictures = _fitting(dataset, transform, size) or _drawn(size)
     print(f"model   {description.model}")
     print(f"size    {size[0]} x {size[1]} pixels (height x width): images are resized and padded to it", flush=True)
     if fitting is not None and fitting != size:
@@ -77,7 +76,7 @@ def run(invocation: Invocation) -> None:
             f"        the validation images take {fitting[0]} x {fitting[1]}; more padding shifts scores, through norms"
         )
     program = program_of(deployed, size)
-    with told_plainly(), written(path, settings.format, program, description) as draft:
+    with written(path, settings.format, program, description) as draft:
         agreement = compare(read_exported(draft), detector, combine, pictures)
     print(f"check   {_told(agreement, pictures)}")
     print(f"written to {path} ({path.stat().st_size / 2**20:.1f} MiB)")

@@ -190,15 +190,3 @@ def _tell_bug(error: Exception, invocation: Invocation) -> None:
         "and the lines above.",
         file=sys.stderr,
     )
-
-
-@contextmanager
-def told_plainly() -> Iterator[None]:
-    """Errors of the system that only the user can put right become a UserError; a bug stays what it is."""
-    try:
-        yield
-    except Exception as error:
-        mistake = explained(error)
-        if mistake is None or mistake is error:
-            raise
-        raise mistake from error

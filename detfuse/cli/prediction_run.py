@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from detfuse.cli.jobs import Invocation, told_plainly
+from detfuse.cli.jobs import Invocation
 from detfuse.cli.outputs import require_folder
 from detfuse.cli.predictors import Predictor, open_predictor
 from detfuse.cli.run_folder import run_folder_of
@@ -34,19 +34,17 @@ def run(invocation: Invocation) -> None:
     Raises:
         UserError: after all pictures, if the detector's outputs were not finite in some of them.
     """
-    with told_plainly():
-        settings = PredictSettings(**{name: invocation.config[name] for name in PredictSettings.__dataclass_fields__})
-        files = find_pictures(settings.source)
-        default = run_folder_of(Path(settings.checkpoint).expanduser()) / "predictions"
-        output = require_folder(Path(settings.output).expanduser() if settings.output else default)
-        predictor = open_predictor(invocation)
+    settings = PredictSettings(**{name: invocation.config[name] for name in PredictSettings.__dataclass_fields__})
+    files = find_pictures(settings.source)
+    default = run_folder_of(Path(settings.checkpoint).expanduser()) / "predictions"
+    output = require_folder(Path(settings.output).expanduser() if settings.output else default)
+    predictor = open_predictor(invocation)
     rows: list[dict[str, Any]] = []
     taken: Counter[str] = Counter()
     broken: list[Path] = []
     for image_id, file in enumerate(files, start=1):
-        with told_plainly():
-            image = load_image(file)
-            predicted = _predicted(predictor, image, file)
+        image = load_image(file)
+        predicted = _predicted(predictor, image, file)
         found = _select(predicted, settings.threshold)
         picture = draw_detections(image, found, predictor.categories, threshold=settings.threshold)
         taken[file.stem] += 1

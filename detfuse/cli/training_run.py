@@ -15,7 +15,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from detfuse.ablation.storage import to_plain
 from detfuse.build import Parts, build_parts, build_trainer, check_stored_config
 from detfuse.cli import results, run_folder
-from detfuse.cli.jobs import Invocation, told_plainly
+from detfuse.cli.jobs import Invocation
 from detfuse.cli.outputs import require_folder
 from detfuse.cli.stored_config import resumed
 from detfuse.config import TrainSettings, as_stored
@@ -42,23 +42,20 @@ def run(invocation: Invocation) -> None:
         UserError: whatever the user can put right.
     """
     start = time.monotonic()
-    with told_plainly():
-        settings = TrainSettings(**{name: invocation.config[name] for name in TrainSettings.__dataclass_fields__})
+    settings = TrainSettings(**{name: invocation.config[name] for name in TrainSettings.__dataclass_fields__})
     _refuse_sweep_of_processes(invocation)
     base = run_folder.base_folder(settings, invocation.typed, multirun=invocation.multirun)
     resume = run_folder.folder_to_resume(settings.resume, base)
     require_folder(resume or base)
     config = _stored(resume, invocation) if resume else invocation.config
-    with told_plainly():
-        pl.seed_everything(config["seed"], workers=True, verbose=False)
-        # before the folder: a mistake leaves nothing behind
-        parts = build_parts(config, stage="fit", pretrained=resume is None)
+    pl.seed_everything(config["seed"], workers=True, verbose=False)
+    # before the folder: a mistake leaves nothing behind
+    parts = build_parts(config, stage="fit", pretrained=resume is None)
     config = parts.module.config  # with the numbers that were left to the backbone's weights
     folder = resume or _new_folder(settings, base, numbered=settings.name == "auto" or invocation.multirun)
     with run_folder.locked(folder):
-        with told_plainly():
-            trainer = build_trainer(config, folder)
-            _begin(trainer, parts, folder, config, invocation)
+        trainer = build_trainer(config, folder)
+        _begin(trainer, parts, folder, config, invocation)
         if resume:
             _say(trainer, f"resuming from {folder / run_folder.LAST}")
         _fit(trainer, parts, config["seed"], folder / run_folder.LAST if resume else None)
