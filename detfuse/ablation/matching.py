@@ -13,8 +13,6 @@ from detfuse.ablation.probe import Read, data_of
 from detfuse.build import build_backbone, size_divisor
 from detfuse.data import DetectionDataModule
 
-_LATENCY_ROUNDS = 20
-
 
 def arms_equalised(prepared: Prepared) -> Prepared:
     """The plan with what arms bring along (norm, block, levels) set to the baseline's, as far as the plan says so.

@@ -165,7 +165,7 @@ def _tried(config: Mapping[str, Any], detector: Detector, data: DetectionDataMod
         dtype_bytes=bytes_of(precision),
         available=device_memory(device),
     )
-    precision.convert_module(detector.to(device, memory_format=memory_format_of(config)))  # type: ignore[call-overload]
+    precision.convert_module(detector.to(device).to(memory_format=memory_format_of(config)))
     train, load = _batch(data.train_dataloader(), device)
     val, load_val = _batch(data.val_dataloader(), device)
     train, val = precision.convert_input(train), precision.convert_input(val)

@@ -124,6 +124,5 @@ def costs(found: Findings) -> Section:
         "Filled: on the Pareto front, no other arm is better at the same or a lower cost; by the means, without "
         "regard to their noise. Vertical bars: standard deviation over the seeds."
     )
-    caption = f"{caption} {tables.timing_note(found.evidence)}".rstrip()
     drawing = charts.cost_panels(list(panels.items()), label=label)
     return Section("Cost", [Figure("cost", drawing, caption), table], (table,))
