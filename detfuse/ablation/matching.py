@@ -19,7 +19,6 @@ from detfuse.detector import Detector
 from detfuse.errors import InputError
 from detfuse.structures import Batch
 
-_LATENCY_ROUNDS = 20
 _SCALES = "neck.scales"
 _SCALE_NOTE = "scale: "  # begins what is said about factors
 

@@ -216,7 +216,7 @@ def _tried(
     """Predicted seconds of training and validation, from a few steps of each."""
     device = device_of(config)
     precision = precision_of(config["trainer"]["precision"], device)
-    precision.convert_module(detector.to(device, memory_format=memory_format_of(config)))  # type: ignore[call-overload]
+    precision.convert_module(detector.to(device).to(memory_format=memory_format_of(config)))
     train, load = first
     val, load_val = first_batch(data.val_dataloader(), device)
     train, val = precision.convert_input(train), precision.convert_input(val)

@@ -32,7 +32,7 @@ class Inference:
         self.device = compute_device(trainer.get("accelerator", "auto"), trainer.get("devices", 1))
         self.precision = precision_of(trainer.get("precision", "32-true"), self.device)
         self.memory_format = memory_format_of(config)
-        self.detector = detector.eval().to(self.device, memory_format=self.memory_format)  # type: ignore[call-overload]
+        self.detector = detector.eval().to(self.device).to(memory_format=self.memory_format)
         self.precision.convert_module(self.detector)
 
     def placed(self, images: Tensor) -> Tensor:

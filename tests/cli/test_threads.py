@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from detfuse import cli
 from detfuse.ablation.plan import Prepared
 from detfuse.ablation.records import Arm, Plan
 from detfuse.ablation.storage import write_plan
@@ -89,6 +91,17 @@ def test_waiting_threads_give_way_unless_the_environment_says_how_they_wait() ->
         environment = dict(own)
         wait_gently(environment)
         assert environment == own
+
+
+def test_every_command_has_its_threads_wait_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("GOMP_SPINCOUNT", "KMP_BLOCKTIME", "OMP_WAIT_POLICY"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)  # put back afterwards, whatever it was
+    seen = {}
+    monkeypatch.setattr(cli, "launch", lambda command, job: seen.update({command: os.environ["GOMP_SPINCOUNT"]}))
+    for command in (cli.train, cli.ablate, cli.evaluate, cli.predict, cli.cost, cli.export, cli.compare):
+        command()
+    assert len(seen) == 7
 
 
 @pytest.mark.parametrize(("devices", "expected"), [(1, 1), (2, 2), ("2", 2), ([0, 3], 2), ("auto", 1), (-1, 1)])

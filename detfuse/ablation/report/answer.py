@@ -140,6 +140,5 @@ def costs(found: Findings) -> Section:
     elif latency:
         caption += "Latencies whose quartiles (horizontal bars) overlap are the same. "
     caption += "Vertical bars: standard deviation over the seeds."
-    caption = f"{caption} {tables.timing_note(found.evidence)}".rstrip()
     drawing = charts.cost_panels(list(panels.items()), label=label)
     return Section("Cost", [Figure("cost", drawing, caption), table], (table,))

@@ -191,10 +191,10 @@ def costs_table(evidence: Mapping[str, ArmEvidence], panels: Mapping[str, Sequen
     sizes = sorted({one.cost.image_size for one in evidence.values() if one.cost})
     shown = " or ".join(map(_pixels, sizes))
     caption = f"FLOPs: inference up to the candidates on one image of {shown} pixels, the largest that inference sees."
-    return Table("costs", columns, tuple(rows), f"{caption} {timing_note(evidence)}".rstrip() if sizes else "")
+    return Table("costs", columns, tuple(rows), f"{caption} {_timing_note(evidence)}".rstrip() if sizes else "")
 
 
-def timing_note(evidence: Mapping[str, ArmEvidence]) -> str:
+def _timing_note(evidence: Mapping[str, ArmEvidence]) -> str:
     """What the latencies were measured on, and why some were not."""
     costs = {arm: one.cost for arm, one in evidence.items() if one.cost is not None}
     timings = [cost.timing for cost in costs.values() if cost.timing is not None]
