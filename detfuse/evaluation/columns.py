@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -207,7 +208,7 @@ def _ranks(ids: list[Any], known: Sequence[Any], what: str, label: Callable[[int
 
 
 def _refuse_duplicates(ids: list[Any], what: str) -> None:
-    wrong = [value for value in ids if not isinstance(value, str | int | float)]
+    wrong = [value for value in ids if not isinstance(value, str | Real)]
     if wrong:
         raise InputError(f"ground truth: {what} id {wrong[0]!r:.60} is neither text nor a number")
     twice = [repr(value) for value, count in Counter(ids).items() if count > 1]

@@ -22,7 +22,7 @@ from detfuse.fusion.operators import OPERATORS
 from detfuse.fusion.resample import DOWN, UP, check_direction
 from detfuse.inserts import NECK_SITES, Attention, Site, chosen_levels, make_insert, only_sites
 from detfuse.protocols import OperatorFactory, ResampleFactory, Size
-from detfuse.ranges import Fraction, NonNegativeFloat, PositiveInt, checked
+from detfuse.ranges import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, checked
 from detfuse.structures import FeatureSpec
 
 Topology = Callable[[tuple[int, ...]], FusionGraph]
@@ -81,7 +81,7 @@ class GraphNeck(nn.Module):
         topology: Topology | None = None,
         nodes: Sequence[Mapping[str, Any]] | None = None,
         outputs: Sequence[str] | None = None,
-        scales: Mapping[str, float] | None = None,
+        scales: Mapping[str, PositiveFloat] | None = None,
         out_channels: PositiveInt = 256,
         width: PositiveInt | None = None,
         norm: NormName = "none",

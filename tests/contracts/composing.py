@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+from functools import cache
 from typing import Any
 
 import torch
@@ -19,10 +21,20 @@ def options(group: str) -> list[str]:
 
 def compose_train(*overrides: str) -> dict[str, Any]:
     """Overrides -> the resolved configuration of the train command, as plain containers."""
+    return deepcopy(_composed(overrides))
+
+
+@cache
+def _composed(overrides: tuple[str, ...]) -> dict[str, Any]:
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         config = OmegaConf.to_container(compose("train", list(overrides)), resolve=True)
     assert isinstance(config, dict)
     return {str(key): value for key, value in config.items()}
+
+
+def crossed(rows: list[str], columns: list[str], row: str, column: str) -> list[tuple[str, str]]:
+    """Every row under one column and every column under one row: a matrix without what its cells would repeat."""
+    return [(r, c) for r in rows for c in columns if r == row or c == column]
 
 
 def sites_of(head: str) -> list[str]:

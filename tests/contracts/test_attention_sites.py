@@ -1,4 +1,4 @@
-"""Every attention at every site under every head."""
+"""Every attention at every site under FCOS, and one of them under every head."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import timm
 import torch
-from composing import compose_train, options, sites_of, small_batch
+from composing import compose_train, crossed, options, sites_of, small_batch
 from torch import Tensor
 
 from detfuse.build import ConfigError, build_detector
@@ -22,7 +22,7 @@ from detfuse.training.optim import sgd
 
 KINDS = [kind for kind in options("attention") if kind != "none"]
 HEADS = options("head")
-CASES = [(kind, head) for kind in KINDS for head in HEADS]
+CASES = crossed(KINDS, HEADS, "se", "fcos")
 SMALL = ("backbone=resnet18", "neck.out_channels=16", "neck.topology.extra_levels=0")
 
 

@@ -113,7 +113,7 @@ def test_one_arm_under_two_names_is_identical(tmp_path: Path) -> None:
     assert "again" in printed
 
 
-def test_an_equal_start_is_stored_drawn_and_measured_once(tmp_path: Path) -> None:
+def test_an_equal_start_is_stored_and_drawn(tmp_path: Path) -> None:
     folder = user(tmp_path)
     page = PAGE.replace("neck: [unfused, fpn]", "operator: [add, gated]") + "equalise: []\n"
     (folder / "my/ablation/scaled.yaml").write_text(page)
@@ -130,8 +130,6 @@ def test_an_equal_start_is_stored_drawn_and_measured_once(tmp_path: Path) -> Non
     scales = read_checkpoint(gated / "checkpoints/last.ckpt").config["neck"]["scales"]
     assert scales == json.loads((gated / "fusion.json").read_text())["scales"]
     assert override == f"neck.scales={{t4:{scales['t4']},t3:{scales['t3']}}}"
-    again = run("ablate", *command[:-1], "seeds=[1,0]", "equalise=[scale]", "plan_only=true", folder=folder).stdout
-    assert override in " ".join(again.split())
 
 
 def test_runs_of_another_environment_are_no_pairs(

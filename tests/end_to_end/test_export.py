@@ -85,7 +85,7 @@ def invocation(command: str, *typed: str) -> Invocation:
     [
         (["combine=wbf"], r"WeightedBoxFusion cannot be exported.*combine=nms and combine=soft_nms"),
         (["size=[64,70]"], r"size=\[64, 70\].*multiples of 32.*\[64, 96\]"),
-        (["size=[64]"], r"size=\[64\]: give \[height,width\]"),
+        (["size=[64]"], "size must have 2 items"),
         (["output=x.onnx", "format=pt2"], r"output=x.onnx.*must end in .pt2"),
         (["data.transform.size=[64,64]", "size=[96,96]"], r"all have exactly \[64, 64\]; leave size out"),
         (["data=coco", "data.root=nowhere"], r"cannot be read \(.*nowhere.*give size="),

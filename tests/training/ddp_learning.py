@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from detfuse.build import build_parts, build_trainer
+from detfuse.training.datamodule import LightningData
 
 sys.path.append(str(Path(__file__).parents[1] / "contracts"))
 
@@ -85,7 +86,7 @@ def learnt(root: Path, head: str, devices: int, *overrides: str) -> tuple[dict[s
     )
     parts = build_parts(config, stage="fit")
     before = {name: weight.detach().clone() for name, weight in parts.detector.named_parameters()}
-    build_trainer(config, root, bare=True).fit(parts.module, datamodule=parts.data)
+    build_trainer(config, root, bare=True).fit(parts.module, datamodule=LightningData(parts.data))
     return before, {name: weight.detach().clone() for name, weight in parts.detector.named_parameters()}
 
 
