@@ -11,10 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-import yaml
 from commands import REPOSITORY, TINY, run
-
-from detfuse.weights import read_checkpoint
 
 PAGE = """\
 _target_: detfuse.ablation.design.Ablation
@@ -111,25 +108,6 @@ def test_one_arm_under_two_names_is_identical(tmp_path: Path) -> None:
     assert {difference["estimate"] for difference in one["differences"]} <= {0.0, None}
     assert one["shared_start"] == 1.0
     assert "again" in printed
-
-
-def test_an_equal_start_is_stored_and_drawn(tmp_path: Path) -> None:
-    folder = user(tmp_path)
-    page = PAGE.replace("neck: [unfused, fpn]", "operator: [add, gated]") + "equalise: []\n"
-    (folder / "my/ablation/scaled.yaml").write_text(page)
-    command = ("--config-dir", "my", "ablation=scaled", *SMALL, "neck=fpn", "seeds=[0]")
-    assert "equalised scale" in run("ablate", *command, "ablation.equalise=[scale]", folder=folder).stdout
-    place = folder / "runs/ablations/scaled"
-    plan = yaml.safe_load((place / "plan.yaml").read_text())
-    override = plan["arms"][1]["overrides"][-1]
-    assert override.startswith("neck.scales={t4:")
-    assert plan["start"]["gated"]["P3"] == pytest.approx(plan["start"]["add"]["P3"], rel=0.2)
-    gated = place / "runs/gated/seed-0"
-    assert "× " in (gated / "fusion.svg").read_text(encoding="utf-8")
-    assert "× " not in (place / "runs/add/seed-0/fusion.svg").read_text(encoding="utf-8")
-    scales = read_checkpoint(gated / "checkpoints/last.ckpt").config["neck"]["scales"]
-    assert scales == json.loads((gated / "fusion.json").read_text())["scales"]
-    assert override == f"neck.scales={{t4:{scales['t4']},t3:{scales['t3']}}}"
 
 
 def test_runs_of_another_environment_are_no_pairs(

@@ -170,10 +170,14 @@ def test_a_neck_of_ones_own_needs_no_python(trained: tuple[Path, str]) -> None:
         "  - {name: p3, level: 3, inputs: [f4, c3], block: conv3}\n"
         "  - {name: p5, level: 5, inputs: [f4, c5], block: conv3}\n"
         "outputs: [p3, p5]\n"
+        "scales: {f4: 0.4321}\n"
     )
     argv = ("--config-dir", "my", "neck=mine", *TINY, "trainer.fast_dev_run=true", "name=mine")
     printed = run("train", *argv, folder=folder).stdout
     assert "mine" in printed
+    place = folder / "runs/default/mine"
+    assert "× 0.432" in (place / "fusion.svg").read_text(encoding="utf-8")
+    assert json.loads((place / "fusion.json").read_text())["scales"] == {"f4": 0.4321}
 
 
 def test_the_wheel_has_everything_and_runs_anywhere(tmp_path: Path) -> None:
