@@ -10,8 +10,8 @@ from torch import nn
 
 from detfuse.fusion.graph import FusionGraph
 from detfuse.necks.graph_neck import GraphNeck
+from detfuse.training.summary import PARTS
 
-PARTS = ("backbone", "neck", "head")
 _NORM = re.compile(r"[A-Z]\w*Norm(\dd)?")
 
 

@@ -16,7 +16,7 @@ from detfuse.ablation.records import Cost, Run
 from detfuse.ablation.storage import COST, read_cost, write_cost
 from detfuse.build import build_backbone, build_data, size_divisor, without_pretrained
 from detfuse.data import AnnotationIndex, DetectionDataModule
-from detfuse.errors import InputError
+from detfuse.errors import InputError, UserError
 
 
 def write_costs(prepared: Prepared, runs: Sequence[Run], index: AnnotationIndex) -> list[str]:
@@ -74,7 +74,7 @@ def _measured(prepared: Prepared, timed: Mapping[str, Run | None], index: Annota
             if run is None:
                 raise InputError("no finished run has its last checkpoint any more")
             subjects[name] = subject_of(configs[name], run, data[name], positions)
-        except (ValueError, OSError) as error:
+        except (UserError, OSError) as error:
             costs[name] = replace(costs[name], untimed=str(error))
     for name, (ms, timing) in latencies(subjects, _threads_of(prepared, timed)).items():
         costs[name] = replace(

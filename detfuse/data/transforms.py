@@ -149,8 +149,9 @@ class Transforms:
     def smallest(self, height: int, width: int) -> tuple[int, int]:
         """(height, width) that an image gets in training at the least: cropped nearest to a square, jittered down."""
         if self.crop > 0:
-            # the long side keeps (area * 3/4)^.5 of itself, the short one (area / 3/4)^.5, but at most all
-            share = (3 / 4) ** 0.5 * max((3 / 4) ** 0.5, self.crop_area[0] ** 0.5)
+            # the long side keeps (area / turn)^.5 of itself, the short one (area * turn)^.5, but at most all
+            turn = _TURN**0.5
+            share = max(1 / turn, self.crop_area[0] ** 0.5) / turn
             if height > width:
                 height = max(width, int(height * share))
             else:

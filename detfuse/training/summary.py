@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from detfuse.inserts import inserts_of
 
-_PARTS = ("backbone", "neck", "head")
+PARTS = ("backbone", "neck", "head")
 _MAX_ROWS = 16  # children shown per part
 
 
@@ -60,7 +60,7 @@ def summarise(detector: nn.Module, image_size: tuple[int, int]) -> str:
     costs, shapes = _measure(detector, image_size)
     inserts = inserts_of(detector)  # they have a table of their own
     rows = [("part", "parameters", "trainable", "GFLOPs", "output (C x H x W / stride)")]
-    for part in _PARTS:
+    for part in PARTS:
         rows.append(_row(part, costs[part], _describe(shapes.get(part), image_size)))
         children = [
             name
@@ -113,7 +113,7 @@ def _measure(detector: nn.Module, image_size: tuple[int, int]) -> tuple[dict[str
     device = next(detector.parameters()).device
     twin: Any = copy.deepcopy(detector).eval()  # a head may cache anchors: the twin's never leave this function
     outputs: dict[str, Any] = {}
-    for part in _PARTS:
+    for part in PARTS:
         getattr(twin, part).register_forward_hook(
             lambda _module, _inputs, output, part=part: outputs.__setitem__(part, _shapes(output))
         )
