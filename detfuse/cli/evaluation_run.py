@@ -11,9 +11,9 @@ from detfuse.build import build_parts, build_trainer, check_stored_config
 from detfuse.cli import results
 from detfuse.cli.jobs import Invocation
 from detfuse.cli.outputs import require_folder
-from detfuse.cli.run_folder import run_folder_of
 from detfuse.cli.stored_config import evaluated
 from detfuse.config import as_stored
+from detfuse.runs.run_folder import run_folder_of
 from detfuse.weights.checkpoint import Checkpoint, read_checkpoint
 
 

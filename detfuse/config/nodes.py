@@ -12,7 +12,7 @@ from detfuse.config.annotations import choices, fits, in_words
 from detfuse.config.frame import Frame
 from detfuse.config.keys import HYDRA_KEYS, Keys, Whole, wired
 from detfuse.config.overrides import did_you_mean
-from detfuse.config.retired import why_retired
+from detfuse.config.retired import moved, why_retired
 from detfuse.config.settings import SETTINGS
 from detfuse.config.signatures import Parameter, Signature, UnknownTargetError, signature_of
 from detfuse.errors import InputError
@@ -158,7 +158,8 @@ class NodeCheck:
         try:
             signature = signature_of(str(target), self.roots)
         except UnknownTargetError as error:
-            hint = did_you_mean(error.wrong, list(error.options))
+            now = moved(str(target))
+            hint = f"; it is {now} now" if now != target else did_you_mean(error.wrong, list(error.options))
             self.problems.append(f"{self._where(f'{path}._target_', target)}: {error}{hint}")
             return
         for key, value in node.items():

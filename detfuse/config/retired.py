@@ -1,14 +1,19 @@
-"""Arguments that a part no longer takes, so that what was stored while it did still loads: the one place for it.
+"""What became of parts and their arguments, so that what was stored before still loads: the one place for it.
 
-A run's config.yaml and a checkpoint keep the configuration they were made with. Whoever removes an argument writes it
-here, with the reason for people who have it in a YAML of their own; from then on stored configurations are read without
-it.
+A run's config.yaml and a checkpoint keep the configuration they were made with. Whoever moves a part or removes an
+argument writes it here, the latter with the reason for people who have it in a YAML of their own; from then on stored
+configurations are read accordingly.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
+
+_MOVED = {
+    "detfuse.inserts.Levels": "detfuse.attention.inserts.Levels",
+}
+"""Target -> where it stands now."""
 
 _RETIRED: dict[str, dict[str, str]] = {
     "detfuse.training.loggers.MetricsCsv": {"file_name": "it is always metrics.csv, which monitor and report read"},
@@ -29,9 +34,15 @@ def why_retired(target: str, argument: str) -> str:
     return f" any more: {reason};" if reason else ""
 
 
-def without_retired(node: Any) -> Any:
-    """A copy of a stored configuration without the arguments that its parts no longer take."""
+def moved(target: str) -> str:
+    """Where a target stands now; the target itself if it never stood elsewhere."""
+    return _MOVED.get(target, target)
+
+
+def brought_up_to_date(node: Any) -> Any:
+    """A copy of a stored configuration: its parts where they stand now, without the arguments they no longer take."""
     if isinstance(node, Mapping):
-        retired = _RETIRED.get(str(node.get("_target_")), {})
-        return {key: without_retired(value) for key, value in node.items() if key not in retired}
-    return [without_retired(item) for item in node] if isinstance(node, list) else node
+        target = moved(str(node.get("_target_")))
+        kept = {key: value for key, value in node.items() if key not in _RETIRED.get(target, {})}
+        return {key: target if key == "_target_" else brought_up_to_date(value) for key, value in kept.items()}
+    return [brought_up_to_date(item) for item in node] if isinstance(node, list) else node

@@ -14,13 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from detfuse.attention.inserts import NECK_SITES, Attention, Site, chosen_levels, make_insert, only_sites
 from detfuse.errors import InputError, UserError
 from detfuse.fill import Fill, fill_convolutions
 from detfuse.fusion.blocks import BLOCKS, ActivationName, NormName, Style
 from detfuse.fusion.graph import FusionGraph, GraphError, Node, checked_scales
 from detfuse.fusion.operators import OPERATORS
 from detfuse.fusion.resample import DOWN, UP, check_direction
-from detfuse.inserts import NECK_SITES, Attention, Site, chosen_levels, make_insert, only_sites
 from detfuse.protocols import OperatorFactory, ResampleFactory, Size
 from detfuse.ranges import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, checked
 from detfuse.structures import FeatureSpec

@@ -40,6 +40,12 @@ def test_arguments_that_were_removed_since_are_left_out(composed: dict[str, Any]
     assert repr(stored) == before
 
 
+def test_parts_that_stand_elsewhere_now_are_found(composed: dict[str, Any], stored: dict[str, Any]) -> None:
+    levels = {**stored["attention"]["levels"], "_target_": "detfuse.inserts.Levels"}
+    stored["attention"] = {**stored["attention"], "levels": levels}
+    assert as_stored(stored, SOURCE, [conf_dir()]) == composed
+
+
 def test_what_is_older_than_a_place_or_a_setting_is_right(stored: dict[str, Any]) -> None:
     for key in ("attention", "evaluate", "project"):
         del stored[key]
