@@ -30,7 +30,6 @@ from detfuse.detector import Detector
 from detfuse.errors import InputError
 from detfuse.fusion.graph import Node
 from detfuse.necks.graph_neck import GraphNeck, Watch
-from detfuse.protocols import Outputs
 from detfuse.structures import Batch
 from detfuse.training.cost import deviation
 
@@ -180,7 +179,7 @@ def _first_step(detector: Detector) -> Iterator[Detector]:
         yield copy.deepcopy(detector).train()
 
 
-def _run(twin: Detector, batch: Batch) -> tuple[list[Tensor], Outputs]:
+def _run(twin: Detector, batch: Batch) -> tuple[list[Tensor], Any]:
     """The maps that the head reads, and its outputs."""
     read: list[Tensor] = []
     assert isinstance(twin.head, nn.Module)
