@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 _RETIRED: dict[str, dict[str, str]] = {
+    "detfuse.ops.postprocess.WeightedBoxFusion": {"score": "it is always the mean, as in the paper"},
     "detfuse.training.loggers.MetricsCsv": {"file_name": "it is always metrics.csv, which monitor and report read"},
     "detfuse.training.loggers.tensorboard": {
         "folder": "it is always tensorboard",
@@ -22,6 +23,9 @@ _RETIRED: dict[str, dict[str, str]] = {
 }
 """Target -> argument -> why there is no such choice any more."""
 
+_LEFT = {("detfuse.ops.postprocess.WeightedBoxFusion", "score"): "mean"}
+"""What is left of choices that change results: a stored one that chose otherwise is not read as if it had not."""
+
 
 def why_retired(target: str, argument: str) -> str:
     """``any more: ...;`` for an argument that was removed, else nothing."""
@@ -30,8 +34,12 @@ def why_retired(target: str, argument: str) -> str:
 
 
 def without_retired(node: Any) -> Any:
-    """A copy of a stored configuration without the arguments that its parts no longer take."""
+    """A copy of a stored configuration without the arguments that its parts no longer take.
+
+    One that chose what is no longer offered stays, so that it is refused with the reason.
+    """
     if isinstance(node, Mapping):
-        retired = _RETIRED.get(str(node.get("_target_")), {})
+        target = str(node.get("_target_"))
+        retired = {key for key in _RETIRED.get(target, {}) if node.get(key) == _LEFT.get((target, key), node.get(key))}
         return {key: without_retired(value) for key, value in node.items() if key not in retired}
     return [without_retired(item) for item in node] if isinstance(node, list) else node
