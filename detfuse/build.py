@@ -197,12 +197,12 @@ def build_neck(config: Config, in_spec: FeatureSpec) -> Neck:
     return built
 
 
-def build_head(config: Config, in_spec: FeatureSpec, num_classes: int) -> Head:
+def build_head(config: Config, in_spec: FeatureSpec, num_classes: int) -> Head[Any]:
     """The head on a neck's maps."""
     head = instantiate(config["head"])
     attention = _attention_for(head, config, HEAD_SITES, "head")
     make = partial(head, in_spec=in_spec, num_classes=num_classes, **attention)
-    built: Head = initialised(make, config["seed"], "head")
+    built: Head[Any] = initialised(make, config["seed"], "head")
     return built
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from detfuse.errors import InputError
-from detfuse.protocols import Backbone, Combine, Head, Neck, Outputs
+from detfuse.protocols import Backbone, Combine, Head, Neck
 from detfuse.ranges import FiniteFloat, PositiveFloat, checked
 from detfuse.structures import IMAGENET, Batch, Detections, Normalization, Pretrained
 
@@ -41,7 +42,7 @@ class Detector(nn.Module):
         self,
         backbone: Backbone,
         neck: Neck,
-        head: Head,
+        head: Head[Any],
         *,
         mean: Sequence[FiniteFloat] | None = None,
         std: Sequence[PositiveFloat] | None = None,
@@ -54,8 +55,8 @@ class Detector(nn.Module):
         self.register_buffer("mean", torch.tensor(self.normalization.mean).reshape(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(self.normalization.std).reshape(3, 1, 1), persistent=False)
 
-    def forward(self, images: Tensor, image_sizes: Tensor) -> Outputs:
-        """Raw predictions of the head, the same in training and in evaluation.
+    def forward(self, images: Tensor, image_sizes: Tensor) -> Any:
+        """Raw predictions of the head, of its own type, the same in training and in evaluation.
 
         Args:
             images: (B, 3, H, W) uint8 RGB, padded at the bottom and the right.
@@ -81,7 +82,7 @@ class Detector(nn.Module):
 
     def predict(self, images: Tensor, image_sizes: Tensor, combine: Combine) -> list[Detections]:
         """Detections of each image, in pixels of the (resized) image and never in its padding."""
-        return self.head.predict(self(images, image_sizes), image_sizes, combine)
+        return [combine(*image) for image in zip(*self.candidates(images, image_sizes), strict=True)]
 
 
 def normalization_of(backbone: Backbone, mean: Sequence[float] | None, std: Sequence[float] | None) -> Normalization:

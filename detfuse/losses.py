@@ -1,6 +1,8 @@
-"""Losses of dense heads, over padded batches: sums with a weight per prior instead of selections by mask.
+"""Losses over padded batches, in float32: masks instead of selections, so that nothing here waits for the device.
 
-Nothing here waits for the device, and every value and gradient is finite where the weight is 0.
+All but the focal loss are elementwise over what is predicted, and take a mask ``where``: elsewhere value and gradient
+are exactly 0, whatever stands there (boxes of padded rows have no logarithm, and NaN times 0 is NaN). What they are
+divided by is the head's affair: :func:`normalizer_of`.
 """
 
 from __future__ import annotations
@@ -141,28 +143,106 @@ class _FocalLoss(torch.autograd.Function):
         return gradient * grad, None, None, None, None, None
 
 
-def giou_loss(predicted: Tensor, target: Tensor, eps: float = 1e-7) -> Tensor:
-    """1 - generalised IoU (Rezatofighi et al., 2019, https://arxiv.org/abs/1902.09630), elementwise.
+def cross_entropy(logits: Tensor, labels: Tensor, where: Tensor | None = None) -> Tensor:
+    """Softmax cross-entropy of classes that exclude each other.
+
+    Args:
+        logits: (..., K).
+        labels: (...) int64 in 0..K-1 where they count.
+        where: (...) bool, what counts; None: all.
+
+    Returns:
+        (...) float32.
+    """
+    (logits,), (labels,) = _counting(where, logits.float()), _counting(where, labels)
+    loss = functional.cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="none")
+    return _zero_elsewhere(where, loss.reshape(labels.shape))
+
+
+def binary_cross_entropy(logits: Tensor, target: Tensor, where: Tensor | None = None) -> Tensor:
+    """Sigmoid cross-entropy with targets in 0..1.
+
+    Args:
+        logits: (...).
+        target: (...) of the same shape.
+        where: likewise, bool; None: all.
+
+    Returns:
+        (...) float32.
+    """
+    logits, target = _counting(where, logits.float(), target.float())
+    loss = functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    return _zero_elsewhere(where, loss)
+
+
+def l1_loss(predicted: Tensor, target: Tensor, where: Tensor | None = None) -> Tensor:
+    """Sum of the absolute differences of the last axis.
+
+    Args:
+        predicted: (..., D).
+        target: (..., D).
+        where: (...) bool, what counts; None: all.
+
+    Returns:
+        (...) float32.
+    """
+    predicted, target = _counting(where, predicted.float(), target.float())
+    return (predicted - target).abs().sum(-1)
+
+
+def smooth_l1_loss(predicted: Tensor, target: Tensor, beta: float, where: Tensor | None = None) -> Tensor:
+    """Sum over the last axis of ``d**2 / (2 beta)`` for differences below ``beta``, else ``|d| - beta / 2``.
+
+    Source: Girshick, Fast R-CNN, 2015, https://arxiv.org/abs/1504.08083 (there ``beta`` is 1).
+
+    Args:
+        predicted: (..., D).
+        target: (..., D).
+        beta: where it turns from quadratic to linear; 0 is :func:`l1_loss`.
+        where: (...) bool, what counts; None: all.
+
+    Returns:
+        (...) float32.
+    """
+    predicted, target = _counting(where, predicted.float(), target.float())
+    return functional.smooth_l1_loss(predicted, target, beta=beta, reduction="none").sum(-1)
+
+
+def giou_loss(predicted: Tensor, target: Tensor, where: Tensor | None = None, *, eps: float = 1e-7) -> Tensor:
+    """1 - generalised IoU (Rezatofighi et al., 2019, https://arxiv.org/abs/1902.09630).
 
     torchvision's selects the overlapping pairs by a mask, which waits for the GPU; the values are the same.
 
     Args:
         predicted: (..., 4) xyxy, of non-negative width and height.
         target: (..., 4) xyxy.
+        where: (...) bool, what counts; None: all.
         eps: keeps the quotients of empty boxes finite.
 
     Returns:
-        (...) in 0..2.
+        (...) float32 in 0..2.
     """
+    predicted, target = _counting(where, predicted.float(), target.float())
     shared = _area(
         torch.maximum(predicted[..., :2], target[..., :2]), torch.minimum(predicted[..., 2:], target[..., 2:])
     )
     hull = _area(torch.minimum(predicted[..., :2], target[..., :2]), torch.maximum(predicted[..., 2:], target[..., 2:]))
     own = _area(predicted[..., :2], predicted[..., 2:]) + _area(target[..., :2], target[..., 2:])
     union = own - shared
-    return 1 - shared / (union + eps) + (hull - union) / (hull + eps)
+    return _zero_elsewhere(where, 1 - shared / (union + eps) + (hull - union) / (hull + eps))
 
 
 def _area(low: Tensor, high: Tensor) -> Tensor:
     width, height = (high - low).clamp(min=0).unbind(-1)  # the backward of prod() would wait for the GPU
     return width * height
+
+
+def _counting(where: Tensor | None, *given: Tensor) -> tuple[Tensor, ...]:
+    """What was given, but zeros where it does not count: no gradient then reaches what stood there."""
+    if where is None:
+        return given
+    return tuple(torch.where(where if x.ndim == where.ndim else where[..., None], x, 0) for x in given)
+
+
+def _zero_elsewhere(where: Tensor | None, loss: Tensor) -> Tensor:
+    return loss if where is None else torch.where(where, loss, 0.0)

@@ -8,13 +8,13 @@ Shapes: B images, C channels, H and W in pixels of the map, A priors (anchors or
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
 from torch import Tensor, nn
 
 from detfuse.structures import Batch, Detections, FeatureSpec
 
-Outputs = Any
+Outputs = TypeVar("Outputs")
 """A head's raw per-level maps: a NamedTuple of its own, the same in training and in evaluation."""
 
 Size = tuple[int, int]
@@ -101,7 +101,7 @@ class Combine(Protocol):
 
 
 @runtime_checkable
-class Head(Protocol):
+class Head(Protocol[Outputs]):
     """Predicts from the neck's maps. Constructor: ``Head(in_spec, num_classes, *, ...)``."""
 
     compilable: bool
@@ -127,8 +127,4 @@ class Head(Protocol):
         Rows that are no candidate (below the score threshold) have score 0; a score of NaN says that the outputs there
         are not finite.
         """
-        ...
-
-    def predict(self, outputs: Outputs, image_sizes: Tensor, combine: Combine) -> list[Detections]:
-        """Combine the candidates of each image; boxes are in pixels of the resized image, clipped to it."""
         ...

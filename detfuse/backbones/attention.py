@@ -1,17 +1,17 @@
-"""Attention in a backbone: hooks on the stages and blocks of a timm model, surgery on torchvision's traced graph.
+"""Attention in a backbone: hooks on its stages and blocks, and timm's own place at the end of a residual branch.
 
-Both leave every name of the model as it is, so that weights with and without attention fit each other.
+Every name of the model stays as it is, so that weights with and without attention fit each other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import timm.models.res2net
 import timm.models.resnet
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from detfuse.attention.inserts import Attention, Insert, Site, chosen_levels, make_insert
 from detfuse.errors import InputError
@@ -62,10 +62,10 @@ Stages = Mapping[int, Stage]
 
 
 def attend_stages(model: nn.Module, stages: Stages, attention: Attention, name: str) -> nn.ModuleDict:
-    """Put attention into a timm model.
+    """Put attention into a model.
 
     Args:
-        model: as timm's ``features_only`` makes it.
+        model: as timm's ``features_only`` makes it, or with modules that are called by the names of the stages.
         stages: all up to the coarsest that is returned.
         attention: the backbone's sites.
         name: the model's, for messages.
@@ -136,106 +136,6 @@ def _out_channels(block: Any) -> int:
 
 def _no_branch(part: str) -> ValueError:
     return InputError(
-        f"attention.branch: {part} has no residual branch with a place for it; ResNets (timm's and torchvision's) and "
-        "Res2Nets have. Elsewhere take attention@attention.stage"
-    )
-
-
-# ---- torchvision
-
-
-def attend_graphs(model: Any, stages: Stages, attention: Attention, name: str) -> None:
-    """Put attention into a model that torch.fx traced, in its training and its evaluation graph.
-
-    The inserts are registered as ``attention`` in the model.
-
-    Args:
-        model: of ``create_feature_extractor``, whose outputs are named by their strides.
-        stages: all up to the coarsest that is returned.
-        attention: the backbone's sites.
-        name: the model's, for messages.
-
-    Raises:
-        ValueError: if the model has no such site.
-    """
-    model.attention = inserts = nn.ModuleDict()
-    part = f"backbone {name}"
-    graphs: list[fx.Graph] = [model.train_graph, model.eval_graph]
-    for level, stage in _chosen(attention, "branch", stages, part):
-        ends = list(_branch_ends(graphs[0], model, stage.module))
-        if not ends:
-            raise _no_branch(part)
-        for index, (end, width) in enumerate(ends):
-            key = f"branch_c{level}_{index + 1}"
-            inserts[key] = make_insert(attention, "branch", f"c{level} block {index + 1}", level, width)
-            for graph in graphs:
-                _insert_after(graph, _call_of(graph, end), f"attention.{key}")
-    for level, stage in _chosen(attention, "before_last_block", stages, part):
-        key = f"before_last_block_c{level}"
-        block = _last_block_name(graphs[0], stage.module, level, part)
-        inserts[key] = _made(attention, "before_last_block", level, stage)
-        for graph in graphs:
-            _insert_before_block(graph, block, f"attention.{key}")
-    for level, stage in _chosen(attention, "stage", stages, part):
-        key = f"stage_c{level}"
-        inserts[key] = _made(attention, "stage", level, stage)
-        for graph in graphs:
-            _insert_after(graph, _output(graph, str(2**level)), f"attention.{key}")
-    model.graph = graphs[0] if model.training else graphs[1]  # generates its code again
-
-
-def _targets_below(graph: fx.Graph, prefix: str) -> list[fx.Node]:
-    return [node for node in graph.nodes if node.op == "call_module" and str(node.target).startswith(f"{prefix}.")]
-
-
-def _call_of(graph: fx.Graph, target: str) -> fx.Node:
-    calls: list[fx.Node] = [node for node in graph.nodes if node.op == "call_module" and node.target == target]
-    return calls[0]
-
-
-def _output(graph: fx.Graph, key: str) -> fx.Node:
-    returned = next(node for node in graph.nodes if node.op == "output").args[0]
-    assert isinstance(returned, dict)
-    found = returned[key]
-    assert isinstance(found, fx.Node)
-    return found
-
-
-def _branch_ends(graph: fx.Graph, model: nn.Module, stage: str) -> Iterator[tuple[str, int]]:
-    """The last norm of every residual branch of a ResNet's stage, with its width: the one whose result is added."""
-    for node in _targets_below(graph, stage):
-        target = str(node.target)
-        norm = model.get_submodule(target)
-        added = any(user.op == "call_function" and "add" in str(user.target) for user in node.users)
-        if added and target.rpartition(".")[2].startswith("bn"):
-            yield target, int(norm.num_features)  # type: ignore[arg-type]  # of a BatchNorm, whatever its kind
-
-
-def _last_block_name(graph: fx.Graph, stage: str, level: int, part: str) -> str:
-    parts = [str(node.target)[len(stage) + 1 :].split(".")[0] for node in _targets_below(graph, stage)]
-    names = list(dict.fromkeys(parts))
-    if len(names) < 2:
-        raise InputError(
-            f"attention.before_last_block: stage C{level} of {part} has {'one block only' if names else 'no blocks'}; "
-            "take another model, other attention.levels.before_last_block, or attention@attention.stage"
-        )
-    return f"{stage}.{names[-1]}"
-
-
-def _insert_after(graph: fx.Graph, node: fx.Node, target: str) -> None:
-    with graph.inserting_after(node):
-        inserted = graph.call_module(target, (node,))
-    node.replace_all_uses_with(inserted, delete_user_cb=lambda user: user is not inserted)
-
-
-def _insert_before_block(graph: fx.Graph, block: str, target: str) -> None:
-    """What enters a block passes the insert, on the way to its branch and to its shortcut alike."""
-    first = _targets_below(graph, block)[0]
-    entering = first.args[0]
-    assert isinstance(entering, fx.Node)
-    order = {node: index for index, node in enumerate(graph.nodes)}
-    with graph.inserting_before(first):
-        inserted = graph.call_module(target, (entering,))
-    entering.replace_all_uses_with(
-        inserted, delete_user_cb=lambda user: user is not inserted and order[user] >= order[first]
+        f"attention.branch: {part} has no residual branch with a place for it; timm's ResNets and Res2Nets "
+        "have. Elsewhere take attention@attention.stage"
     )

@@ -5,18 +5,20 @@ from __future__ import annotations
 import copy
 import difflib
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torchvision
+from timm.models import is_model, is_model_in_modules
 from torch import Tensor, nn
 from torchvision import models
 from torchvision.models.feature_extraction import create_feature_extractor
 
-from detfuse.attention.inserts import BACKBONE_SITES, Attention, only_sites
-from detfuse.backbones.attention import Stage, attend_graphs
+from detfuse.attention.inserts import Attention, only_sites
+from detfuse.backbones.attention import Stage, attend_stages
 from detfuse.backbones.extractor import Extractor, accepts_size, dummy_size, last_per_stride, stage_parameters
 from detfuse.backbones.pretrained import everything, is_file, load_file, no_network, require_reachable
 from detfuse.errors import InputError
@@ -42,7 +44,8 @@ class TorchvisionBackbone(Extractor):
     ResNet, the block before the next down-sampling of a MobileNet, the last activation before the pooling of a VGG.
 
     Args:
-        attention: what stands at the sites ``stage``, ``branch`` and ``before_last_block``.
+        attention: what stands at the site ``stage``, where the stages end in a layer of their own (VGG); timm's models
+            have the other sites, and this one in all families.
         name: a name of ``torchvision.models.list_models(module=torchvision.models)``.
         levels: log2 of the strides to return, ascending.
         pretrained: False: random weights; True: torchvision's default weights; a weights name such as
@@ -103,12 +106,16 @@ class TorchvisionBackbone(Extractor):
             read = load_file(self.model, str(pretrained), name, known, _normalization(_published(name, pretrained)))
         self._finish(name, frozen, norm, read)
         if attention:
-            only_sites(attention, BACKBONE_SITES, f"backbone {name}")
+            ends = _last_layers(self.model)
+            offered = ("stage",) if ends.keys() >= set(self.out_spec.strides) else ()
+            only_sites(attention, offered, f"torchvision's {name}", _in_timm(name, attention))
             places = {
-                stride.bit_length() - 1: Stage(tap.module, tap.channels, tap.nhwc, stride in self.out_spec.strides)
+                stride.bit_length() - 1: Stage(ends[stride], tap.channels, tap.nhwc, tap in chosen)
                 for stride, tap in upto.items()
+                if stride in ends
             }
-            attend_graphs(self.model, places, attention, name)
+            self.attention = attend_stages(self.model, places, attention, name)
+            self.register_load_state_dict_pre_hook(_by_new_names)
             self._check_attention(name, attention)
 
     def forward(self, images: Tensor) -> list[Tensor]:
@@ -116,6 +123,32 @@ class TorchvisionBackbone(Extractor):
         features = self.model(images)
         maps = [features[str(stride)] for stride in self.out_spec.strides]
         return [x.permute(0, 3, 1, 2) if nhwc else x for x, nhwc in zip(maps, self._nhwc, strict=True)]
+
+
+def _last_layers(model: Any) -> dict[int, str]:
+    """Stride -> the layer whose result is that stage's map, for the stages that end in a layer of their own.
+
+    Others end in a function, such as a sum, or in a layer that is called more than once.
+    """
+    calls = Counter(node.target for node in model.graph.nodes if node.op == "call_module")
+    (maps,) = next(node.args for node in model.graph.nodes if node.op == "output")
+    return {int(stride): str(node.target) for stride, node in maps.items() if calls[node.target] == 1}
+
+
+def _in_timm(name: str, attention: Attention) -> str:
+    """Where what is asked for can stand, for people: in timm's form of this model, if that has the place."""
+    short = name.replace("_v", "v")
+    found = next((known for known in (name, short, f"{short}_100") if is_model(known)), "resnet50")
+    everywhere = is_model_in_modules(found, ("resnet", "res2net"))
+    has = found if everywhere or attention.keys() <= {"stage"} else "resnet50"
+    return f"only timm's models have a place for it (backbone=timm backbone.name={has})"
+
+
+def _by_new_names(_module: nn.Module, state: dict[str, Any], prefix: str, *_: object) -> None:
+    """Attention of checkpoints from when it stood within the traced model."""
+    old = f"{prefix}model.attention."
+    for key in [key for key in state if key.startswith(old)]:
+        state[f"{prefix}attention.{key.removeprefix(old)}"] = state.pop(key)
 
 
 def _require_model(name: str) -> None:

@@ -16,6 +16,7 @@ _MOVED = {
 """Target -> where it stands now."""
 
 _RETIRED: dict[str, dict[str, str]] = {
+    "detfuse.ops.postprocess.WeightedBoxFusion": {"score": "it is always the mean, as in the paper"},
     "detfuse.training.loggers.MetricsCsv": {"file_name": "it is always metrics.csv, which monitor and report read"},
     "detfuse.training.loggers.tensorboard": {
         "folder": "it is always tensorboard",
@@ -26,6 +27,9 @@ _RETIRED: dict[str, dict[str, str]] = {
     },
 }
 """Target -> argument -> why there is no such choice any more."""
+
+_LEFT = {("detfuse.ops.postprocess.WeightedBoxFusion", "score"): "mean"}
+"""What is left of choices that change results: a stored one that chose otherwise is not read as if it had not."""
 
 
 def why_retired(target: str, argument: str) -> str:
@@ -40,9 +44,13 @@ def moved(target: str) -> str:
 
 
 def brought_up_to_date(node: Any) -> Any:
-    """A copy of a stored configuration: its parts where they stand now, without the arguments they no longer take."""
+    """A copy of a stored configuration: its parts where they stand now, without the arguments they no longer take.
+
+    One that chose what is no longer offered stays, so that it is refused with the reason.
+    """
     if isinstance(node, Mapping):
         target = moved(str(node.get("_target_")))
-        kept = {key: value for key, value in node.items() if key not in _RETIRED.get(target, {})}
+        retired = {key for key in _RETIRED.get(target, {}) if node.get(key) == _LEFT.get((target, key), node.get(key))}
+        kept = {key: value for key, value in node.items() if key not in retired}
         return {key: target if key == "_target_" else brought_up_to_date(value) for key, value in kept.items()}
     return [brought_up_to_date(item) for item in node] if isinstance(node, list) else node

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from detfuse.detector import Detector
 from detfuse.export.description import ExportError, Size
-from detfuse.export.suppression import Suppression
+from detfuse.ops.postprocess import Nms, SoftNms
+from detfuse.ops.suppression import Suppression
 from detfuse.protocols import Combine
 
 INPUTS = ("images", "image_sizes")
@@ -32,6 +33,11 @@ class Deployed(nn.Module):
         super().__init__()
         if not detector.head.compilable:
             raise ExportError(f"head: {type(detector.head).__name__} cannot be exported, its shapes depend on the data")
+        if not isinstance(combine, Nms | SoftNms):
+            raise ExportError(
+                f"combine: {type(combine).__name__} cannot be exported, its clusters have no fixed size; "
+                "combine=nms and combine=soft_nms can"
+            )
         self.detector = detector
         self.suppression = Suppression(combine)
 

@@ -1,4 +1,4 @@
-"""From scores of all priors to a fixed number of candidates, and from candidates to detections.
+"""From scores of all priors to a fixed number of candidates.
 
 A detector whose weights or activations are not finite would else find nothing, in silence: where it gives no number for
 a cell of the image, a candidate has the score NaN, comes before all others, and is kept by every combination.
@@ -13,8 +13,7 @@ from torch import Tensor
 
 from detfuse.ops.anchors import grid_points
 from detfuse.ops.boxes import clip_to_images
-from detfuse.protocols import Combine, Size
-from detfuse.structures import Detections
+from detfuse.protocols import Size
 
 
 class Best(NamedTuple):
@@ -91,8 +90,3 @@ def finish(
     is_box = (clipped[..., 2:] > clipped[..., :2]).all(-1)
     broken = given.isnan() | ((given > 0) & ~finite)
     return clipped, torch.where(broken, torch.nan, torch.where(is_box, given, 0.0)), torch.cat(labels, dim=1), levels
-
-
-def combine_images(candidates: tuple[Tensor, Tensor, Tensor, Tensor], combine: Combine) -> list[Detections]:
-    """The detections of each image from the candidates of the batch."""
-    return [combine(*image) for image in zip(*candidates, strict=True)]

@@ -15,30 +15,18 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from detfuse.attention.inserts import Attention
-from detfuse.heads.candidates import best_of_level, cells_inside, combine_images, finish
-from detfuse.heads.tower import (
-    ConvTower,
-    attended_levels,
-    by_cell,
-    by_prior,
-    check_features,
-    predictor,
-    shared_width,
-    tower_width,
-)
-from detfuse.losses import Normalizer, focal_loss, giou_loss, normalizer_of
-from detfuse.ops.anchors import grid_points
+from detfuse.heads.dense import Level, all_priors, by_prior
+from detfuse.heads.tower import TowerHead, predictor
+from detfuse.losses import Normalizer, binary_cross_entropy, giou_loss, normalizer_of
 from detfuse.ops.boxes import decode_distances
 from detfuse.ops.matching import Crowd, Match, match_points, points_in_crowds
-from detfuse.protocols import Combine
 from detfuse.ranges import (
     Fraction,
     FractionBelowOne,
@@ -49,7 +37,7 @@ from detfuse.ranges import (
     PositiveInt,
     checked,
 )
-from detfuse.structures import Batch, Detections, FeatureSpec
+from detfuse.structures import Batch, FeatureSpec
 
 
 class FCOSOutputs(NamedTuple):
@@ -67,7 +55,7 @@ class FCOSOutputs(NamedTuple):
 
 
 @checked
-class FCOSHead(nn.Module):
+class FCOSHead(TowerHead[FCOSOutputs]):
     """See the module's header.
 
     Args:
@@ -102,8 +90,6 @@ class FCOSHead(nn.Module):
         ValueError: if levels differ in width, or an argument is out of range.
     """
 
-    compilable: bool = True
-
     def __init__(
         self,
         in_spec: FeatureSpec,
@@ -127,22 +113,14 @@ class FCOSHead(nn.Module):
         score_threshold: FractionBelowOne = 0.05,
         candidates_per_level: PositiveInt = 1000,
     ) -> None:
-        super().__init__()
-        width = shared_width(in_spec, "FCOSHead")
-        channels = tower_width("FCOSHead", num_convs, tower_channels, width)
-        self.in_spec, self.num_classes = in_spec, num_classes
-        self.crowd, self.normalizer = crowd, normalizer
+        super().__init__(in_spec, num_classes, crowd, normalizer, score_threshold, candidates_per_level)
         self.center_offset, self.center_sampling_radius = center_offset, center_sampling_radius
         self.focal_alpha, self.focal_gamma = focal_alpha, focal_gamma
         self.box_weight, self.centerness_weight = box_weight, centerness_weight
-        self.score_threshold, self.candidates_per_level = score_threshold, candidates_per_level
         bounds = [0.0, *(size_range * stride for stride in in_spec.strides[:-1]), math.inf]
         self.size_ranges = list(itertools.pairwise(bounds))
 
-        self.attended = attended_levels(attention, in_spec, num_convs, "FCOSHead")
-        self.cls_tower = ConvTower(width, channels, num_convs, norm, attention, "cls_tower")
-        self.box_tower = ConvTower(width, channels, num_convs, norm, attention, "box_tower")
-        self.cls_logits = predictor(channels, num_classes, prior_probability)
+        channels = self.build_towers(attention, num_convs, tower_channels, norm, prior_probability)
         self.box_distances = predictor(channels, 4)
         self.box_centerness = predictor(channels, 1)
         self.scales = nn.Parameter(torch.ones(len(in_spec))) if level_scales else None
@@ -158,24 +136,15 @@ class FCOSHead(nn.Module):
 
     def forward(self, features: Sequence[Tensor]) -> FCOSOutputs:
         """Maps (B, C, H, W) per level to raw maps; equal in training and evaluation."""
-        check_features(features, self.in_spec, "FCOSHead")
-        levels = list(zip(features, self.attended, strict=True))
-        from_boxes = [self.box_tower(x, attend=on) for x, on in levels]
+        logits, from_boxes = self.towers(features)
         distances = [self.box_distances(x) for x in from_boxes]
         if self.scales is not None:
             distances = [x * scale for x, scale in zip(distances, self.scales.unbind(), strict=True)]
-        return FCOSOutputs(
-            tuple(self.cls_logits(self.cls_tower(x, attend=on)) for x, on in levels),
-            tuple(distances),
-            tuple(self.box_centerness(x) for x in from_boxes),
-        )
+        return FCOSOutputs(logits, tuple(distances), tuple(self.box_centerness(x) for x in from_boxes))
 
     def points(self, outputs: FCOSOutputs) -> list[Tensor]:
         """The points of each level, (H * W, 2) as (x, y)."""
-        return [
-            grid_points((x.shape[2], x.shape[3]), stride, self.center_offset, x.device)
-            for x, stride in zip(outputs.logits, self.in_spec.strides, strict=True)
-        ]
+        return self.grids(outputs, self.center_offset)
 
     def match(self, points: Sequence[Tensor], boxes: Tensor, valid: Tensor) -> Match:
         """Which point of which level learns which of the boxes (B, N, 4)."""
@@ -191,6 +160,10 @@ class FCOSHead(nn.Module):
         )
         return match_points(torch.cat(list(points)), lower, upper, reach, boxes, valid)
 
+    def in_crowds(self, priors: Tensor, batch: Batch) -> Tensor:
+        """Which points (P, 2) lie in a crowd, (B, P)."""
+        return points_in_crowds(priors, batch.targets.boxes.float(), batch.targets.ignore)
+
     def loss(self, outputs: FCOSOutputs, batch: Batch) -> dict[str, Tensor]:
         """``loss_cls`` (focal), ``loss_box`` (GIoU), ``loss_ctr``; crowds and padded rows are no targets.
 
@@ -200,29 +173,17 @@ class FCOSHead(nn.Module):
         with torch.autocast(targets.boxes.device.type, enabled=False):
             per_level = self.points(outputs)
             points = torch.cat(per_level)
-            match = self.match(per_level, targets.boxes.float(), targets.valid)
-            if self.crowd == "ignore":
-                match = match.sparing(points_in_crowds(points, targets.boxes.float(), targets.ignore))
-            positive = match.positive
+            assigned = self.assign(self.match(per_level, targets.boxes.float(), targets.valid), points, batch)
+            positive = assigned.positive
             share = 1.0 / normalizer_of(positive.sum(), self.normalizer)
-            weight = torch.where(positive | match.negative, share, 0.0)
-            labels = targets.labels.gather(1, match.row)
-            logits = [by_cell(raw, self.num_classes).float() for raw in outputs.logits]
-            cls = focal_loss(logits, labels, positive, weight, alpha=self.focal_alpha, gamma=self.focal_gamma)
             boxes = decode_distances(torch.cat(self._distances(outputs), dim=1), points)
-            objects = targets.boxes.float().gather(1, match.row[..., None].expand(-1, -1, 4))
-            # where there is nothing to learn a unit box is its own target: finite, and without weight
-            unit = decode_distances(torch.full_like(objects, 0.5), points)
-            box = giou_loss(
-                torch.where(positive[..., None], boxes, unit), torch.where(positive[..., None], objects, unit)
-            )
-            centerness = torch.cat([by_prior(raw, 1) for raw in outputs.centerness], dim=1).float().squeeze(-1)
-            wanted = centerness_of(points, torch.where(positive[..., None], objects, unit))
-            ctr = functional.binary_cross_entropy_with_logits(centerness, wanted, reduction="none")
+            box = giou_loss(boxes, assigned.boxes, positive)
+            wanted = centerness_of(points, assigned.boxes)
+            ctr = binary_cross_entropy(all_priors(outputs.centerness, 1).squeeze(-1), wanted, positive)
             return {
-                "loss_cls": cls,
-                "loss_box": self.box_weight * share * torch.where(positive, box, 0.0).sum(),
-                "loss_ctr": self.centerness_weight * share * torch.where(positive, ctr, 0.0).sum(),
+                "loss_cls": self.class_loss(outputs, assigned, share),
+                "loss_box": self.box_weight * share * box.sum(),
+                "loss_ctr": self.centerness_weight * share * ctr.sum(),
             }
 
     def _distances(self, outputs: FCOSOutputs) -> list[Tensor]:
@@ -232,27 +193,24 @@ class FCOSHead(nn.Module):
             for raw, stride in zip(outputs.distances, self.in_spec.strides, strict=True)
         ]
 
-    def candidates(self, outputs: FCOSOutputs, image_sizes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The best boxes of each level, see :class:`detfuse.protocols.Head`; the score is sqrt(class * centerness)."""
-        boxes, scores, labels = [], [], []
-        with torch.autocast(image_sizes.device.type, enabled=False):
-            levels = zip(*outputs, self._distances(outputs), self.points(outputs), self.in_spec.strides, strict=True)
-            for logits, _, centerness, distances, points, stride in levels:
-                inside = cells_inside((logits.shape[2], logits.shape[3]), stride, image_sizes, 1)
-                product = (
-                    by_prior(logits, self.num_classes).float().sigmoid() * by_prior(centerness, 1).float().sigmoid()
-                )
-                # the product orders as its root does; the root is taken of the chosen only
-                best = best_of_level(product, inside, self.score_threshold**2, self.candidates_per_level)
-                chosen = distances.gather(1, best.priors[..., None].expand(-1, -1, 4))
-                boxes.append(decode_distances(chosen, points[best.priors]))
-                scores.append(best.scores.clamp(min=0).sqrt())
-                labels.append(best.labels)
-            return finish(boxes, scores, labels, image_sizes)
+    def levels(self, outputs: FCOSOutputs, image_sizes: Tensor) -> Iterator[Level]:
+        """Ranked by class * centerness, which orders as its root does."""
+        levels = zip(outputs.logits, outputs.centerness, self._distances(outputs), self.points(outputs), strict=True)
+        for logits, centerness, distances, points in levels:
+            classes = by_prior(logits, self.num_classes).float().sigmoid()
+            yield Level(classes * by_prior(centerness, 1).float().sigmoid(), distances, points)
 
-    def predict(self, outputs: FCOSOutputs, image_sizes: Tensor, combine: Combine) -> list[Detections]:
-        """The detections of each image, in pixels of the resized image."""
-        return combine_images(self.candidates(outputs, image_sizes), combine)
+    def decode(self, regression: Tensor, priors: Tensor) -> Tensor:
+        """From distances to points."""
+        return decode_distances(regression, priors)
+
+    def ranking_of(self, score: float) -> float:
+        """The score is sqrt(class * centerness)."""
+        return score**2
+
+    def score_of(self, ranking: Tensor) -> Tensor:
+        """The root, of the chosen only."""
+        return ranking.clamp(min=0).sqrt()
 
 
 def centerness_of(points: Tensor, boxes: Tensor) -> Tensor:

@@ -11,38 +11,26 @@ wholly in the padding; a single level carries the anchors of all levels, see ``s
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
 
 from detfuse.attention.inserts import Attention
 from detfuse.errors import InputError
-from detfuse.heads.candidates import best_of_level, cells_inside, combine_images, finish
-from detfuse.heads.tower import (
-    ConvTower,
-    attended_levels,
-    by_cell,
-    by_prior,
-    check_features,
-    predictor,
-    shared_width,
-    tower_width,
-)
-from detfuse.losses import Normalizer, focal_loss, giou_loss, normalizer_of
+from detfuse.heads.dense import Level, all_priors, by_prior
+from detfuse.heads.tower import TowerHead, predictor
+from detfuse.losses import Normalizer, giou_loss, l1_loss, normalizer_of, smooth_l1_loss
 from detfuse.ops.anchors import (
     anchors_at_origin,
     from_fixed_point,
     grid_anchors,
-    grid_points,
     octave_sizes,
     to_fixed_point,
 )
 from detfuse.ops.boxes import decode_deltas, encode_deltas
-from detfuse.ops.matching import Crowd, Match, boxes_in_crowds, match_anchors
-from detfuse.protocols import Combine
+from detfuse.ops.matching import Crowd, Match, match_anchors
 from detfuse.ranges import (
     Fraction,
     FractionBelowOne,
@@ -53,7 +41,7 @@ from detfuse.ranges import (
     PositiveInt,
     checked,
 )
-from detfuse.structures import Batch, Detections, FeatureSpec
+from detfuse.structures import Batch, FeatureSpec
 
 
 class RetinaNetOutputs(NamedTuple):
@@ -69,7 +57,7 @@ class RetinaNetOutputs(NamedTuple):
 
 
 @checked
-class RetinaNetHead(nn.Module):
+class RetinaNetHead(TowerHead[RetinaNetOutputs]):
     """See the module's header.
 
     Args:
@@ -107,7 +95,7 @@ class RetinaNetHead(nn.Module):
         ValueError: if levels differ in width, or an argument is out of range.
     """
 
-    compilable: bool = True
+    fixed_point_anchors: Tensor
 
     def __init__(
         self,
@@ -136,40 +124,25 @@ class RetinaNetHead(nn.Module):
         score_threshold: FractionBelowOne = 0.05,
         candidates_per_level: PositiveInt = 1000,
     ) -> None:
-        super().__init__()
-        width = shared_width(in_spec, "RetinaNetHead")
-        channels = tower_width("RetinaNetHead", num_convs, tower_channels, width)
+        super().__init__(in_spec, num_classes, crowd, normalizer, score_threshold, candidates_per_level)
         if background_iou > foreground_iou:
             raise InputError(
                 f"RetinaNetHead: background_iou={background_iou} must not be above foreground_iou={foreground_iou}"
             )
-        self.in_spec, self.num_classes = in_spec, num_classes
-        self.crowd, self.normalizer = crowd, normalizer
         self.center_offset = center_offset
         self.foreground_iou, self.background_iou = foreground_iou, background_iou
         self.focal_alpha, self.focal_gamma = focal_alpha, focal_gamma
         self.box_loss, self.smooth_l1_beta, self.box_weight = box_loss, smooth_l1_beta, box_weight
-        self.score_threshold, self.candidates_per_level = score_threshold, candidates_per_level
 
-        strides = in_spec.strides
-        carried = (
-            [[stride] for stride in strides] if len(strides) > 1 else [[2**level for level in single_level_anchors]]
-        )
-        self.anchor_sizes = [
-            [size for stride in of_level for size in octave_sizes(anchor_scale * stride, scales_per_octave)]
-            for of_level in carried
-        ]
+        self.anchor_sizes = _anchor_sizes(in_spec, single_level_anchors, anchor_scale, scales_per_octave)
         self.num_anchors = len(self.anchor_sizes[0]) * len(aspect_ratios)
         if not self.num_anchors:
             raise InputError("RetinaNetHead has no anchors: give at least one scale, aspect ratio and single level")
+        self.priors_per_cell = [self.num_anchors] * len(in_spec)
         at_origin = torch.stack([anchors_at_origin(sizes, aspect_ratios) for sizes in self.anchor_sizes])
         self.register_buffer("fixed_point_anchors", to_fixed_point(at_origin), persistent=False)
-        self.fixed_point_anchors: Tensor
 
-        self.attended = attended_levels(attention, in_spec, num_convs, "RetinaNetHead")
-        self.cls_tower = ConvTower(width, channels, num_convs, norm, attention, "cls_tower")
-        self.box_tower = ConvTower(width, channels, num_convs, norm, attention, "box_tower")
-        self.cls_logits = predictor(channels, self.num_anchors * num_classes, prior_probability)
+        channels = self.build_towers(attention, num_convs, tower_channels, norm, prior_probability)
         self.box_deltas = predictor(channels, self.num_anchors * 4)
 
     def describe(self) -> str:
@@ -184,24 +157,13 @@ class RetinaNetHead(nn.Module):
 
     def forward(self, features: Sequence[Tensor]) -> RetinaNetOutputs:
         """Maps (B, C, H, W) per level to raw maps; equal in training and evaluation."""
-        check_features(features, self.in_spec, "RetinaNetHead")
-        levels = list(zip(features, self.attended, strict=True))
-        return RetinaNetOutputs(
-            tuple(self.cls_logits(self.cls_tower(x, attend=on)) for x, on in levels),
-            tuple(self.box_deltas(self.box_tower(x, attend=on)) for x, on in levels),
-        )
+        logits, from_boxes = self.towers(features)
+        return RetinaNetOutputs(logits, tuple(self.box_deltas(x) for x in from_boxes))
 
     def anchors(self, outputs: RetinaNetOutputs) -> list[Tensor]:
         """The anchors of each level, (H * W * n, 4) xyxy in the order of the logits."""
-        return [
-            grid_anchors(
-                at_origin,
-                grid_points((x.shape[2], x.shape[3]), stride, self.center_offset, x.device),
-            )
-            for x, stride, at_origin in zip(
-                outputs.logits, self.in_spec.strides, from_fixed_point(self.fixed_point_anchors), strict=True
-            )
-        ]
+        at_origin = from_fixed_point(self.fixed_point_anchors)
+        return [grid_anchors(*level) for level in zip(at_origin, self.grids(outputs, self.center_offset), strict=True)]
 
     def match(self, anchors: Tensor, boxes: Tensor, valid: Tensor) -> Match:
         """Which anchor (A, 4) learns which of the boxes (B, N, 4)."""
@@ -217,52 +179,46 @@ class RetinaNetHead(nn.Module):
         targets = batch.targets
         with torch.autocast(targets.boxes.device.type, enabled=False):
             anchors = torch.cat(self.anchors(outputs))
-            match = self.match(anchors, targets.boxes.float(), targets.valid)
-            if self.crowd == "ignore":
-                boxes = targets.boxes.float()
-                match = match.sparing(boxes_in_crowds(anchors, boxes, targets.ignore, batch.image_sizes))
-            positives = match.positive.sum(1, keepdim=True)  # (B, 1)
+            assigned = self.assign(self.match(anchors, targets.boxes.float(), targets.valid), anchors, batch)
+            positives = assigned.positive.sum(1, keepdim=True)  # (B, 1)
             images = normalizer_of(positives.new_full((), len(positives)), self.normalizer)
             share = 1.0 / (positives.clamp(min=1) * images)
-            weight = torch.where(match.positive | match.negative, share, 0.0)
-            labels = targets.labels.gather(1, match.row)
-            logits = [by_cell(raw, self.num_classes).float() for raw in outputs.logits]
-            cls = focal_loss(logits, labels, match.positive, weight, alpha=self.focal_alpha, gamma=self.focal_gamma)
-            deltas = torch.cat([by_prior(raw, 4) for raw in outputs.deltas], dim=1).float()
-            objects = targets.boxes.float().gather(1, match.row[..., None].expand(-1, -1, 4))
-            # where there is nothing to learn the anchor is its own target: finite, and without weight
-            objects = torch.where(match.positive[..., None], objects, anchors)
-            box = self._box_loss(deltas, objects, anchors)
-            box = (torch.where(match.positive, box, 0.0) * share).sum()
-        return {"loss_cls": cls, "loss_box": self.box_weight * box}
+            box = self._box_loss(all_priors(outputs.deltas, 4), assigned.boxes, anchors, assigned.positive)
+            return {
+                "loss_cls": self.class_loss(outputs, assigned, share),
+                "loss_box": self.box_weight * (box * share).sum(),
+            }
 
-    def _box_loss(self, deltas: Tensor, objects: Tensor, anchors: Tensor) -> Tensor:
+    def _box_loss(self, deltas: Tensor, objects: Tensor, anchors: Tensor, where: Tensor) -> Tensor:
         """(B, A) from offsets (B, A, 4), boxes (B, A, 4) and anchors (A, 4)."""
         if self.box_loss == "giou":
-            return giou_loss(decode_deltas(deltas, anchors), objects)
+            return giou_loss(decode_deltas(deltas, anchors), objects, where)
         wanted = encode_deltas(objects, anchors)
         if self.box_loss == "l1":
-            return (deltas - wanted).abs().sum(-1)
-        return functional.smooth_l1_loss(deltas, wanted, beta=self.smooth_l1_beta, reduction="none").sum(-1)
+            return l1_loss(deltas, wanted, where)
+        return smooth_l1_loss(deltas, wanted, self.smooth_l1_beta, where)
 
-    def candidates(self, outputs: RetinaNetOutputs, image_sizes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The best boxes of each level, see :class:`detfuse.protocols.Head`."""
-        threshold = math.log(self.score_threshold / (1 - self.score_threshold)) if self.score_threshold else -math.inf
-        boxes, scores, labels = [], [], []
-        with torch.autocast(image_sizes.device.type, enabled=False):
-            levels = zip(outputs.logits, outputs.deltas, self.anchors(outputs), self.in_spec.strides, strict=True)
-            for logits, deltas, anchors, stride in levels:
-                size = (logits.shape[2], logits.shape[3])
-                inside = cells_inside(size, stride, image_sizes, self.num_anchors)
-                best = best_of_level(
-                    by_prior(logits, self.num_classes).float(), inside, threshold, self.candidates_per_level
-                )
-                chosen = by_prior(deltas, 4).float().gather(1, best.priors[..., None].expand(-1, -1, 4))
-                boxes.append(decode_deltas(chosen, anchors[best.priors]))
-                scores.append(best.scores.sigmoid())  # of -inf: 0
-                labels.append(best.labels)
-            return finish(boxes, scores, labels, image_sizes)
+    def levels(self, outputs: RetinaNetOutputs, image_sizes: Tensor) -> Iterator[Level]:
+        """Ranked by the logits."""
+        for logits, deltas, anchors in zip(*outputs, self.anchors(outputs), strict=True):
+            yield Level(by_prior(logits, self.num_classes).float(), by_prior(deltas, 4).float(), anchors)
 
-    def predict(self, outputs: RetinaNetOutputs, image_sizes: Tensor, combine: Combine) -> list[Detections]:
-        """The detections of each image, in pixels of the resized image."""
-        return combine_images(self.candidates(outputs, image_sizes), combine)
+    def decode(self, regression: Tensor, priors: Tensor) -> Tensor:
+        """From offsets of anchors."""
+        return decode_deltas(regression, priors)
+
+    def ranking_of(self, score: float) -> float:
+        """The score is the logit's sigmoid."""
+        return math.log(score / (1 - score)) if score else -math.inf
+
+    def score_of(self, ranking: Tensor) -> Tensor:
+        """The sigmoid, of the chosen only; 0 of -inf."""
+        return ranking.sigmoid()
+
+
+def _anchor_sizes(
+    in_spec: FeatureSpec, single_level: Sequence[int], scale: float, per_octave: int
+) -> list[list[float]]:
+    """Per level, in pixels; a single level carries those of the levels ``single_level``."""
+    carried = [[stride] for stride in in_spec.strides] if len(in_spec) > 1 else [[2**level for level in single_level]]
+    return [[size for stride in strides for size in octave_sizes(scale * stride, per_octave)] for strides in carried]

@@ -15,22 +15,19 @@ teach; an object that no default box touches claims none.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from detfuse.errors import InputError
 from detfuse.fill import fill_convolutions
-from detfuse.heads.candidates import best_of_level, cells_inside, combine_images, finish
-from detfuse.heads.tower import by_prior, check_features
-from detfuse.losses import Normalizer, normalizer_of
-from detfuse.ops.anchors import default_box_shapes, from_fixed_point, grid_points, to_fixed_point
+from detfuse.heads.dense import DenseHead, Level, all_priors, by_prior
+from detfuse.losses import Normalizer, cross_entropy, normalizer_of, smooth_l1_loss
+from detfuse.ops.anchors import default_box_shapes, from_fixed_point, to_fixed_point
 from detfuse.ops.boxes import decode_deltas, encode_deltas
-from detfuse.ops.matching import Crowd, Match, boxes_in_crowds, match_default_boxes
-from detfuse.protocols import Combine
+from detfuse.ops.matching import Crowd, Match, match_default_boxes
 from detfuse.ranges import (
     Fraction,
     FractionBelowOne,
@@ -40,7 +37,7 @@ from detfuse.ranges import (
     PositiveInt,
     checked,
 )
-from detfuse.structures import Batch, Detections, FeatureSpec
+from detfuse.structures import Batch, FeatureSpec
 
 COCO_SCALES = (0.07, 0.15, 0.33, 0.51, 0.69, 0.87, 1.05)
 """Of the six levels of SSD300 on COCO, and of the one that would follow, as fractions of the image."""
@@ -59,7 +56,7 @@ class SSDOutputs(NamedTuple):
 
 
 @checked
-class SSDHead(nn.Module):
+class SSDHead(DenseHead[SSDOutputs]):
     """See the module's header.
 
     Args:
@@ -88,14 +85,15 @@ class SSDHead(nn.Module):
 
     Attributes:
         scales: see above, as used.
-        steps: see above, as used.
+        spacing: per level, the steps as used.
         num_boxes: per level, default boxes per cell.
 
     Raises:
         ValueError: if an argument is out of range, or a list does not fit the number of levels.
     """
 
-    compilable: bool = True
+    fixed_point_shapes: Tensor
+    fixed_point_coder: Tensor
 
     def __init__(
         self,
@@ -117,28 +115,23 @@ class SSDHead(nn.Module):
         score_threshold: FractionBelowOne = 0.01,
         candidates_per_level: PositiveInt = 1000,
     ) -> None:
-        super().__init__()
-        self.in_spec, self.num_classes = in_spec, num_classes
-        self.crowd, self.normalizer = crowd, normalizer
+        super().__init__(in_spec, num_classes, crowd, normalizer, score_threshold, candidates_per_level)
         self.foreground_iou = foreground_iou
         self.negative_ratio, self.min_negatives = negative_ratio, min_negatives
         self.smooth_l1_beta, self.box_weight = smooth_l1_beta, box_weight
-        self.score_threshold, self.candidates_per_level = score_threshold, candidates_per_level
 
         count = len(in_spec)
         rows = count if count > 1 else len(scales) - 1 if scales is not None else single_level_scales
         self.scales = list(spread_scales(rows) if scales is None else scales)
         ratios = spread_ratios(rows) if aspect_ratios is None else aspect_ratios
-        self.steps = [float(step) for step in (in_spec.strides if steps is None else steps)]
-        _check_lengths(in_spec, rows, self.scales, ratios, self.steps)
+        self.spacing = self.spacing if steps is None else [float(step) for step in steps]
+        _check_lengths(in_spec, rows, self.scales, ratios, self.spacing)
         shapes = [default_box_shapes(a, b, r) for a, b, r in zip(self.scales, self.scales[1:], ratios, strict=False)]
         if count == 1:
             shapes = [torch.cat(shapes)]
-        self.num_boxes = [len(of_level) for of_level in shapes]
+        self.num_boxes = self.priors_per_cell = [len(of_level) for of_level in shapes]
         self.register_buffer("fixed_point_shapes", to_fixed_point(torch.cat(shapes)), persistent=False)
         self.register_buffer("fixed_point_coder", to_fixed_point(torch.tensor(coder_weights)), persistent=False)
-        self.fixed_point_shapes: Tensor
-        self.fixed_point_coder: Tensor
 
         boxes = list(zip(in_spec.channels, self.num_boxes, strict=True))
         self.cls_logits = nn.ModuleList(_predictor(channels, n * (num_classes + 1)) for channels, n in boxes)
@@ -155,7 +148,7 @@ class SSDHead(nn.Module):
 
     def forward(self, features: Sequence[Tensor]) -> SSDOutputs:
         """Maps (B, C_l, H, W) per level to raw maps; equal in training and evaluation."""
-        check_features(features, self.in_spec, "SSDHead")
+        self.check(features)
         return SSDOutputs(
             tuple(predict(x) for predict, x in zip(self.cls_logits, features, strict=True)),
             tuple(predict(x) for predict, x in zip(self.box_deltas, features, strict=True)),
@@ -173,10 +166,9 @@ class SSDHead(nn.Module):
         sides = image_sizes.flip(-1)[:, None].float()
         shapes = torch.split(from_fixed_point(self.fixed_point_shapes), self.num_boxes)
         boxes = []
-        for x, step, of_level in zip(outputs.logits, self.steps, shapes, strict=True):
-            centers = grid_points((x.shape[2], x.shape[3]), step, 0.5, x.device)[:, None]
+        for centers, of_level in zip(self.grids(outputs, 0.5), shapes, strict=True):
             half = (of_level * sides / 2)[:, None]  # (B, 1, n, 2)
-            boxes.append(torch.cat([centers - half, centers + half], dim=-1).flatten(1, 2))
+            boxes.append(torch.cat([centers[:, None] - half, centers[:, None] + half], dim=-1).flatten(1, 2))
         return boxes
 
     def match(self, default_boxes: Tensor, boxes: Tensor, valid: Tensor) -> Match:
@@ -191,25 +183,15 @@ class SSDHead(nn.Module):
         targets = batch.targets
         with torch.autocast(targets.boxes.device.type, enabled=False):
             priors = torch.cat(self.default_boxes(outputs, batch.image_sizes), dim=1)
-            match = self.match(priors, targets.boxes.float(), targets.valid)
-            if self.crowd == "ignore":
-                boxes = targets.boxes.float()
-                match = match.sparing(boxes_in_crowds(priors, boxes, targets.ignore, batch.image_sizes))
-            share = 1.0 / normalizer_of(match.positive.sum(), self.normalizer)
-            labels = targets.labels.gather(1, match.row) + 1  # 0 is the background
-            logits = torch.cat([by_prior(raw, self.num_classes + 1) for raw in outputs.logits], dim=1).float()
-            entropy = functional.cross_entropy(
-                logits.movedim(-1, 1), torch.where(match.positive, labels, 0), reduction="none"
-            )
-            negative = match.negative & torch.cat(self._inside(outputs, batch.image_sizes), dim=1)
-            cls = torch.where(match.positive, entropy, 0.0).sum() + self._hardest(entropy, match.positive, negative)
-            deltas = torch.cat([by_prior(raw, 4) for raw in outputs.deltas], dim=1).float()
-            objects = targets.boxes.float().gather(1, match.row[..., None].expand(-1, -1, 4))
-            # where there is nothing to learn the default box is its own target: finite, and without weight
-            objects = torch.where(match.positive[..., None], objects, priors)
-            wanted = encode_deltas(objects, priors) * from_fixed_point(self.fixed_point_coder)
-            box = functional.smooth_l1_loss(deltas, wanted, beta=self.smooth_l1_beta, reduction="none").sum(-1)
-            box = torch.where(match.positive, box, 0.0).sum()
+            assigned = self.assign(self.match(priors, targets.boxes.float(), targets.valid), priors, batch)
+            positive = assigned.positive
+            negative = assigned.negative & torch.cat(self.inside(outputs, batch.image_sizes), dim=1)
+            share = 1.0 / normalizer_of(positive.sum(), self.normalizer)
+            classes = torch.where(positive, assigned.labels + 1, 0)  # 0 is the background
+            entropy = cross_entropy(all_priors(outputs.logits, self.num_classes + 1), classes, positive | negative)
+            cls = torch.where(positive, entropy, 0.0).sum() + self._hardest(entropy, positive, negative)
+            wanted = encode_deltas(assigned.boxes, priors) * from_fixed_point(self.fixed_point_coder)
+            box = smooth_l1_loss(all_priors(outputs.deltas, 4), wanted, self.smooth_l1_beta, positive).sum()
             return {"loss_cls": share * cls, "loss_box": self.box_weight * share * box}
 
     def _hardest(self, entropy: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
@@ -219,33 +201,15 @@ class SSDHead(nn.Module):
         rank = torch.arange(entropy.shape[1], device=entropy.device)
         return torch.where((rank < wanted) & (descending > -torch.inf), descending, 0.0).sum()
 
-    def _inside(self, outputs: SSDOutputs, image_sizes: Tensor) -> list[Tensor]:
-        """Per level (B, H * W * n): default boxes whose cell begins inside the image."""
-        return [
-            cells_inside((x.shape[2], x.shape[3]), step, image_sizes, n)
-            for x, step, n in zip(outputs.logits, self.steps, self.num_boxes, strict=True)
-        ]
+    def levels(self, outputs: SSDOutputs, image_sizes: Tensor) -> Iterator[Level]:
+        """Ranked by the class's softmax, which is the score."""
+        for logits, deltas, boxes in zip(*outputs, self.default_boxes(outputs, image_sizes), strict=True):
+            classes = by_prior(logits, self.num_classes + 1).float().softmax(dim=-1)
+            yield Level(classes[..., 1:], by_prior(deltas, 4).float(), boxes)
 
-    def candidates(self, outputs: SSDOutputs, image_sizes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The best boxes of each level, see :class:`detfuse.protocols.Head`; the score is the class's softmax."""
-        boxes, scores, labels = [], [], []
-        with torch.autocast(image_sizes.device.type, enabled=False):
-            priors = self.default_boxes(outputs, image_sizes)
-            for logits, deltas, of_level, inside in zip(
-                *outputs, priors, self._inside(outputs, image_sizes), strict=True
-            ):
-                softmax = by_prior(logits, self.num_classes + 1).float().softmax(dim=-1)[..., 1:]
-                best = best_of_level(softmax, inside, self.score_threshold, self.candidates_per_level)
-                chosen = best.priors[..., None].expand(-1, -1, 4)
-                offsets = by_prior(deltas, 4).float().gather(1, chosen) / from_fixed_point(self.fixed_point_coder)
-                boxes.append(decode_deltas(offsets, of_level.gather(1, chosen)))
-                scores.append(best.scores.clamp(min=0))  # of -inf: 0
-                labels.append(best.labels)
-            return finish(boxes, scores, labels, image_sizes)
-
-    def predict(self, outputs: SSDOutputs, image_sizes: Tensor, combine: Combine) -> list[Detections]:
-        """The detections of each image, in pixels of the resized image."""
-        return combine_images(self.candidates(outputs, image_sizes), combine)
+    def decode(self, regression: Tensor, priors: Tensor) -> Tensor:
+        """From offsets of default boxes."""
+        return decode_deltas(regression / from_fixed_point(self.fixed_point_coder), priors)
 
 
 def spread_scales(num_levels: int) -> list[float]:

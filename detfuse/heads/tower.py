@@ -1,4 +1,4 @@
-"""What dense heads share: the tower of convolutions, the check of its width, the view of a map by priors."""
+"""What dense heads with towers share: the convolutions, the check of their width, the focal loss of their classes."""
 
 from __future__ import annotations
 
@@ -11,32 +11,73 @@ from torch import Tensor, nn
 
 from detfuse.attention.inserts import HEAD_SITES, Attention, chosen_levels, make_insert, only_sites
 from detfuse.errors import InputError
+from detfuse.heads.dense import Assigned, DenseHead, Maps, by_cell
+from detfuse.losses import focal_loss
 from detfuse.norms import group_norm
 from detfuse.structures import FeatureSpec
 
 Norm = Literal["none", "group", "batch"]
 
 
-def shared_width(in_spec: FeatureSpec, head: str) -> int:
-    """The width of all levels.
+class TowerHead(DenseHead[Maps]):
+    """A dense head with a tower for the classes and one for the boxes, shared by all levels (RetinaNet, 2017).
 
-    Args:
-        in_spec: the neck's levels.
-        head: name of the head, for the message.
+    Each prior has one sigmoid per class, which learn by the focal loss.
 
-    Raises:
-        ValueError: if two levels differ in width, since one tower reads them all.
+    Attributes:
+        attended: per level, whether the towers' attention is applied.
+        focal_alpha: set by the head, see :func:`~detfuse.losses.focal_loss`.
+        focal_gamma: likewise.
     """
-    width = in_spec.channels[0]
-    for level, channels in zip(in_spec.levels, in_spec.channels, strict=True):
-        if channels != width:
-            raise InputError(
-                f"{head} shares one tower over all levels, so they must have one width, but level {in_spec.levels[0]} "
-                f"(stride {in_spec.strides[0]}) has {width} channels and level {level} (stride {2**level}) has "
-                f"{channels}. Put a neck before it that projects to one width, such as neck=fpn, or neck=unfused for "
-                f"none but the projection."
-            )
-    return width
+
+    focal_alpha: float
+    focal_gamma: float
+
+    def build_towers(
+        self, attention: Attention | None, num_convs: int, tower_channels: int | None, norm: Norm, probability: float
+    ) -> int:
+        """Make the towers and ``cls_logits``, which needs to know ``priors_per_cell``.
+
+        Args:
+            attention: what stands at the site ``head``.
+            num_convs: of each tower.
+            tower_channels: their width; None is the neck's.
+            norm: after each convolution.
+            probability: of each class at the start.
+
+        Returns:
+            The width of what the layers after the box tower read.
+
+        Raises:
+            InputError: if levels differ in width, or attention or width have no tower to be in.
+        """
+        name = type(self).__name__
+        width = _shared_width(self.in_spec, name)
+        channels = _tower_width(name, num_convs, tower_channels, width)
+        self.attended = _attended_levels(attention, self.in_spec, num_convs, name)
+        self.cls_tower = ConvTower(width, channels, num_convs, norm, attention, "cls_tower")
+        self.box_tower = ConvTower(width, channels, num_convs, norm, attention, "box_tower")
+        self.cls_logits = predictor(channels, self.priors_per_cell[0] * self.num_classes, probability)
+        return channels
+
+    def towers(self, features: Sequence[Tensor]) -> tuple[tuple[Tensor, ...], list[Tensor]]:
+        """The class logits of each level, and what comes out of the box tower.
+
+        Raises:
+            InputError: unless there is one map per level.
+        """
+        self.check(features)
+        levels = list(zip(features, self.attended, strict=True))
+        logits = tuple(self.cls_logits(self.cls_tower(x, attend=on)) for x, on in levels)
+        return logits, [self.box_tower(x, attend=on) for x, on in levels]
+
+    def class_loss(self, outputs: Maps, assigned: Assigned, share: Tensor) -> Tensor:
+        """The focal loss of all classes; ``share`` is the weight of a prior that learns, by (B, A) or broadcast."""
+        weight = torch.where(assigned.positive | assigned.negative, share, 0.0)
+        logits = [by_cell(raw, self.num_classes).float() for raw in outputs.logits]
+        return focal_loss(
+            logits, assigned.labels, assigned.positive, weight, alpha=self.focal_alpha, gamma=self.focal_gamma
+        )
 
 
 class _Layer(nn.Sequential):
@@ -103,18 +144,6 @@ class ConvTower(nn.Sequential):
         return x
 
 
-def attended_levels(attention: Attention | None, in_spec: FeatureSpec, num_convs: int, head: str) -> list[bool]:
-    """Per level, whether the towers' attention is applied.
-
-    Raises:
-        ValueError: if a level was chosen that the head does not have, or the head has no tower to put it in.
-    """
-    why = "" if num_convs else "num_convs=0 leaves it no tower"
-    only_sites(attention, HEAD_SITES if num_convs else (), head, why)
-    chosen = chosen_levels(attention, "head", in_spec.levels, head)
-    return [level in chosen for level in in_spec.levels]
-
-
 def start_small(module: nn.Module) -> None:
     """Begin all convolutions of a module with N(0, .01) weights and zero bias (RetinaNet, 2017)."""
     for layer in module.modules():
@@ -136,31 +165,33 @@ def predictor(in_channels: int, out_channels: int, probability: float = 0.5) -> 
     return layer
 
 
-def by_cell(raw: Tensor, depth: int) -> Tensor:
-    """A raw map (B, n * depth, H, W) as (B, H * W, n, depth), always a view."""
-    return torch.unflatten(raw.permute(0, 2, 3, 1).flatten(1, 2), 2, (-1, depth))
+def _shared_width(in_spec: FeatureSpec, head: str) -> int:
+    """The width of all levels, which must be one: one tower reads them all."""
+    width = in_spec.channels[0]
+    for level, channels in zip(in_spec.levels, in_spec.channels, strict=True):
+        if channels != width:
+            raise InputError(
+                f"{head} shares one tower over all levels, so they must have one width, but level {in_spec.levels[0]} "
+                f"(stride {in_spec.strides[0]}) has {width} channels and level {level} (stride {2**level}) has "
+                f"{channels}. Put a neck before it that projects to one width, such as neck=fpn, or neck=unfused for "
+                f"none but the projection."
+            )
+    return width
 
 
-def by_prior(raw: Tensor, depth: int) -> Tensor:
-    """A raw map (B, n * depth, H, W) as (B, H * W * n, depth): row by row, the n priors of a cell together."""
-    return by_cell(raw, depth).flatten(1, 2)
-
-
-def check_features(features: Sequence[Tensor], in_spec: FeatureSpec, head: str) -> None:
-    """Raise ValueError unless there is one map per level."""
-    if len(features) != len(in_spec):
-        raise InputError(f"{head} was built for {len(in_spec)} levels (strides {in_spec.strides}), got {len(features)}")
-
-
-def tower_width(head: str, num_convs: int, channels: int | None, in_channels: int) -> int:
-    """The width of a head's towers: ``channels``, or the neck's.
-
-    Raises:
-        InputError: if ``channels`` has no convolution that could bring it about.
-    """
+def _tower_width(head: str, num_convs: int, channels: int | None, in_channels: int) -> int:
+    """``channels``, or the neck's; refused if no convolution could bring it about."""
     if num_convs == 0 and channels not in (None, in_channels):
         raise InputError(
             f"{head}: tower_channels={channels} has no effect without a tower; set num_convs to at least 1, or "
             f"tower_channels to null (the neck's {in_channels})"
         )
     return in_channels if channels is None else channels
+
+
+def _attended_levels(attention: Attention | None, in_spec: FeatureSpec, num_convs: int, head: str) -> list[bool]:
+    """Per level, whether the towers' attention is applied; refused if there is no such level or no tower."""
+    why = "" if num_convs else "num_convs=0 leaves it no tower"
+    only_sites(attention, HEAD_SITES if num_convs else (), head, why)
+    chosen = chosen_levels(attention, "head", in_spec.levels, head)
+    return [level in chosen for level in in_spec.levels]

@@ -134,18 +134,16 @@ class WeightedBoxFusion:
     scores; its level is that of its best member.
 
     Deviations: levels instead of models; one level may contribute several boxes to a cluster (a dense head's level
-    predicts an object more than once); ``score="max"`` and ``score_scaling="levels"`` are additions.
+    predicts an object more than once); a cluster's score is by default the plain mean of its members', unscaled.
 
     Runs on the CPU, box by box: of the order of a tenth of a millisecond per candidate.
 
     Args:
         iou_threshold: 0..1, overlap above which a box joins a cluster.
         max_detections: most detections of an image, over all classes.
-        score: a cluster's score is the ``mean`` of its members' (the paper) or their ``max``. A dense head surrounds an
-            object with many weak boxes, which a mean lets weigh down the best one.
-        score_scaling: ``none``; ``members`` multiplies by min(T, N) / N (the paper, eq. 6) for T members and N levels;
-            ``levels`` by the share of the N levels that contributed. Both favour objects that several boxes or levels
-            agree on. N counts the distinct levels among all rows given, padding included.
+        score_scaling: ``none``; ``members`` multiplies by min(T, N) / N (the paper, eq. 6) for T members and N levels,
+            which favours objects that several boxes agree on. N counts the distinct levels among all rows given,
+            padding included.
     """
 
     def __init__(
@@ -153,12 +151,10 @@ class WeightedBoxFusion:
         *,
         iou_threshold: Fraction = 0.55,
         max_detections: PositiveInt = 100,
-        score: Literal["mean", "max"] = "mean",
-        score_scaling: Literal["none", "members", "levels"] = "none",
+        score_scaling: Literal["none", "members"] = "none",
     ) -> None:
         self.iou_threshold = iou_threshold
         self.max_detections = max_detections
-        self.score = score
         self.score_scaling = score_scaling
 
     def __call__(self, boxes: Tensor, scores: Tensor, labels: Tensor, levels: Tensor) -> Detections:
@@ -166,7 +162,7 @@ class WeightedBoxFusion:
         candidates = _sorted_candidates(boxes, scores, labels, levels)
         columns = Detections(*(column.cpu() for column in candidates))
         corners, confidence = columns.boxes.double().numpy(), columns.scores.double().numpy()
-        label_of, level_of = columns.labels.numpy(), columns.levels.numpy()
+        label_of = columns.labels.numpy()
         fused = np.empty_like(corners)
         new_scores = np.empty_like(confidence)
         rows: list[int] = []  # a cluster is known by its first member, its best
@@ -175,7 +171,9 @@ class WeightedBoxFusion:
                 first = members[0]
                 rows.append(first)
                 fused[first] = np.average(corners[members], axis=0, weights=confidence[members])
-                new_scores[first] = self._score(confidence[members], level_of[members], num_levels)
+                new_scores[first] = confidence[members].mean()
+                if self.score_scaling == "members":
+                    new_scores[first] *= min(len(members), num_levels) / num_levels
         rows.sort()
         best = sorted(rows, key=lambda row: -new_scores[row])[: self.max_detections]
         kept = torch.tensor(best, dtype=torch.int64, device=boxes.device)
@@ -203,13 +201,6 @@ class WeightedBoxFusion:
                 sums[len(clusters)], fused[len(clusters)] = weighted, corners[row]
                 clusters.append([row])
         return clusters
-
-    def _score(self, confidence: NDArray[np.float64], levels: NDArray[np.int64], num_levels: int) -> float:
-        value = confidence.mean() if self.score == "mean" else confidence.max()
-        if self.score_scaling == "none":
-            return float(value)
-        agreeing = min(len(levels), num_levels) if self.score_scaling == "members" else len(np.unique(levels))
-        return float(value * agreeing / num_levels)
 
 
 def _sorted_candidates(boxes: Tensor, scores: Tensor, labels: Tensor, levels: Tensor) -> Detections:

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from torchvision.models import resnet18
 
+from detfuse.attention.inserts import AttentionChoice
+from detfuse.attention.se import SE
 from detfuse.backbones.torchvision_backbone import TorchvisionBackbone
 
 
@@ -68,6 +71,18 @@ def test_a_copy_freezes_its_own_stages() -> None:
     assert not any(p.requires_grad for p in twin.model.layer1.parameters())
     assert not twin.model.layer1.training
     assert twin.model.layer2.training
+
+
+def test_attention_of_checkpoints_from_when_it_stood_in_the_traced_model_is_read() -> None:
+    with torch.device("meta"):
+        backbone = TorchvisionBackbone({"stage": AttentionChoice(partial(SE, ratio=4))}, name="vgg11", levels=[3, 4])
+    state = backbone.state_dict()
+    old = {f"model.{key}" if key.startswith("attention.") else key: value for key, value in state.items()}
+    assert old.keys() != state.keys()
+    backbone.load_state_dict(
+        {key: torch.full_like(value, 7.0, device="cpu") for key, value in old.items()}, assign=True
+    )
+    assert all((value == 7).all() for value in backbone.state_dict().values())
 
 
 @pytest.mark.parametrize("mode", [True, False], ids=["train", "eval"])

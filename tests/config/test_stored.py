@@ -46,6 +46,14 @@ def test_parts_that_stand_elsewhere_now_are_found(composed: dict[str, Any], stor
     assert as_stored(stored, SOURCE, [conf_dir()]) == composed
 
 
+def test_a_choice_that_is_gone_is_read_only_where_it_chose_what_is_left(stored: dict[str, Any]) -> None:
+    wbf = {"_target_": "detfuse.ops.postprocess.WeightedBoxFusion", "iou_threshold": 0.5, "max_detections": 100}
+    read = as_stored({**stored, "combine": {**wbf, "score": "mean"}}, SOURCE, [conf_dir()])
+    assert read["combine"] == wbf
+    with pytest.raises(InputError, match=r"takes no score any more: it is always the mean.*it takes: iou_threshold"):
+        as_stored({**stored, "combine": {**wbf, "score": "max"}}, SOURCE, [conf_dir()])
+
+
 def test_what_is_older_than_a_place_or_a_setting_is_right(stored: dict[str, Any]) -> None:
     for key in ("attention", "evaluate", "project"):
         del stored[key]

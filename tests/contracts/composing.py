@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from functools import cache
+from itertools import combinations
 from typing import Any
 
 import torch
@@ -32,9 +35,33 @@ def _composed(overrides: tuple[str, ...]) -> dict[str, Any]:
     return {str(key): value for key, value in config.items()}
 
 
-def crossed(rows: list[str], columns: list[str], row: str, column: str) -> list[tuple[str, str]]:
-    """Every row under one column and every column under one row: a matrix without what its cells would repeat."""
-    return [(r, c) for r in rows for c in columns if r == row or c == column]
+def pairwise(axes: Mapping[str, Sequence[str]], *apart: tuple[str, str]) -> list[tuple[str, ...]]:
+    """Few cases in which every pair of levels of two axes is there at least once: what breaks, breaks by one or two.
+
+    Greedy: each case begins with the first pair that is missing, and takes on each other axis the level that brings
+    most of the missing ones; of equals the one that was taken least.
+
+    Args:
+        axes: name -> levels.
+        apart: pairs of axes whose pairs of levels need not be there, since another test has them all.
+
+    Returns:
+        One level per axis, in their order; always the same.
+    """
+    crossed = [(a, b) for a, b in combinations(axes, 2) if (a, b) not in apart]
+    missing = {frozenset({(a, x), (b, y)}): ((a, x), (b, y)) for a, b in crossed for x in axes[a] for y in axes[b]}
+    taken: Counter[tuple[str, str]] = Counter()
+    cases = []
+    while missing:
+        case = dict(next(iter(missing.values())))
+        for axis in [axis for axis in axes if axis not in case]:
+            brought = {x: sum(frozenset({(axis, x), other}) in missing for other in case.items()) for x in axes[axis]}
+            case[axis] = max(axes[axis], key=lambda x, axis=axis, brought=brought: (brought[x], -taken[axis, x]))
+        taken.update(case.items())
+        for pair in combinations(case.items(), 2):
+            missing.pop(frozenset(pair), None)
+        cases.append(tuple(case[axis] for axis in axes))
+    return cases
 
 
 def sites_of(head: str) -> list[str]:

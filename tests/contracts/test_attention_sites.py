@@ -1,4 +1,4 @@
-"""Every attention at every site under FCOS, and one of them under every head."""
+"""Every attention under every head at all sites, each pair of them by some check and each alone by all."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import timm
 import torch
-from composing import compose_train, crossed, options, sites_of, small_batch
+from composing import compose_train, options, pairwise, sites_of, small_batch
 from torch import Tensor
 
-from detfuse.attention.inserts import inserts_of
+from detfuse.attention.inserts import BACKBONE_SITES, inserts_of
 from detfuse.build import ConfigError, build_detector
 from detfuse.detector import Detector
 from detfuse.structures import Batch
@@ -22,8 +22,14 @@ from detfuse.training.optim import sgd
 
 KINDS = [kind for kind in options("attention") if kind != "none"]
 HEADS = options("head")
-CASES = crossed(KINDS, HEADS, "se", "fcos")
+CHECKS = ("learn", "warm start", "mixed precision", "compile")
+DESIGN = pairwise({"kind": KINDS, "head": HEADS, "check": CHECKS})
 SMALL = ("backbone=resnet18", "neck.out_channels=16", "neck.topology.extra_levels=0")
+
+
+def design(check: str) -> list[tuple[str, str]]:
+    """The kinds and heads that a check goes over."""
+    return [(kind, head) for kind, head, of in DESIGN if of == check]
 
 
 def detector(head: str, *overrides: str) -> Detector:
@@ -57,7 +63,7 @@ def open_gates(model: Detector) -> None:
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.1)
 
 
-@pytest.mark.parametrize(("kind", "head"), CASES)
+@pytest.mark.parametrize(("kind", "head"), design("learn"))
 def test_every_insert_learns_and_keeps_the_shapes(kind: str, head: str, batch: Batch) -> None:
     model = everywhere(kind, head)
     expected = baseline(head)(batch.images, batch.image_sizes)
@@ -77,7 +83,7 @@ def test_every_insert_learns_and_keeps_the_shapes(kind: str, head: str, batch: B
     assert learning == set(sites_of(head))  # of one site, not each: a gate of two hidden channels may be dead
 
 
-@pytest.mark.parametrize(("kind", "head"), CASES)
+@pytest.mark.parametrize(("kind", "head"), design("warm start"))
 def test_a_baselines_checkpoint_warm_starts_the_variant(kind: str, head: str, batch: Batch) -> None:
     """Identity initialisation then gives exactly the baseline's outputs, in training and in evaluation."""
     model = everywhere(kind, head, "init=identity")
@@ -96,7 +102,7 @@ def test_a_baselines_checkpoint_warm_starts_the_variant(kind: str, head: str, ba
         reference.load_state_dict(state)
 
 
-@pytest.mark.parametrize(("kind", "head"), CASES)
+@pytest.mark.parametrize(("kind", "head"), design("mixed precision"))
 def test_every_insert_trains_in_mixed_precision(kind: str, head: str, batch: Batch) -> None:
     model = everywhere(kind, head)
     open_gates(model)
@@ -107,7 +113,7 @@ def test_every_insert_trains_in_mixed_precision(kind: str, head: str, batch: Bat
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
 
 
-@pytest.mark.parametrize(("kind", "head"), CASES)
+@pytest.mark.parametrize(("kind", "head"), design("compile"))
 def test_every_insert_compiles_whole_in_neck_and_head(kind: str, head: str, batch: Batch) -> None:
     model = everywhere(kind, head).eval()
 
@@ -149,6 +155,10 @@ def test_every_site_learns_at_one_rate_on_pretrained_weights(tmp_path: Path) -> 
         assert found == ((0.125, "pretrained") if name.startswith("backbone.") else (1.0, "new")), name
 
 
+LIBRARY = {
+    "resnet18": ("backbone=timm", "backbone.name=resnet18"),
+    "vgg11": ("backbone=torchvision", "backbone.name=vgg11"),  # whose stages end in a layer: there is no other site
+}
 PLACES = {
     "stage": ["c3", "c4", "c5"],
     "branch": [f"c{level} block {block}" for level in (3, 4, 5) for block in (1, 2)],
@@ -160,27 +170,25 @@ PLACES = {
 }
 
 
-@pytest.mark.parametrize("backbone", ["timm", "torchvision"])
-@pytest.mark.parametrize("site", sites_of("fcos"))
+@pytest.mark.parametrize(("site", "backbone"), [*((site, "resnet18") for site in PLACES), ("stage", "vgg11")])
 def test_a_site_is_where_it_says(site: str, backbone: str) -> None:
     chosen = f"attention@attention.{site}=se"
-    model = detector("fcos", f"backbone={backbone}", "backbone.name=resnet18", chosen)
+    model = detector("fcos", *LIBRARY[backbone], chosen)
     assert sorted(insert.at for insert in inserts_of(model).values()) == PLACES[site]
     levels = {insert.level for insert in inserts_of(model).values()} - {None}
     if levels:
         level = max(levels)
-        one = detector("fcos", f"backbone={backbone}", chosen, f"attention.levels.{site}=[{level}]")
+        one = detector("fcos", *LIBRARY[backbone], chosen, f"attention.levels.{site}=[{level}]")
         assert {insert.level for insert in inserts_of(one).values()} == {level}
 
 
-@pytest.mark.parametrize("backbone", ["timm", "torchvision"])
-@pytest.mark.parametrize("site", ["stage", "branch", "before_last_block"])
+@pytest.mark.parametrize(("site", "backbone"), [*((site, "resnet18") for site in BACKBONE_SITES), ("stage", "vgg11")])
 def test_what_stands_in_the_backbone_reaches_its_map_and_the_next_stages(
     site: str, backbone: str, batch: Batch
 ) -> None:
     """A constant insert on C4 changes C4 and C5, in training and in evaluation, and leaves C3 alone."""
     chosen = (f"attention@attention.{site}=se", f"attention.levels.{site}=[4]")
-    model = detector("fcos", f"backbone={backbone}", "backbone.name=resnet18", *chosen).backbone
+    model = detector("fcos", *LIBRARY[backbone], *chosen).backbone
     images = batch.images.float() / 255
     with torch.no_grad():
         for parameter in model.parameters():
@@ -214,8 +222,14 @@ def test_variants_of_one_seed_differ_in_nothing_but_the_inserts(kind: str) -> No
     [
         (("head=ssd", "attention@attention.head=se"), "head=SSDHead has no such site"),
         (("neck=early", "attention@attention.output=se", "attention.levels.output=[9]"), r"levels.output=\[9\]"),
-        (("backbone=vgg16", "attention@attention.branch=se"), "no residual branch"),
-        (("backbone=vgg16", "attention@attention.before_last_block=se"), "no blocks"),
+        (("backbone=timm", "backbone.name=vgg11", "attention@attention.branch=se"), "no residual branch"),
+        (("backbone=timm", "backbone.name=vgg11", "attention@attention.before_last_block=se"), "no blocks"),
+        (("backbone=vgg16_ssd", "neck=ssd_extras", "attention@attention.branch=se"), "backbone.name=resnet50.*: stage"),
+        (("backbone=resnet50_torchvision", "attention@attention.branch=se"), "only timm's .*backbone.name=resnet50"),
+        (
+            ("backbone=torchvision", "backbone.name=mobilenet_v2", "attention@attention.stage=se"),
+            "torchvision's mobilenet_v2 has no such site, since only timm's .*backbone.name=mobilenetv2_100",
+        ),
         (("backbone=resnet10t", "attention@attention.before_last_block=se"), "one block only"),
         (("backbone=densenet121", "attention@attention.before_last_block=se"), "cannot take attention there"),
         (("neck=unfused", "attention@attention.fused=se"), "no such place"),

@@ -1,4 +1,4 @@
-"""Every neck and every head: shapes, gradients and compilation; golden losses of every neck under every head."""
+"""Every neck and every head by every check: shapes, gradients, compilation; golden losses of each under each."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from composing import compose_train, crossed, options, small_batch
+from composing import compose_train, options, pairwise, small_batch
 from torch import Tensor, nn
 
 from detfuse.build import build_detector, build_head, build_neck
@@ -19,7 +19,13 @@ from detfuse.structures import Batch, FeatureSpec
 
 GOLDEN = Path(__file__).parent.parent / "fixtures" / "golden_losses.json"
 COMBINATIONS = [(neck, head) for neck in options("neck") for head in options("head")]
-CROSSED = crossed(options("neck"), options("head"), "fpn", "fcos")  # for what takes seconds
+CHECKS = ("learn", "detect", "compile", "export")  # what takes seconds; golden losses hold every neck under every head
+DESIGN = pairwise({"neck": options("neck"), "head": options("head"), "check": CHECKS}, ("neck", "head"))
+
+
+def design(check: str) -> list[tuple[str, str]]:
+    """The necks and heads that a check goes over."""
+    return [(neck, head) for neck, head, of in DESIGN if of == check]
 
 
 class Fit(NamedTuple):
@@ -86,7 +92,7 @@ def features_of(batch: Batch, spec: FeatureSpec) -> list[Tensor]:
     return [wave(math.prod(shape), shape, 1.0) for shape in shapes]
 
 
-@pytest.mark.parametrize(("neck", "head"), CROSSED)
+@pytest.mark.parametrize(("neck", "head"), design("learn"))
 def test_every_parameter_learns_and_nothing_is_mutated(neck: str, head: str, batch: Batch) -> None:
     detector = detector_of(neck, head)
     copies = [tensor.clone() for tensor in (batch.images, batch.image_sizes, *batch.targets)]
@@ -99,7 +105,7 @@ def test_every_parameter_learns_and_nothing_is_mutated(neck: str, head: str, bat
         assert torch.equal(before, after)
 
 
-@pytest.mark.parametrize(("neck", "head"), CROSSED)
+@pytest.mark.parametrize(("neck", "head"), design("detect"))
 def test_detections_lie_in_the_image_and_come_best_first(neck: str, head: str, batch: Batch) -> None:
     detector = detector_of(neck, head).eval()
     detector.head.score_threshold = 0.0  # an untrained detector is sure of nothing
@@ -172,7 +178,7 @@ class Training(nn.Module):
         return self.detector.loss(batch)
 
 
-@pytest.mark.parametrize(("neck", "head"), CROSSED)
+@pytest.mark.parametrize(("neck", "head"), design("compile"))
 def test_inference_compiles_whole(neck: str, head: str, batch: Batch) -> None:
     model = Inference(detector_of(neck, head).eval())
     inputs = (batch.images, batch.image_sizes)

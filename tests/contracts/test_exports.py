@@ -1,5 +1,4 @@
-"""Every neck under one head and every head under one neck, as an exported program and as ONNX: an export takes seconds,
-and beyond a neck and a head there is nothing in a combination of them."""
+"""Every neck and every head, as an exported program and as ONNX."""
 
 from __future__ import annotations
 
@@ -8,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from composing import small_batch
-from test_detectors import CROSSED, detector_of, small
+from test_detectors import design, detector_of, small
 from torch.export import ExportedProgram
 
 from detfuse.attention.inserts import inserts_of
@@ -52,7 +51,7 @@ def description() -> Description:
     return Description(version("detfuse"), "small", CATEGORIES, SIZE, Resize(SIZE, 96, None), {})
 
 
-@pytest.mark.parametrize(("neck", "head"), CROSSED)
+@pytest.mark.parametrize(("neck", "head"), design("export"))
 def test_what_is_exported_is_the_detector(neck: str, head: str, tmp_path: Path) -> None:
     built, combine = detector(neck, head), Nms(max_detections=20)
     program = program_of(Deployed(built, combine), SIZE)

@@ -6,6 +6,7 @@ import json
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from detfuse.detector import Detector
 from detfuse.export import (
+    Deployed,
     Description,
     Exported,
     ExportError,
@@ -24,11 +26,20 @@ from detfuse.export import (
     read_exported,
     written,
 )
-from detfuse.ops.postprocess import Nms
+from detfuse.ops.postprocess import Nms, WeightedBoxFusion
 from detfuse.structures import Categories
 
 SIZE = (32, 64)
 DESCRIPTION = Description(version("detfuse"), "m", Categories((1, 5), ("a", "b")), SIZE, Resize(None, 32, 64), {"x": 1})
+
+
+def test_what_has_no_fixed_size_is_refused() -> None:
+    detector: Any = SimpleNamespace(head=SimpleNamespace(compilable=True))
+    with pytest.raises(ExportError, match=r"WeightedBoxFusion cannot be exported.*combine=nms.*combine=soft_nms"):
+        Deployed(detector, WeightedBoxFusion())
+    detector.head.compilable = False
+    with pytest.raises(ExportError, match=r"head: SimpleNamespace cannot be exported"):
+        Deployed(detector, Nms())
 
 
 def test_a_description_survives_its_file() -> None:

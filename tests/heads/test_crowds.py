@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from detfuse.heads.dense import by_prior
 from detfuse.heads.fcos import FCOSHead
 from detfuse.heads.retinanet import RetinaNetHead
 from detfuse.heads.ssd import SSDHead
-from detfuse.heads.tower import by_prior
 from detfuse.structures import Batch, FeatureSpec, Targets
 
 SPEC = FeatureSpec((4, 4), (8, 16))

@@ -13,7 +13,7 @@ from detfuse.heads.fcos import FCOSHead
 from detfuse.heads.retinanet import RetinaNetHead
 from detfuse.ops.postprocess import Nms
 from detfuse.protocols import Head
-from detfuse.structures import Batch, Detections, FeatureSpec, Targets
+from detfuse.structures import Batch, FeatureSpec, Targets
 
 DenseHead = RetinaNetHead | FCOSHead
 SPEC = FeatureSpec((16, 16), (8, 16))
@@ -141,7 +141,7 @@ def test_outputs_that_are_no_numbers_are_seen(make: Callable[..., DenseHead]) ->
     assert levels[scores.isnan()].unique().tolist() == [0, 1]
     assert levels[0][scores[0].isnan()].unique().tolist() == [0]
     assert (scores[1].isnan() == (levels[1] == 1)).all()
-    assert [of_image.broken for of_image in head.predict(outputs, sizes, Nms())] == [True, True]
+    assert [Nms()(*image).broken for image in zip(*head.candidates(outputs, sizes), strict=True)] == [True, True]
 
 
 @HEADS
@@ -163,20 +163,6 @@ def test_a_box_that_is_no_box_is_seen(make: Callable[..., DenseHead]) -> None:
     assert scores[0].isnan().any()
     assert (levels[0][scores[0].isnan()] == 0).all()
     assert not scores[1].isnan().any()
-
-
-@HEADS
-def test_predict_combines_image_by_image(make: Callable[..., DenseHead]) -> None:
-    def best(boxes: Tensor, scores: Tensor, labels: Tensor, levels: Tensor) -> Detections:
-        order = scores.argsort(descending=True, stable=True)[:2]
-        return Detections(boxes[order], scores[order], labels[order], levels[order])
-
-    head, sizes = seeded(make, score_threshold=0.0), torch.tensor([[64, 96]] * 2)
-    outputs = head(maps())
-    found = head.predict(outputs, sizes, best)
-    scores = head.candidates(outputs, sizes)[1]
-    for i in range(2):
-        assert torch.equal(found[i].scores, scores[i].sort(descending=True).values[:2])
 
 
 def test_a_single_retinanet_level_carries_all_anchors_and_says_so() -> None:

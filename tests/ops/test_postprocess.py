@@ -145,9 +145,7 @@ WBF_LEVELS = [1, 2, 4]
     ("options", "scores"),
     [
         ({}, [0.7, 0.6]),
-        ({"score": "max"}, [0.8, 0.7]),
         ({"score_scaling": "members"}, [0.6 * 2 / 3, 0.7 / 3]),
-        ({"score_scaling": "levels", "score": "max"}, [0.8 * 2 / 3, 0.7 / 3]),
     ],
 )
 def test_wbf_by_hand(options, scores):
@@ -158,19 +156,11 @@ def test_wbf_by_hand(options, scores):
     assert found.boxes[1 - pair].tolist() == [40, 40, 50, 50]
 
 
-def test_wbf_counts_boxes_and_levels_differently():
-    boxes, scores, labels, levels = one_class([[0, 0, 10, 10]] * 2 + [[90, 90, 99, 99]], [0.8, 0.8, 0], [1, 1, 2])
-    members = WeightedBoxFusion(score_scaling="members")(boxes, scores, labels, levels)
-    by_level = WeightedBoxFusion(score_scaling="levels")(boxes, scores, labels, levels)
-    assert members.scores.tolist() == pytest.approx([0.8])
-    assert by_level.scores.tolist() == pytest.approx([0.4])
-
-
 def test_wbf_joins_the_cluster_that_overlaps_most_and_moves_it():
     # Box 2 overlaps box 0 by 6/14 and box 1 by 9/11; then box 3 meets the moved box 1.
     boxes = [[0, 0, 10, 10], [5, 0, 15, 10], [4, 0, 14, 10], [4.6, 0, 14.6, 10]]
-    found = WeightedBoxFusion(iou_threshold=0.4, score="max")(*one_class(boxes, [0.9, 0.8, 0.4, 0.3]))
-    assert found.scores.tolist() == pytest.approx([0.9, 0.8])
+    found = WeightedBoxFusion(iou_threshold=0.4)(*one_class(boxes, [0.9, 0.8, 0.4, 0.3]))
+    assert found.scores.tolist() == pytest.approx([0.9, 0.5])
     assert found.boxes[1, 0].item() == pytest.approx((5 * 0.8 + 4 * 0.4 + 4.6 * 0.3) / 1.5)
 
 
@@ -200,8 +190,7 @@ def test_wbf_keeps_classes_apart():
         (SoftNms, {"method": "cubic"}, "gaussian or linear, got 'cubic'"),
         (SoftNms, {"sigma": 0}, "sigma must be positive, got 0"),
         (SoftNms, {"score_threshold": -1}, "score_threshold must lie"),
-        (WeightedBoxFusion, {"score": "median"}, "mean or max, got 'median'"),
-        (WeightedBoxFusion, {"score_scaling": "x"}, "none, members or levels, got 'x'"),
+        (WeightedBoxFusion, {"score_scaling": "levels"}, "none or members, got 'levels'"),
     ],
 )
 def test_wrong_arguments(make, options, message):

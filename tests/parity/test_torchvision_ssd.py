@@ -154,7 +154,7 @@ def test_losses_and_detections_of_the_detector_equal_torchvision(models: tuple[S
     expected = reference.train()(images, reference_targets())
     torch.testing.assert_close(losses["loss_cls"], expected["classification"], rtol=1e-4, atol=0)
     torch.testing.assert_close(losses["loss_box"], expected["bbox_regression"], rtol=1e-4, atol=0)
-    detections = detector.head.predict(outputs, given.image_sizes, Nms(iou_threshold=0.45, max_detections=200))
+    detections = detector.predict(given.images, given.image_sizes, Nms(iou_threshold=0.45, max_detections=200))
     for mine, theirs in zip(detections, reference.eval()(images), strict=True):
         assert len(theirs["scores"]) > 20
         assert theirs["scores"].max() < 1, "equal scores have no order"

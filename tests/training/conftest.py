@@ -79,10 +79,6 @@ class TinyHead(nn.Module):
         boxes = QUADRANTS.expand(len(scores), 4, 4)
         return boxes, scores, labels, torch.zeros_like(labels)
 
-    def predict(self, outputs: TinyOutputs, image_sizes: Tensor, combine: Any) -> list[Detections]:
-        columns = self.candidates(outputs, image_sizes)
-        return [combine(*(column[i] for column in columns)) for i in range(len(image_sizes))]
-
 
 def combine(boxes: Tensor, scores: Tensor, labels: Tensor, levels: Tensor) -> Detections:
     order = scores.argsort(descending=True, stable=True)

@@ -31,7 +31,6 @@ from detfuse.errors import InputError
 from detfuse.fusion.graph import Node
 from detfuse.inspect.cost import deviation
 from detfuse.necks.graph_neck import GraphNeck, Watch
-from detfuse.protocols import Outputs
 from detfuse.structures import Batch
 
 NOTICEABLE = 1.2
@@ -180,7 +179,7 @@ def _first_step(detector: Detector) -> Iterator[Detector]:
         yield copy.deepcopy(detector).train()
 
 
-def _run(twin: Detector, batch: Batch) -> tuple[list[Tensor], Outputs]:
+def _run(twin: Detector, batch: Batch) -> tuple[list[Tensor], Any]:
     """The maps that the head reads, and its outputs."""
     read: list[Tensor] = []
     assert isinstance(twin.head, nn.Module)

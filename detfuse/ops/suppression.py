@@ -1,7 +1,7 @@
-"""Non-maximum suppression as a loop that exporters keep: the hard and the soft one are the same loop.
+"""Non-maximum suppression with a fixed number of rows, as a loop that exporters keep: hard and soft are the same loop.
 
 :mod:`detfuse.ops.postprocess` has the forms that training and evaluation use; their results depend on the data in
-shape, which an exported graph cannot have.
+shape, which an exported graph, or the proposals of a compiled head, cannot have.
 """
 
 from __future__ import annotations
@@ -9,9 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from detfuse.export.description import ExportError
 from detfuse.ops.postprocess import Nms, SoftNms
-from detfuse.protocols import Combine
 
 _GONE = -1.0
 
@@ -24,18 +22,10 @@ class Suppression(nn.Module):
 
     Args:
         combine: which of the two, with its settings.
-
-    Raises:
-        ExportError: if it is another one.
     """
 
-    def __init__(self, combine: Combine) -> None:
+    def __init__(self, combine: Nms | SoftNms) -> None:
         super().__init__()
-        if not isinstance(combine, Nms | SoftNms):
-            raise ExportError(
-                f"combine: {type(combine).__name__} cannot be exported, its clusters have no fixed size; "
-                "combine=nms and combine=soft_nms can"
-            )
         self.max_detections = combine.max_detections
         self.iou_threshold = combine.iou_threshold
         self.across_classes = isinstance(combine, Nms) and combine.class_agnostic

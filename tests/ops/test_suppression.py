@@ -1,4 +1,4 @@
-"""The exportable suppression against the one that training and evaluation use."""
+"""The suppression of fixed size against the one that training and evaluation use."""
 
 from __future__ import annotations
 
@@ -6,13 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from detfuse.export import ExportError
-from detfuse.export.suppression import Suppression
-from detfuse.ops.postprocess import Nms, SoftNms, WeightedBoxFusion
-from detfuse.protocols import Combine
+from detfuse.ops.postprocess import Nms, SoftNms
+from detfuse.ops.suppression import Suppression
 from detfuse.structures import Detections
 
-COMBINES: list[Combine] = [
+COMBINES = [
     Nms(max_detections=30),
     Nms(iou_threshold=0.3, max_detections=200),
     Nms(iou_threshold=0.0, max_detections=200),
@@ -65,7 +63,7 @@ def padded(case: Candidates, count: int = 150) -> Candidates:
 
 
 @pytest.mark.parametrize("combine", COMBINES, ids=lambda combine: type(combine).__name__)
-def test_the_exported_loop_is_the_suppression(combine: Combine) -> None:
+def test_the_exported_loop_is_the_suppression(combine: Nms | SoftNms) -> None:
     suppression = Suppression(combine)
     program = torch.export.export(suppression, padded(CASES["random"])[:3]).module()
     for name, case in CASES.items():
@@ -78,8 +76,3 @@ def test_the_exported_loop_is_the_suppression(combine: Combine) -> None:
             assert torch.equal(ours[: int(count)], theirs), name
         assert not rows[int(count) :].any()
         assert not taken[int(count) :].any()
-
-
-def test_what_has_no_fixed_size_is_refused() -> None:
-    with pytest.raises(ExportError, match=r"WeightedBoxFusion cannot be exported.*combine=nms.*combine=soft_nms"):
-        Suppression(WeightedBoxFusion())

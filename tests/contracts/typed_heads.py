@@ -1,0 +1,14 @@
+"""Read by mypy alone: each head's loss and candidates take what its own forward gives, and no other's.
+
+An ignore that is not needed is an error too, so that a protocol which accepts anything is found out.
+"""
+
+from detfuse.heads.fcos import FCOSHead, FCOSOutputs
+from detfuse.heads.retinanet import RetinaNetHead, RetinaNetOutputs
+from detfuse.heads.ssd import SSDHead, SSDOutputs
+from detfuse.protocols import Head
+
+fcos: type[Head[FCOSOutputs]] = FCOSHead
+retinanet: type[Head[RetinaNetOutputs]] = RetinaNetHead
+ssd: type[Head[SSDOutputs]] = SSDHead
+other: type[Head[SSDOutputs]] = RetinaNetHead  # type: ignore[assignment]  # the same fields, but not the same order of classes
