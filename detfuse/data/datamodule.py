@@ -6,18 +6,19 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from torch.utils.data import DataLoader
 
-from detfuse.data.coco import read_coco
+from detfuse.annotations import Annotations
 from detfuse.data.collate import padded_size
 from detfuse.data.dataset import DetectionDataset
 from detfuse.data.images import CheckImages
 from detfuse.data.index import AnnotationIndex, DataError, DataWarning
 from detfuse.data.layout import Split, find_split
 from detfuse.data.loader import Loader
+from detfuse.data.readers import read_coco
 from detfuse.data.synthetic import ObjectSide, SyntheticParameters, generate
 from detfuse.data.transforms import Transforms
 from detfuse.protocols import Size
@@ -85,13 +86,13 @@ class DetectionDataModule(ABC):
         lines.append(f"{len(names)} categories: {shown}")
         return "\n".join(lines)
 
-    def ground_truth(self, split: Split) -> dict[str, Any]:
-        """The split in COCO's json form, with the file's ids and areas, crowds included.
+    def ground_truth(self, split: Split) -> Annotations:
+        """What a split contains, crowds included: what an evaluator takes.
 
         Raises:
             DataError: if the split was not set up.
         """
-        return self._index(split).to_coco()
+        return self._index(split)
 
     def image_id_of(self, split: Split, number: int) -> ImageId:
         """The annotation file's own id of an image, of its number in a batch of this split."""

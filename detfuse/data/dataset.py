@@ -47,7 +47,7 @@ class DetectionDataset(Dataset[Sample]):
         height, width = self.index.sizes[key.position].tolist()
         image = load_image(self.index.path(key.position), size=(height, width))
         objects = self.objects(key.position)
-        image_id = int(self.index.image_ids[key.position])
+        image_id = self.index.number_of(key.position)
         if not self.train:
             return self.transform.evaluate(image, objects, image_id=image_id)
         generator = generator_for(self.seed, key.epoch, key.position)

@@ -129,7 +129,7 @@ def check_images(index: AnnotationIndex, *, depth: CheckImages, follow_symlinks:
             if orientation > 1:
                 turned.append(name)
         if problem is not None:
-            problems.append(f"image {index.id_of(int(index.image_ids[position]))}: {problem}")
+            problems.append(f"image {index.ids[position]}: {problem}")
     if problems:
         raise DataError(
             f"{index.source}: {len(problems)} of {len(index)} images cannot be used:\n  "

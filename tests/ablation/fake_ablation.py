@@ -18,8 +18,10 @@ import yaml
 
 from detfuse.ablation.records import Arm, Comparison, Cost, Difference, Plan, Run, Score, Timing, Verdict
 from detfuse.ablation.storage import to_plain, write_comparison, write_cost, write_plan, write_run
+from detfuse.annotations import Annotations
 from detfuse.data.synthetic import SyntheticParameters, generate
 from detfuse.evaluation.coco import CocoEvaluator
+from detfuse.evaluation.records import annotations_of
 from detfuse.files import write_json, write_text
 from detfuse.inserts import Place
 from detfuse.necks.topologies import bifpn, fpn, pafpn, unfused
@@ -43,7 +45,7 @@ class FakeAblation:
     runs: list[Run]
     scores: list[Score]
     comparisons: list[Comparison]
-    ground_truth: dict[str, Any]
+    ground_truth: Annotations
     image_of: Callable[[Any], Path]
 
     @property
@@ -80,7 +82,7 @@ def make_ablation(
     comparisons = [_comparison(arm, names, metrics) for arm in ARMS[1:]]
     write_plan(folder, plan)
     write_comparison(folder, scores, comparisons)
-    return FakeAblation(folder, plan, runs, scores, comparisons, truth, files.__getitem__)
+    return FakeAblation(folder, plan, runs, scores, comparisons, annotations_of(truth), files.__getitem__)
 
 
 def _plan() -> Plan:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from detfuse.ablation.records import Comparison, Difference, Plan, Run, Score
 from detfuse.ablation.report import forest, plot
 from detfuse.ablation.report.evidence import ArmEvidence
 from detfuse.ablation.report.pictures import ImageOf
 from detfuse.ablation.report.wording import coverage, decimals_for, main_metric
+from detfuse.annotations import Annotations
 
 THRESHOLDS, SIZES = ("AP50", "AP75"), ("APs", "APm", "APl")
 EXPLORATORY = "Exploratory: not corrected for the number of comparisons; a lead to follow, not a result."
@@ -35,7 +35,7 @@ class Findings:
     scores: Sequence[Score]
     comparisons: Sequence[Comparison]
     evidence: Mapping[str, ArmEvidence]
-    ground_truth: Mapping[str, Any]
+    ground_truth: Annotations
     image_of: ImageOf
 
     @property
@@ -56,7 +56,7 @@ class Findings:
     @property
     def coverage(self) -> str:
         """What the intervals cover."""
-        return coverage(self.comparisons, len(self.ground_truth["images"]))
+        return coverage(self.comparisons, len(self.ground_truth))
 
 
 def sentence(text: str) -> str:
