@@ -6,7 +6,8 @@ from detfuse.data.images import load_image
 from detfuse.data.index import AnnotationIndex, DataError, DataWarning
 from detfuse.data.loader import Loader
 from detfuse.data.readers import read_coco
-from detfuse.data.transforms import Objects, Sample, Transforms
+from detfuse.data.scene import Objects, Sample, Scene
+from detfuse.data.transforms import Transforms
 
 __all__ = [
     "AnnotationIndex",
@@ -17,6 +18,7 @@ __all__ = [
     "Loader",
     "Objects",
     "Sample",
+    "Scene",
     "SyntheticDataModule",
     "Transforms",
     "collate",

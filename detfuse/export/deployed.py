@@ -6,9 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from detfuse.detector import Detector
-from detfuse.export.description import ExportError, Size
+from detfuse.export.description import ExportError
 from detfuse.export.suppression import Suppression
 from detfuse.protocols import Combine
+from detfuse.structures import Size
 
 INPUTS = ("images", "image_sizes")
 DETECTIONS = ("boxes", "scores", "labels", "levels", "count")

@@ -19,7 +19,7 @@ import yaml
 from detfuse.ablation.records import Arm, Comparison, Cost, Difference, Plan, Run, Score, Timing, Verdict
 from detfuse.ablation.storage import to_plain, write_comparison, write_cost, write_plan, write_run
 from detfuse.annotations import Annotations
-from detfuse.data.synthetic import SyntheticParameters, generate
+from detfuse.data.generators import Shapes, generate
 from detfuse.evaluation.coco import CocoEvaluator
 from detfuse.evaluation.records import annotations_of
 from detfuse.files import write_json, write_text
@@ -65,7 +65,7 @@ def make_ablation(
         max_size: of their objects.
         rename: category id -> another name.
     """
-    parameters = SyntheticParameters(
+    parameters = Shapes(
         num_train=1, num_val=num_images, image_size=size, min_size=8, max_size=max_size, max_objects=6, data_seed=0
     )
     data = generate(root / "data", parameters)
