@@ -20,6 +20,7 @@ from hydra.utils import instantiate as hydra_instantiate
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import OmegaConf
 
+from detfuse.annotations import Annotations
 from detfuse.attention.inserts import BACKBONE_SITES, HEAD_SITES, NECK_SITES, Attention, AttentionChoice, Levels, Site
 from detfuse.data import DetectionDataModule
 from detfuse.detector import Detector, normalization_of
@@ -227,7 +228,7 @@ def build_combine(config: Config) -> Combine:
     return combine
 
 
-def build_evaluator(config: Config, ground_truth: dict[str, Any]) -> CocoEvaluator:
+def build_evaluator(config: Config, ground_truth: Annotations) -> CocoEvaluator:
     """The judge of one split."""
     evaluator: CocoEvaluator = instantiate(config["evaluation"])(ground_truth=ground_truth)
     return evaluator

@@ -13,12 +13,10 @@ from typing import Protocol, TypeVar, runtime_checkable
 from torch import Tensor, nn
 
 from detfuse.structures import Batch, Detections, FeatureSpec
+from detfuse.structures import Size as Size
 
 Outputs = TypeVar("Outputs")
 """A head's raw per-level maps: a NamedTuple of its own, the same in training and in evaluation."""
-
-Size = tuple[int, int]
-"""(height, width) of a map."""
 
 AttentionFactory = Callable[[int], nn.Module]
 """channels -> module from (B, C, H, W) to (B, C, H, W); ``nn.Identity`` means none."""

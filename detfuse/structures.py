@@ -15,6 +15,9 @@ from detfuse.errors import InputError
 ImageId = int | str
 """What an annotation file calls an image."""
 
+Size = tuple[int, int]
+"""(height, width) in pixels, of an image or a map."""
+
 
 @dataclass(frozen=True)
 class FeatureSpec:

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from detfuse.annotations import Annotations, Results
 from detfuse.cli.jobs import Invocation
 from detfuse.cli.outputs import require_folder
 from detfuse.config import CompareSettings
-from detfuse.errors import InputError, UserError
+from detfuse.errors import UserError
+from detfuse.evaluation import read_annotations, read_results
 from detfuse.evaluation.table import aligned
 from detfuse.files.text import write_json, write_text
-from detfuse.statistics.comparison import Results, compare_runs
+from detfuse.statistics.comparison import Statistics, compare_runs
 from detfuse.statistics.records import Comparison, Difference, Score
 
 SHOWN_CLASSES = 20
@@ -30,10 +31,10 @@ def run(invocation: Invocation) -> None:
     annotations = Path(settings.annotations).expanduser()
     _check_files(sides, annotations)
     folder = None if settings.output is None else require_folder(Path(settings.output).expanduser())
-    truth = _ground_truth(annotations)
+    truth = read_annotations(annotations)
     counts: dict[Path, int] = {}
     readers = {
-        side: {seed: partial(_rows, path, counts) for seed, path in enumerate(paths)} for side, paths in sides.items()
+        side: {seed: partial(_read, path, counts) for seed, path in enumerate(paths)} for side, paths in sides.items()
     }
     one_each = len(sides["a"]) == 1
     results = compare_runs(
@@ -77,39 +78,17 @@ def _check_files(sides: Mapping[str, Sequence[Path]], annotations: Path) -> None
         raise UserError("\n  ".join([f"{len(problems)} mistakes:", *problems]) if len(problems) > 1 else problems[0])
 
 
-def _read(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # not UTF-8, not JSON, or a number of thousands of digits
-        raise InputError(f"no JSON: {error}") from None
-
-
-def _ground_truth(path: Path) -> Mapping[str, Any]:
-    try:
-        content = _read(path)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: expected COCO annotations (images, categories, annotations), got a list")
-    return content
-
-
-def _rows(path: Path, counts: dict[Path, int]) -> Sequence[Mapping[str, Any]]:
-    content = _read(path)
-    if not isinstance(content, list):
-        raise InputError("expected a list of COCO result rows {image_id, category_id, bbox, score}")
-    wrong = next((i for i, row in enumerate(content) if not isinstance(row, dict)), None)
-    if wrong is not None:
-        raise InputError(f"row {wrong} is {content[wrong]!r}, expected {{image_id, category_id, bbox, score}}")
-    counts[path] = len(content)
-    return content
+def _read(path: Path, counts: dict[Path, int]) -> Results:
+    results = read_results(path)
+    counts[path] = len(results)
+    return results
 
 
 def _header(
-    sides: Mapping[str, Sequence[Path]], annotations: Path, truth: Mapping[str, Any], counts: Mapping[Path, int]
+    sides: Mapping[str, Sequence[Path]], annotations: Path, truth: Annotations, counts: Mapping[Path, int]
 ) -> str:
-    objects = sum(not annotation.get("iscrowd") for annotation in truth["annotations"])
-    lines = [f"annotations  {annotations}: {len(truth['images']):,} images, {objects:,} objects"]
+    objects = int((~truth.crowd).sum())
+    lines = [f"annotations  {annotations}: {len(truth):,} images, {objects:,} objects"]
     for side, paths in sides.items():
         for seed, path in enumerate(paths):
             name = side if len(paths) == 1 else f"{side}, seed {seed}"
@@ -117,7 +96,7 @@ def _header(
     return "\n".join(lines)
 
 
-def _text(results: Results) -> str:
+def _text(results: Statistics) -> str:
     (comparison,) = results.comparisons
     scores = {(score.arm, score.metric): score for score in results.scores}
     summary = [d for d in comparison.differences if "/" not in d.metric]
@@ -176,7 +155,7 @@ _COLUMNS: dict[str, Callable[[Difference], Any]] = {
 }
 
 
-def _csv(results: Results) -> str:
+def _csv(results: Statistics) -> str:
     """One line per metric, fractions; what is undefined is empty."""
     comparison: Comparison = results.comparisons[0]
     scores = {(score.arm, score.metric): score for score in results.scores}

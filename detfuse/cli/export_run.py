@@ -18,7 +18,7 @@ from detfuse.config import ExportSettings
 from detfuse.data import Transforms
 from detfuse.data.collate import padded_size
 from detfuse.data.dataset import DetectionDataset, Key
-from detfuse.data.synthetic import SyntheticParameters, draw
+from detfuse.data.generators import Shapes
 from detfuse.errors import UserError
 from detfuse.export import (
     Agreement,
@@ -26,13 +26,13 @@ from detfuse.export import (
     Description,
     Picture,
     Resize,
-    Size,
     compare,
     program_of,
     read_exported,
     written,
 )
 from detfuse.runs.run_folder import run_folder_of
+from detfuse.structures import Size
 from detfuse.weights.checkpoint import load_weights
 
 _PICTURES = 3
@@ -138,13 +138,13 @@ def _fitting(dataset: DetectionDataset | None, transform: Transforms, size: Size
 
 def _drawn(size: Size) -> list[Picture]:
     """Generated pictures of just this size, where there are no validation images."""
-    parameters = SyntheticParameters(
+    shapes = Shapes(
         num_train=1, num_val=_PICTURES, image_size=256, min_size=16.0, max_size=160.0, max_objects=6, data_seed=0
     )
     exact = Transforms(size=size)
     pictures = []
     for number in range(_PICTURES):
-        pixels = draw(parameters, "val", number).pixels.round().astype(np.uint8)
+        pixels = shapes.draw("val", number).pixels.round().astype(np.uint8)
         image = torch.from_numpy(pixels).permute(2, 0, 1)
         pictures.append(Picture(f"drawing {number + 1}", exact.evaluate(image).image))
     return pictures

@@ -15,7 +15,7 @@ from detfuse.cli.predictors import Predictor, open_predictor
 from detfuse.config import PredictSettings
 from detfuse.data import load_image
 from detfuse.errors import UserError
-from detfuse.evaluation.coco import coco_results
+from detfuse.evaluation import coco_results, rows_of
 from detfuse.export import ExportError
 from detfuse.files.text import write_json
 from detfuse.runs.run_folder import run_folder_of
@@ -51,8 +51,8 @@ def run(invocation: Invocation) -> None:
         number = taken[file.stem]
         name = file.stem if number == 1 else f"{file.stem}_{number}"
         written = save_picture(output / f"{name}.jpg", picture)
-        of_image = coco_results(found, image_id, predictor.categories)
-        rows += [{**row, "file_name": str(file)} for row in of_image]
+        results = coco_results({image_id: found}, predictor.categories)
+        rows += [{**row, "file_name": str(file)} for row in rows_of(results)]
         told = _counted(found, predictor.categories)
         if predicted.broken:
             broken.append(file)

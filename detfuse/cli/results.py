@@ -12,6 +12,7 @@ from detfuse.attention.inserts import inserts_of
 from detfuse.build import Parts
 from detfuse.detector import Detector
 from detfuse.errors import UserError
+from detfuse.evaluation import write_results
 from detfuse.files.text import write_json as write_json
 from detfuse.files.text import write_text as write_text
 from detfuse.necks.graph_neck import GraphNeck
@@ -46,9 +47,10 @@ def _listed(names: tuple[str, ...], ids: tuple[int, ...]) -> str:
 def report(module: DetectionModule, folder: Path) -> None:
     """Print the 12 numbers; write metrics.json and predictions.json."""
     assert module.metrics is not None
+    assert module.predictions is not None
     print(f"\n{module.metrics.table()}\n")
     write_json(folder / "metrics.json", module.metrics.as_dict())
-    write_json(folder / "predictions.json", module.predictions)
+    write_results(folder / "predictions.json", module.predictions)
 
 
 def header(parts: Parts, trainer: Trainer, folder: Path, config: dict[str, Any]) -> str:

@@ -1,12 +1,13 @@
 """Data sets as batches: annotations, images, transforms, loaders."""
 
-from detfuse.data.coco import read_coco
 from detfuse.data.collate import collate
 from detfuse.data.datamodule import CocoDataModule, DetectionDataModule, SyntheticDataModule
 from detfuse.data.images import load_image
 from detfuse.data.index import AnnotationIndex, DataError, DataWarning
 from detfuse.data.loader import Loader
-from detfuse.data.transforms import Objects, Sample, Transforms
+from detfuse.data.readers import read_coco
+from detfuse.data.scene import Objects, Sample, Scene
+from detfuse.data.transforms import Transforms
 
 __all__ = [
     "AnnotationIndex",
@@ -17,6 +18,7 @@ __all__ = [
     "Loader",
     "Objects",
     "Sample",
+    "Scene",
     "SyntheticDataModule",
     "Transforms",
     "collate",

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import torch
 
-from detfuse.data.transforms import Sample
+from detfuse.data.scene import Sample
 from detfuse.errors import InputError
-from detfuse.structures import Batch, Targets
+from detfuse.structures import Batch, Size, Targets
 
 SMALLEST_BUCKET = 8
 
@@ -21,7 +21,7 @@ def target_bucket(num_objects: int) -> int:
     return bucket
 
 
-def padded_size(height: int, width: int, size_divisor: int) -> tuple[int, int]:
+def padded_size(height: int, width: int, size_divisor: int) -> Size:
     """(height, width) rounded up to multiples of ``size_divisor``."""
     return -(-height // size_divisor) * size_divisor, -(-width // size_divisor) * size_divisor
 

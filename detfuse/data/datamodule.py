@@ -6,23 +6,24 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from torch.utils.data import DataLoader
 
-from detfuse.data.coco import read_coco
+from detfuse.annotations import Annotations
 from detfuse.data.collate import padded_size
 from detfuse.data.dataset import DetectionDataset
+from detfuse.data.generators import GeneratedData, Shapes, generate
+from detfuse.data.generators.shapes import ObjectSide
 from detfuse.data.images import CheckImages
 from detfuse.data.index import AnnotationIndex, DataError, DataWarning
 from detfuse.data.layout import Split, find_split
 from detfuse.data.loader import Loader
-from detfuse.data.synthetic import ObjectSide, SyntheticParameters, generate
+from detfuse.data.readers import read_coco
 from detfuse.data.transforms import Transforms
-from detfuse.protocols import Size
 from detfuse.ranges import NonNegativeInt, PositiveInt, checked
-from detfuse.structures import Batch, Categories, ImageId
+from detfuse.structures import Batch, Categories, ImageId, Size
 
 _SPLITS_OF: dict[str | None, tuple[Split, ...]] = {"fit": ("train", "val"), None: ("train", "val")}
 
@@ -85,13 +86,13 @@ class DetectionDataModule(ABC):
         lines.append(f"{len(names)} categories: {shown}")
         return "\n".join(lines)
 
-    def ground_truth(self, split: Split) -> dict[str, Any]:
-        """The split in COCO's json form, with the file's ids and areas, crowds included.
+    def ground_truth(self, split: Split) -> Annotations:
+        """What a split contains, crowds included: what an evaluator takes.
 
         Raises:
             DataError: if the split was not set up.
         """
-        return self._index(split).to_coco()
+        return self._index(split)
 
     def image_id_of(self, split: Split, number: int) -> ImageId:
         """The annotation file's own id of an image, of its number in a batch of this split."""
@@ -220,15 +221,50 @@ class CocoDataModule(DetectionDataModule):
         )
 
 
+class GeneratedDataModule(DetectionDataModule):
+    """A generated data set, written once below ``root`` in COCO's form and read like any other.
+
+    Args:
+        size_divisor: see :class:`DetectionDataModule`.
+        seed: see :class:`DetectionDataModule`; the data do not depend on it.
+        root: folder; each set of parameters gets its own folder in it.
+        generated: what the data depend on.
+        transform: what is done to the images.
+        loader: how they are batched.
+    """
+
+    def __init__(
+        self,
+        size_divisor: int,
+        seed: int,
+        *,
+        root: str,
+        generated: GeneratedData,
+        transform: Transforms,
+        loader: Loader,
+    ) -> None:
+        super().__init__(size_divisor, seed, transform=transform, loader=loader)
+        self.root = Path(root).expanduser()
+        self.generated = generated
+
+    def prepare_data(self) -> None:
+        """Generate, unless it is there."""
+        generate(self.root, self.generated)
+
+    def read(self, split: Split) -> AnnotationIndex:
+        files = find_split(generate(self.root, self.generated), split)
+        return read_coco(files.annotations, files.images)
+
+
 @checked
-class SyntheticDataModule(DetectionDataModule):
+class SyntheticDataModule(GeneratedDataModule):
     """Generated shapes, written once below ``root`` in COCO's form and read like any other data set.
 
     Args:
         size_divisor: see :class:`DetectionDataModule`.
         seed: see :class:`DetectionDataModule`; the data do not depend on it.
         root: folder; each set of the parameters below gets its own folder in it.
-        num_train: see :class:`detfuse.data.synthetic.SyntheticParameters`, as for the following.
+        num_train: see :class:`detfuse.data.generators.Shapes`, as for the following.
         num_val: validation images.
         image_size: height and width in pixels.
         min_size: smallest object side in pixels.
@@ -255,9 +291,7 @@ class SyntheticDataModule(DetectionDataModule):
         transform: Transforms,
         loader: Loader,
     ) -> None:
-        super().__init__(size_divisor, seed, transform=transform, loader=loader)
-        self.root = Path(root).expanduser()
-        self.parameters = SyntheticParameters(
+        shapes = Shapes(
             num_train=num_train,
             num_val=num_val,
             image_size=image_size,
@@ -266,14 +300,7 @@ class SyntheticDataModule(DetectionDataModule):
             max_objects=max_objects,
             data_seed=data_seed,
         )
-
-    def prepare_data(self) -> None:
-        """Generate, unless it is there."""
-        generate(self.root, self.parameters)
-
-    def read(self, split: Split) -> AnnotationIndex:
-        files = find_split(generate(self.root, self.parameters), split)
-        return read_coco(files.annotations, files.images)
+        super().__init__(size_divisor, seed, root=root, generated=shapes, transform=transform, loader=loader)
 
 
 def check_categories(train: AnnotationIndex, val: AnnotationIndex) -> None:

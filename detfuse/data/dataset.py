@@ -9,7 +9,9 @@ from torch.utils.data import Dataset
 
 from detfuse.data.images import load_image
 from detfuse.data.index import AnnotationIndex
-from detfuse.data.transforms import Objects, Sample, Transforms, generator_for
+from detfuse.data.scene import Objects, Sample, Scene
+from detfuse.data.steps import generator_for
+from detfuse.data.transforms import Transforms
 
 
 class Key(NamedTuple):
@@ -17,6 +19,34 @@ class Key(NamedTuple):
 
     epoch: int
     position: int
+
+
+class FileScenes:
+    """The images of an index with their objects, as they are in the files; each is read when it is asked for.
+
+    Args:
+        index: the annotations.
+    """
+
+    def __init__(self, index: AnnotationIndex) -> None:
+        self.index = index
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, position: int) -> Scene:
+        """Decode.
+
+        Raises:
+            DataError: naming the file, if it cannot be decoded.
+        """
+        height, width = self.index.sizes[position].tolist()
+        objects = Objects(
+            torch.from_numpy(self.index.boxes_xyxy(position)),
+            torch.from_numpy(self.index.labels_of(position)),
+            torch.from_numpy(self.index.crowd_of(position)),
+        )
+        return Scene(load_image(self.index.path(position), size=(height, width)), objects)
 
 
 class DetectionDataset(Dataset[Sample]):
@@ -31,6 +61,7 @@ class DetectionDataset(Dataset[Sample]):
 
     def __init__(self, index: AnnotationIndex, transform: Transforms, *, train: bool, seed: int) -> None:
         self.index = index
+        self.scenes = FileScenes(index)
         self.transform = transform
         self.train = train
         self.seed = seed
@@ -44,19 +75,15 @@ class DetectionDataset(Dataset[Sample]):
         Raises:
             DataError: naming the file, if it cannot be decoded.
         """
-        height, width = self.index.sizes[key.position].tolist()
-        image = load_image(self.index.path(key.position), size=(height, width))
-        objects = self.objects(key.position)
-        image_id = int(self.index.image_ids[key.position])
+        image, objects, *_ = self.scenes[key.position]
+        image_id = self.index.number_of(key.position)
         if not self.train:
             return self.transform.evaluate(image, objects, image_id=image_id)
         generator = generator_for(self.seed, key.epoch, key.position)
-        return self.transform.train(image, objects, generator, image_id=image_id)
+        return self.transform.train(image, objects, generator, image_id=image_id, others=self.scenes)
 
-    def objects(self, position: int) -> Objects:
-        """What the image at this position contains, in pixels of the file."""
-        return Objects(
-            torch.from_numpy(self.index.boxes_xyxy(position)),
-            torch.from_numpy(self.index.labels_of(position)),
-            torch.from_numpy(self.index.crowd_of(position)),
-        )
+    @property
+    def most_objects(self) -> int:
+        """In one sample."""
+        fullest = int(self.index.counts.max())
+        return fullest * self.transform.scenes if self.train else fullest

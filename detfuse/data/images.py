@@ -19,6 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from detfuse.data.index import AnnotationIndex, DataError, DataWarning
+from detfuse.structures import Size
 
 CheckImages = Literal["exists", "header"]
 
@@ -26,7 +27,7 @@ _EXIF_ORIENTATION = 0x112
 _BROKEN = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises on a damaged file
 
 
-def load_image(path: str | Path, size: tuple[int, int] | None = None) -> Tensor:
+def load_image(path: str | Path, size: Size | None = None) -> Tensor:
     """Decode an image file by its content; grey, palette, CMYK and 16-bit images become RGB, transparency is dropped.
 
     Pillow decodes, not torchvision: torchvision's decoders are deprecated since 0.29, and Pillow also reads BMP and
@@ -65,7 +66,7 @@ def _rgb(path: Path, image: Image.Image) -> npt.NDArray[np.uint8]:
     return np.array(image.convert("RGB"))
 
 
-def _check_size(path: Path, image: Image.Image, size: tuple[int, int]) -> int:
+def _check_size(path: Path, image: Image.Image, size: Size) -> int:
     """Compare with the annotation file; returns the EXIF orientation (1 is upright)."""
     orientation = int(image.getexif().get(_EXIF_ORIENTATION, 1))
     found = (image.height, image.width)
@@ -129,7 +130,7 @@ def check_images(index: AnnotationIndex, *, depth: CheckImages, follow_symlinks:
             if orientation > 1:
                 turned.append(name)
         if problem is not None:
-            problems.append(f"image {index.id_of(int(index.image_ids[position]))}: {problem}")
+            problems.append(f"image {index.ids[position]}: {problem}")
     if problems:
         raise DataError(
             f"{index.source}: {len(problems)} of {len(index)} images cannot be used:\n  "

@@ -10,6 +10,7 @@ import os
 from collections import defaultdict
 from collections.abc import Iterator
 from functools import partial
+from itertools import cycle, islice
 from typing import Any, Literal
 
 import numpy as np
@@ -21,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from detfuse.data.collate import collate, padded_size, target_bucket
 from detfuse.data.dataset import DetectionDataset, Key
 from detfuse.ranges import NonNegativeInt, PositiveInt, checked
-from detfuse.structures import Batch
+from detfuse.structures import Batch, Size
 
 
 def rank_and_world_size() -> tuple[int, int]:
@@ -85,16 +86,18 @@ class TrainBatches(Sampler[list[Key]]):
         size = self.batch_size * world_size
         order = generator.permutation(len(self.tall))[: self.num_batches(world_size) * size].tolist()
         batches: list[list[int]] = []
-        open_batches: tuple[list[int], list[int]] = ([], [])
+        filling: dict[bool, list[int]] = {False: [], True: []}  # wide images, tall images
         for index in order:
-            group = open_batches[int(self.tall[index])]
-            group.append(index)
-            if len(group) == size:
-                batches.append(group.copy())
-                group.clear()
-        rest = open_batches[0] + open_batches[1]  # a whole batch, nothing, or all there is
-        if rest:
-            batches.append((rest * world_size)[: max(len(rest), world_size)])
+            alike = filling[bool(self.tall[index])]
+            alike.append(index)
+            if len(alike) == size:
+                batches.append(alike.copy())
+                alike.clear()
+        # All are a multiple of `size`, so what is left of both kinds is one whole batch or nothing; unless there are
+        # fewer images than that: then all of them, repeated until every rank has one.
+        mixed = filling[False] + filling[True]
+        if mixed:
+            batches.append(list(islice(cycle(mixed), max(len(mixed), world_size))))
         return [batches[i] for i in generator.permutation(len(batches)).tolist()]
 
 
@@ -109,8 +112,8 @@ class EvaluationBatches(Sampler[list[Key]]):
         batch_size: images per batch.
     """
 
-    def __init__(self, shapes: list[tuple[int, int]], batch_size: int) -> None:
-        groups: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
+    def __init__(self, shapes: list[Size], batch_size: int) -> None:
+        groups: defaultdict[Size, list[int]] = defaultdict(list)
         for index, shape in enumerate(shapes):
             groups[shape].append(index)
         self.batches = [
@@ -129,7 +132,7 @@ class EvaluationBatches(Sampler[list[Key]]):
             yield [Key(0, index) for index in batch]
 
 
-def _by_area(group: tuple[tuple[int, int], list[int]]) -> tuple[int, tuple[int, int]]:
+def _by_area(group: tuple[Size, list[int]]) -> tuple[int, Size]:
     """Order of the groups of one padded shape; the shape decides among equal areas, so that there is one order."""
     (height, width), _ = group
     return height * width, (height, width)
@@ -187,8 +190,7 @@ class Loader:
 
     def _build(self, dataset: DetectionDataset, batches: Sampler[list[Key]], size_divisor: int) -> DataLoader[Batch]:
         samples: Dataset[Any] = dataset  # the stubs know no collate_fn that changes the type
-        fullest = int(dataset.index.counts.max())
-        num_targets = target_bucket(fullest) if self.targets_bucket == "dataset" else None
+        num_targets = target_bucket(dataset.most_objects) if self.targets_bucket == "dataset" else None
         num_workers = auto_workers() if self.num_workers == "auto" else self.num_workers
         return DataLoader(
             samples,

@@ -15,8 +15,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from detfuse.annotations import Annotations, Results
 from detfuse.errors import InputError, UserError
-from detfuse.evaluation.columns import GroundTruthColumns, PredictionColumns
 
 Engine = Literal["hotcoco", "pycocotools"]
 
@@ -38,34 +38,42 @@ class Curves(NamedTuple):
 
 
 def engine_version(engine: Engine) -> str:
-    """Installed version of the engine."""
-    return metadata.version(engine)
-
-
-def curves(ground_truth: GroundTruthColumns, predictions: PredictionColumns, engine: Engine) -> Curves:
-    """Match predictions with the ground truth by COCO's rules for boxes.
+    """Installed version of the engine.
 
     Raises:
-        ValueError: if the engine is unknown.
+        ValueError: if there is no such engine, or it is not installed.
     """
-    if engine == "hotcoco":
-        return _hotcoco(ground_truth, predictions)
-    if engine == "pycocotools":
-        return _pycocotools(ground_truth, predictions)
-    raise InputError(f"unknown engine {engine!r}, expected hotcoco or pycocotools")
+    if engine not in ("hotcoco", "pycocotools"):
+        raise InputError(f"unknown engine {engine!r}, expected hotcoco or pycocotools")
+    try:
+        return metadata.version(engine)
+    except metadata.PackageNotFoundError:
+        other = "pycocotools" if engine == "hotcoco" else "hotcoco"
+        raise InputError(f"{engine} is not installed; install it, or set evaluation.engine={other}") from None
 
 
-def hotcoco_evaluation(ground_truth: GroundTruthColumns, predictions: PredictionColumns) -> Any:
+def curves(ground_truth: Annotations, predictions: Results, engine: Engine) -> Curves:
+    """Match predictions with the ground truth by COCO's rules for boxes.
+
+    Args:
+        ground_truth: with the images in ascending order of their ids.
+        predictions: with the positions of that ground truth.
+        engine: an installed one.
+    """
+    return (_hotcoco if engine == "hotcoco" else _pycocotools)(ground_truth, predictions)
+
+
+def hotcoco_evaluation(ground_truth: Annotations, predictions: Results) -> Any:
     """Hotcoco's ``COCOeval`` of these boxes, with its matches made."""
     from hotcoco import COCO, COCOeval  # here, so that the other engine works without it
 
     truth = COCO.from_arrays(
-        _records(len(ground_truth.image_ids)),
+        _records(len(ground_truth)),
         _categories(ground_truth),
-        ground_truth.image,
-        ground_truth.category,
+        ground_truth.images + 1,
+        ground_truth.labels + 1,
         ground_truth.boxes,
-        area=ground_truth.area,
+        area=ground_truth.areas,
         iscrowd=ground_truth.crowd,
     )
     found = truth.load_res(_result_array(predictions))
@@ -74,7 +82,7 @@ def hotcoco_evaluation(ground_truth: GroundTruthColumns, predictions: Prediction
     return evaluation
 
 
-def _hotcoco(ground_truth: GroundTruthColumns, predictions: PredictionColumns) -> Curves:
+def _hotcoco(ground_truth: Annotations, predictions: Results) -> Curves:
     evaluation = hotcoco_evaluation(ground_truth, predictions)
     evaluation.accumulate()
     arrays = evaluation.eval
@@ -83,11 +91,11 @@ def _hotcoco(ground_truth: GroundTruthColumns, predictions: PredictionColumns) -
     return Curves(arrays["precision"], arrays["recall"])
 
 
-def _pycocotools(ground_truth: GroundTruthColumns, predictions: PredictionColumns) -> Curves:
+def _pycocotools(ground_truth: Annotations, predictions: Results) -> Curves:
     from pycocotools.coco import COCO  # here, so that the other engine works without it
     from pycocotools.cocoeval import COCOeval
 
-    images, categories = _records(len(ground_truth.image_ids)), _categories(ground_truth)
+    images, categories = _records(len(ground_truth)), _categories(ground_truth)
     truth, found = COCO(), COCO()
     truth.dataset = {"images": images, "categories": categories, "annotations": _truth_rows(ground_truth)}
     # Not by loadRes: it fails on an empty list.
@@ -102,30 +110,31 @@ def _pycocotools(ground_truth: GroundTruthColumns, predictions: PredictionColumn
 
 
 def _records(count: int) -> list[dict[str, int]]:
-    return [{"id": rank} for rank in range(1, count + 1)]
+    """The engines' ids are positions plus 1, in the ascending order of the file's ids."""
+    return [{"id": number} for number in range(1, count + 1)]
 
 
-def _categories(ground_truth: GroundTruthColumns) -> list[dict[str, object]]:
-    return [{"id": rank, "name": name} for rank, name in enumerate(ground_truth.categories.names, start=1)]
+def _categories(ground_truth: Annotations) -> list[dict[str, object]]:
+    return [{"id": number, "name": name} for number, name in enumerate(ground_truth.categories.names, start=1)]
 
 
-def _result_array(predictions: PredictionColumns) -> NDArray[np.float64]:
+def _result_array(predictions: Results) -> NDArray[np.float64]:
     """(N, 7): image, x, y, w, h, score, category."""
-    image, category = predictions.image[:, None], predictions.category[:, None]
+    image, category = predictions.images[:, None] + 1, predictions.labels[:, None] + 1
     return np.concatenate([image, predictions.boxes, predictions.scores[:, None], category], axis=1, dtype=np.float64)
 
 
-def _truth_rows(ground_truth: GroundTruthColumns) -> list[dict[str, object]]:
+def _truth_rows(ground_truth: Annotations) -> list[dict[str, object]]:
     keys = ("id", "image_id", "category_id", "bbox", "area", "iscrowd")
-    columns = (ground_truth.image, ground_truth.category, ground_truth.boxes, ground_truth.area)
+    columns = (ground_truth.images + 1, ground_truth.labels + 1, ground_truth.boxes, ground_truth.areas)
     crowd = ground_truth.crowd.astype(np.int64).tolist()
     values = zip(range(1, len(crowd) + 1), *(column.tolist() for column in columns), crowd, strict=True)
     return [dict(zip(keys, row, strict=True)) for row in values]
 
 
-def _result_rows(predictions: PredictionColumns) -> list[dict[str, object]]:
+def _result_rows(predictions: Results) -> list[dict[str, object]]:
     keys = ("id", "image_id", "category_id", "bbox", "area", "score")
     area = predictions.boxes[:, 2] * predictions.boxes[:, 3]
-    columns = (predictions.image, predictions.category, predictions.boxes, area, predictions.scores)
+    columns = (predictions.images + 1, predictions.labels + 1, predictions.boxes, area, predictions.scores)
     values = zip(range(1, len(area) + 1), *(column.tolist() for column in columns), strict=True)
     return [dict(zip(keys, row, strict=True)) for row in values]

@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from detfuse.evaluation.columns import ground_truth_columns, prediction_columns
+from detfuse.annotations import Annotations, Results
 from detfuse.evaluation.engines import hotcoco_evaluation
+from detfuse.evaluation.records import Row, annotations_of, matched_ids, results_of
 
 _NAMES = {
     "classification": "Cls",
@@ -38,20 +39,24 @@ class Errors:
     count: dict[str, int]
 
 
-def error_types(ground_truth: Mapping[str, Any], predictions: Sequence[Mapping[str, Any]]) -> Errors:
-    """Sort the errors of predictions by type.
+def error_types(ground_truth: Annotations | Mapping[str, Any], predictions: Results | Sequence[Row]) -> Errors | None:
+    """Sort the errors of predictions by type; None where hotcoco, which does it, is not installed.
 
     The costs do not add up to what is missing to 1: putting one error right may hide another.
 
     Args:
-        ground_truth: a data set in COCO's json form.
-        predictions: COCO result rows.
+        ground_truth: a data set, as :class:`detfuse.evaluation.CocoEvaluator` takes it.
+        predictions: its results, likewise.
 
     Raises:
         ValueError: if the predictions do not belong to the ground truth, or a record is broken.
     """
-    truth = ground_truth_columns(ground_truth)
-    found = hotcoco_evaluation(truth, prediction_columns(predictions, truth)).tide_errors()
+    truth = annotations_of(ground_truth)
+    results = matched_ids(results_of(predictions), truth)
+    try:
+        found = hotcoco_evaluation(truth, results).tide_errors()
+    except ModuleNotFoundError:
+        return None
     defined = not truth.crowd.all()  # true of no annotations at all, too
     return Errors(
         cost={name: float(found["delta_ap"][key]) if defined else None for name, key in _NAMES.items()},

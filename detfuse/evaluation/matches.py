@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from detfuse.evaluation.columns import GroundTruthColumns, PredictionColumns
+from detfuse.annotations import Annotations, Results
 from detfuse.evaluation.engines import IOU_THRESHOLDS, MAX_DETECTIONS
 
 # pycocotools' own numbers, not rounded ones: an IoU may lie on a threshold.
@@ -48,17 +48,17 @@ class Matches(NamedTuple):
     object_counts: NDArray[np.bool_]
 
 
-def match(ground_truth: GroundTruthColumns, predictions: PredictionColumns) -> Matches:
+def match(ground_truth: Annotations, predictions: Results) -> Matches:
     """Match by COCO's rules for boxes, at every IoU threshold and in every area range."""
-    num_images = len(ground_truth.image_ids)
-    cell = (predictions.category - 1) * num_images + predictions.image - 1  # of one image and class
+    num_images, object_image = len(ground_truth), ground_truth.images
+    cell = predictions.labels * num_images + predictions.images  # of one image and class
     order = np.lexsort((-predictions.scores, cell))  # stable: the order given decides among equal scores
     order = order[_rank_in_run(cell[order]) < MAX_DETECTIONS[-1]]
     cell, boxes = cell[order], predictions.boxes[order]
 
-    object_cell = (ground_truth.category - 1) * num_images + ground_truth.image - 1
+    object_cell = ground_truth.labels * num_images + object_image
     object_order = np.argsort(object_cell, kind="stable")
-    counts = ~ground_truth.crowd[:, None] & _in_range(ground_truth.area)
+    counts = ~ground_truth.crowd[:, None] & _in_range(ground_truth.areas)
     overlaps = _overlaps(cell, boxes, object_cell, object_order, ground_truth)
 
     hit = np.zeros((len(order), len(THRESHOLDS), len(AREA_RANGES)), np.bool_)
@@ -70,8 +70,8 @@ def match(ground_truth: GroundTruthColumns, predictions: PredictionColumns) -> M
         score=predictions.scores[order],
         hit=hit,
         ignored=ignored,
-        object_image=ground_truth.image - 1,
-        object_category=ground_truth.category - 1,
+        object_image=object_image,
+        object_category=ground_truth.labels,
         object_counts=counts,
     )
 
@@ -92,7 +92,7 @@ def _overlaps(
     boxes: NDArray[np.float64],
     object_cell: NDArray[np.int64],
     object_order: NDArray[np.int64],
-    ground_truth: GroundTruthColumns,
+    ground_truth: Annotations,
 ) -> _Overlaps:
     cells = object_cell[object_order]
     first, last = np.searchsorted(cells, cell, "left"), np.searchsorted(cells, cell, "right")

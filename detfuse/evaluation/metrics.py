@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from detfuse.annotations import Annotations, Results
 from detfuse.evaluation import table
-from detfuse.evaluation.columns import GroundTruthColumns, PredictionColumns
 from detfuse.evaluation.engines import AREAS, IOU_THRESHOLDS, MAX_DETECTIONS, Curves
 
 UNDEFINED = -1.0
@@ -91,9 +91,7 @@ class CocoMetrics:
         }
 
 
-def metrics_of(
-    curves: Curves, ground_truth: GroundTruthColumns, predictions: PredictionColumns, engine: str
-) -> CocoMetrics:
+def metrics_of(curves: Curves, ground_truth: Annotations, predictions: Results, engine: str) -> CocoMetrics:
     """Average the curves: by one function for both engines, in pycocotools' order of summation."""
     names = ground_truth.categories.names
     per_class: dict[str, dict[str, float]] = {}
@@ -101,14 +99,14 @@ def metrics_of(
         one = Curves(curves.precision[:, :, k : k + 1], curves.recall[:, k : k + 1])
         values = {metric: _average(one, definition) for metric, definition in DEFINITIONS.items()}
         per_class[name] = {"AP": values.pop("mAP"), **values}
-    objects = np.bincount(ground_truth.category[~ground_truth.crowd], minlength=len(names) + 1)[1:]
+    objects = np.bincount(ground_truth.labels[~ground_truth.crowd], minlength=len(names))
     return CocoMetrics(
         engine=engine,
         stats={metric: _average(curves, definition) for metric, definition in DEFINITIONS.items()},
         per_class=per_class,
-        num_images=len(ground_truth.image_ids),
+        num_images=len(ground_truth),
         num_objects=dict(zip(names, objects.tolist(), strict=True)),
-        num_detections=len(predictions.scores),
+        num_detections=len(predictions),
     )
 
 

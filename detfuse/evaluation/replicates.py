@@ -15,12 +15,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from detfuse.annotations import Annotations, Results
 from detfuse.errors import InputError
-from detfuse.evaluation.columns import GroundTruthColumns, PredictionColumns, Row, ground_truth_columns
-from detfuse.evaluation.columns import prediction_columns as columns_of
 from detfuse.evaluation.engines import AREAS, IOU_THRESHOLDS
 from detfuse.evaluation.matches import Matches, match
 from detfuse.evaluation.metrics import DEFINITIONS, UNDEFINED
+from detfuse.evaluation.records import Row, annotations_of, matched_ids, results_of
 
 RECALLS = np.linspace(0.0, 1.0, 101)
 SUMMARY = tuple(name for name, definition in DEFINITIONS.items() if definition.precision)
@@ -32,40 +32,40 @@ class ReplicateEvaluator:
     """Reads a ground truth once and matches any number of result files with it.
 
     Args:
-        ground_truth: a data set in COCO's json form, as :class:`detfuse.evaluation.CocoEvaluator` takes it.
+        ground_truth: a data set, as :class:`detfuse.evaluation.CocoEvaluator` takes it.
 
     Raises:
         ValueError: if the ground truth cannot be evaluated; the message names the record.
     """
 
-    def __init__(self, ground_truth: Mapping[str, Any]) -> None:
-        self._ground_truth = ground_truth_columns(ground_truth)
-        self.num_images = len(self._ground_truth.image_ids)
+    def __init__(self, ground_truth: Annotations | Mapping[str, Any]) -> None:
+        self._ground_truth = annotations_of(ground_truth)
+        self.num_images = len(self._ground_truth)
         names = self._ground_truth.categories.names
         self.metrics: tuple[str, ...] = (*SUMMARY, *(f"mAP/{name}" for name in names))
 
-    def match(self, predictions: Sequence[Row]) -> Replicates:
-        """Match COCO result rows.
+    def match(self, predictions: Results | Sequence[Row]) -> Replicates:
+        """Match results.
 
         Raises:
             ValueError: if a row names an unknown image or category, or has a number that is not finite.
         """
-        return Replicates(self._ground_truth, columns_of(predictions, self._ground_truth))
+        return Replicates(self._ground_truth, matched_ids(results_of(predictions), self._ground_truth))
 
 
 class Replicates:
     """The detections of one result file, ready to be scored under any weights of the images.
 
     Args:
-        ground_truth: checked columns.
-        predictions: checked columns.
+        ground_truth: with the images in ascending order of their ids.
+        predictions: checked, with the positions of that ground truth.
 
     Attributes:
         fingerprint: equal for equal detections, whatever their order in the file.
     """
 
-    def __init__(self, ground_truth: GroundTruthColumns, predictions: PredictionColumns) -> None:
-        self.num_images = len(ground_truth.image_ids)
+    def __init__(self, ground_truth: Annotations, predictions: Results) -> None:
+        self.num_images = len(ground_truth)
         num_classes = len(ground_truth.categories.ids)
         matches = match(ground_truth, predictions)
         self._rankings = [
@@ -196,6 +196,6 @@ def _means(precision: NDArray[np.float64], iou: float | None, area: str, classes
     return np.array([row[kept].mean() if kept.any() else UNDEFINED for row, kept in zip(values, defined, strict=True)])
 
 
-def _fingerprint(predictions: PredictionColumns) -> bytes:
-    columns = [predictions.image, predictions.category, predictions.scores, *predictions.boxes.T]
+def _fingerprint(predictions: Results) -> bytes:
+    columns = [predictions.images, predictions.labels, predictions.scores, *predictions.boxes.T]
     return sha256(np.stack(columns)[:, np.lexsort(columns)].tobytes()).digest()

@@ -2,7 +2,7 @@
 
 from detfuse.export.comparison import Agreement, Picture, compare
 from detfuse.export.deployed import OUTPUTS, Deployed, place
-from detfuse.export.description import Description, ExportError, Resize, Size
+from detfuse.export.description import Description, ExportError, Resize
 from detfuse.export.exported import Exported, read_exported
 from detfuse.export.formats import FORMATS, Format, format_of, program_of, written
 
@@ -17,7 +17,6 @@ __all__ = [
     "Format",
     "Picture",
     "Resize",
-    "Size",
     "compare",
     "format_of",
     "place",

@@ -6,10 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from detfuse.detector import Detector
-from detfuse.export.description import ExportError, Size
+from detfuse.export.description import ExportError
 from detfuse.ops.postprocess import Nms, SoftNms
 from detfuse.ops.suppression import Suppression
 from detfuse.protocols import Combine
+from detfuse.structures import Size
 
 INPUTS = ("images", "image_sizes")
 DETECTIONS = ("boxes", "scores", "labels", "levels", "count")

@@ -9,13 +9,10 @@ from typing import Any
 
 from detfuse.data import Transforms
 from detfuse.errors import InputError
-from detfuse.structures import Categories
+from detfuse.structures import Categories, Size
 
 KEY = "detfuse"
 """Under which it is stored: in ONNX's metadata, and as ``detfuse.json`` in a ``.pt2``."""
-
-Size = tuple[int, int]
-"""(height, width) in pixels."""
 
 
 class ExportError(InputError):

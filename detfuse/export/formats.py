@@ -12,7 +12,8 @@ import torch
 from torch.export import ExportedProgram
 
 from detfuse.export.deployed import INPUTS, OUTPUTS, Deployed, place
-from detfuse.export.description import KEY, Description, ExportError, Size
+from detfuse.export.description import KEY, Description, ExportError
+from detfuse.structures import Size
 
 Format = Literal["onnx", "pt2"]
 FORMATS: tuple[Format, ...] = get_args(Format)

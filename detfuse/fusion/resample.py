@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from detfuse.errors import InputError
-from detfuse.protocols import Size
+from detfuse.structures import Size
 
 
 class Up(nn.Module):

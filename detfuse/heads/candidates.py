@@ -13,7 +13,7 @@ from torch import Tensor
 
 from detfuse.ops.anchors import grid_points
 from detfuse.ops.boxes import clip_to_images
-from detfuse.protocols import Size
+from detfuse.structures import Size
 
 
 class Best(NamedTuple):

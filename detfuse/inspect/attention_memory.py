@@ -15,7 +15,7 @@ from torch import nn
 from detfuse.attention.inserts import inserts_of
 from detfuse.errors import InputError
 from detfuse.inspect.summary import maps_at_inserts
-from detfuse.protocols import Size
+from detfuse.structures import Size
 
 _GIB = 2**30
 _MATRICES_AT_THE_WORST = 3  # what ``peak_bytes`` counts; one of them stays from the forward pass to the backward pass

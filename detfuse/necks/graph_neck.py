@@ -21,9 +21,9 @@ from detfuse.fusion.blocks import BLOCKS, ActivationName, NormName, Style
 from detfuse.fusion.graph import FusionGraph, GraphError, Node, checked_scales
 from detfuse.fusion.operators import OPERATORS
 from detfuse.fusion.resample import DOWN, UP, check_direction
-from detfuse.protocols import OperatorFactory, ResampleFactory, Size
+from detfuse.protocols import OperatorFactory, ResampleFactory
 from detfuse.ranges import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, checked
-from detfuse.structures import FeatureSpec
+from detfuse.structures import FeatureSpec, Size
 
 Topology = Callable[[tuple[int, ...]], FusionGraph]
 """Backbone levels -> graph."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from detfuse.protocols import Size
+from detfuse.structures import Size
 
 _UNITS = 2.0**40  # per 1, of numbers in fixed point
 

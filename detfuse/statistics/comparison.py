@@ -13,8 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from detfuse.annotations import Annotations, Results
 from detfuse.errors import InputError
 from detfuse.evaluation.metrics import UNDEFINED
+from detfuse.evaluation.records import Row
 from detfuse.evaluation.replicates import ReplicateEvaluator, Replicates
 from detfuse.statistics.intervals import Interval, Spread, equivalence_p, interval, spread_of
 from detfuse.statistics.records import Comparison, Difference, Score, Verdict
@@ -23,12 +25,11 @@ from detfuse.statistics.verdict import Question, Subject, verdict
 MAIN = "mAP"
 GROUPS = 100  # of images; with fewer images each is a group
 
-Row = Mapping[str, Any]
-Predictions = Mapping[str, Mapping[int, Callable[[], Sequence[Row]]]]
+Predictions = Mapping[str, Mapping[int, Callable[[], Results | Sequence[Row]]]]
 
 
 @dataclass(frozen=True)
-class Results:
+class Statistics:
     """Statistics of an ablation: scores of every arm and metric, and every arm but the baseline against it."""
 
     scores: tuple[Score, ...]
@@ -36,7 +37,7 @@ class Results:
 
 
 def compare_runs(
-    ground_truth: Mapping[str, Any],
+    ground_truth: Annotations | Mapping[str, Any],
     predictions: Predictions,
     baseline: str,
     *,
@@ -44,13 +45,12 @@ def compare_runs(
     missing: Mapping[str, Mapping[int, str]] | None = None,
     subject: Subject = "arms",
     named: Callable[[str, int], str] = "{}, seed {}".format,
-) -> Results:
+) -> Statistics:
     """Score all runs and compare every arm with the baseline, paired by seed.
 
     Args:
-        ground_truth: the validation set in COCO's json form.
-        predictions: arm -> seed -> a function that returns COCO result rows; called once, one after another, so that
-            no two result files need be in memory at a time.
+        ground_truth: the validation set, as :class:`detfuse.evaluation.CocoEvaluator` takes it.
+        predictions: arm -> seed -> a function that returns its results, likewise; called once, one after another.
         baseline: name of the arm that the others are compared with.
         equivalence: a difference of AP (a fraction) that nobody would care about; 0 if any matters.
         missing: arm -> seed -> why this run has no predictions.
@@ -78,7 +78,7 @@ def compare_runs(
         for k, metric in enumerate(evaluator.metrics)
     ]
     pairs = [_pair(arm, baseline, runs, missing or {}, evaluator.metrics) for arm in predictions if arm != baseline]
-    return Results(tuple(scores), tuple(_conclude(pairs, equivalence, subject)))
+    return Statistics(tuple(scores), tuple(_conclude(pairs, equivalence, subject)))
 
 
 def leave_out(num_images: int) -> NDArray[np.float64]:
@@ -124,7 +124,12 @@ def _match_all(
     for arm, by_seed in predictions.items():
         for seed, read in by_seed.items():
             try:
-                matched[arm][seed] = evaluator.match(read())
+                results = read()
+            except InputError as error:
+                problems.append(str(error))  # it names the file
+                continue
+            try:
+                matched[arm][seed] = evaluator.match(results)
             except InputError as error:
                 problems.append(f"{named(arm, seed)}: {error}")
     if problems:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,13 +18,15 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 import detfuse
+from detfuse.annotations import Results
 from detfuse.data.layout import Split
 from detfuse.detector import Detector
 from detfuse.errors import InputError, UserError
-from detfuse.evaluation.coco import METRICS, CocoEvaluator, CocoMetrics, coco_results
+from detfuse.evaluation.coco import CocoEvaluator, coco_results
+from detfuse.evaluation.metrics import METRICS, CocoMetrics
 from detfuse.protocols import Combine
 from detfuse.structures import Batch, Categories, Detections, ImageId
-from detfuse.training.finite import finite_rows
+from detfuse.training.finite import finite_results
 from detfuse.training.optim import describe_rates
 from detfuse.training.resuming import remember_pretrained, restore
 
@@ -65,8 +68,8 @@ class DetectionModule(pl.LightningModule):
         compile: compile the loss and the forward pass with ``torch.compile``, as one graph where the head allows it.
 
     Attributes:
-        predictions: COCO result rows of the last validation, in the order of the data set's images, with the file's
-            own ids; on every process.
+        predictions: results of the last validation, in the order of the data set's images, with the file's own ids;
+            on every process. None before the first one.
         metrics: metrics of the last validation; None before the first one. On every process.
     """
 
@@ -97,8 +100,8 @@ class DetectionModule(pl.LightningModule):
         self._scheduler = scheduler
         self.image_id_of = image_id_of
         self._loss: Callable[[Batch], dict[str, Tensor]] = detector.loss
-        self._rows: dict[int, list[dict[str, Any]]] = {}
-        self.predictions: list[dict[str, Any]] = []
+        self._detections: dict[int, Detections] = {}
+        self.predictions: Results | None = None
         self.metrics: CocoMetrics | None = None
 
     @property
@@ -201,15 +204,15 @@ class DetectionModule(pl.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Forget the last validation's predictions."""
-        self._rows = {}
+        self._detections = {}
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, list[Detections]]:
-        """``detections`` in pixels of the resized images; keeps them as COCO rows in pixels of the files."""
+        """``detections`` in pixels of the resized images; keeps them in pixels of the files."""
         batch = self._formatted(batch)
         detections = self.detector.predict(batch.images, batch.image_sizes, self.combine)
         for i, number in enumerate(batch.image_ids.tolist()):
             in_file = detections[i].to_original(batch.scales[i], batch.original_sizes[i])
-            self._rows[number] = coco_results(in_file, self.image_id_of("val", number), self.categories)
+            self._detections[number] = Detections(*(column.cpu() for column in in_file))
         return {"detections": detections}
 
     def on_validation_epoch_end(self) -> None:
@@ -221,8 +224,10 @@ class DetectionModule(pl.LightningModule):
         Raises:
             NonFiniteOutputError: if they are finite in no image.
         """
-        self.predictions = finite_rows(_gathered(self._rows), str(self.trainer.precision))
-        self._rows = {}
+        numbered = Results.joined(_gathered(coco_results(self._detections, self.categories)))
+        self._detections = {}
+        ids = tuple(self.image_id_of("val", int(number)) for number in numbered.ids)
+        self.predictions = finite_results(replace(numbered, ids=ids), str(self.trainer.precision))
         if self.evaluator is None:
             return
         # One process scores and tells the others: they must agree to the last bit on which checkpoint is best.
@@ -324,14 +329,10 @@ def _distributed() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
-def _gathered(rows: dict[int, list[dict[str, Any]]]) -> dict[int, list[dict[str, Any]]]:
-    """The rows of each image (by its number) as predicted, of all processes."""
-    shares = [rows]
-    if _distributed():
-        shares = [{} for _ in range(dist.get_world_size())]
-        dist.all_gather_object(shares, rows)
-    by_image: dict[int, list[dict[str, Any]]] = {}
-    for share in shares:
-        for number, of_image in share.items():
-            by_image.setdefault(number, of_image)
-    return by_image
+def _gathered(results: Results) -> list[Results]:
+    """Of all processes."""
+    if not _distributed():
+        return [results]
+    shares: list[Results] = [results] * dist.get_world_size()
+    dist.all_gather_object(shares, results)
+    return shares

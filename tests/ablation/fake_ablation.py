@@ -18,9 +18,11 @@ import yaml
 
 from detfuse.ablation.records import Arm, Cost, Plan, Run, Timing
 from detfuse.ablation.storage import write_comparison, write_cost, write_plan, write_run
+from detfuse.annotations import Annotations
 from detfuse.attention.inserts import Place
-from detfuse.data.synthetic import SyntheticParameters, generate
+from detfuse.data.generators import Shapes, generate
 from detfuse.evaluation.coco import CocoEvaluator
+from detfuse.evaluation.records import annotations_of
 from detfuse.files.records import to_plain
 from detfuse.files.text import write_json, write_text
 from detfuse.necks.topologies import bifpn, fpn, pafpn, unfused
@@ -45,7 +47,7 @@ class FakeAblation:
     runs: list[Run]
     scores: list[Score]
     comparisons: list[Comparison]
-    ground_truth: dict[str, Any]
+    ground_truth: Annotations
     image_of: Callable[[Any], Path]
 
     @property
@@ -65,7 +67,7 @@ def make_ablation(
         max_size: of their objects.
         rename: category id -> another name.
     """
-    parameters = SyntheticParameters(
+    parameters = Shapes(
         num_train=1, num_val=num_images, image_size=size, min_size=8, max_size=max_size, max_objects=6, data_seed=0
     )
     data = generate(root / "data", parameters)
@@ -82,7 +84,7 @@ def make_ablation(
     comparisons = [_comparison(arm, names, metrics) for arm in ARMS[1:]]
     write_plan(folder, plan)
     write_comparison(folder, scores, comparisons)
-    return FakeAblation(folder, plan, runs, scores, comparisons, truth, files.__getitem__)
+    return FakeAblation(folder, plan, runs, scores, comparisons, annotations_of(truth), files.__getitem__)
 
 
 def _plan() -> Plan:

@@ -9,8 +9,8 @@ from contracts.composing import compose_train, options
 from torch import Tensor, nn
 
 from detfuse.ablation.plan import budget
-from detfuse.ablation.plan.budget import TOLERANCE, cost_of, solve
-from detfuse.ablation.records import BudgetKind, Cost
+from detfuse.ablation.plan.budget import cost_of, solve
+from detfuse.ablation.records import TOLERANCE, BudgetKind, Cost
 from detfuse.build import build_backbone, build_neck
 from detfuse.fusion.graph import FusionGraph
 from detfuse.heads.fcos import FCOSHead

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -413,10 +412,7 @@ def test_the_summary_names_every_arm_and_the_answer(fake: FakeAblation) -> None:
 
 
 def test_predictions_of_other_data_are_refused(fake: FakeAblation, again: Callable[..., Path]) -> None:
-    truth = json.loads(json.dumps(fake.ground_truth))
-    for image in truth["images"]:
-        image["id"] += 1000
-    truth["annotations"] = []
+    truth = replace(fake.ground_truth, ids=tuple(int(image_id) + 1000 for image_id in fake.ground_truth.ids))
     with pytest.raises(ValueError, match=r"image id .* is not in the ground truth"):
         again(ground_truth=truth)
 

@@ -2,17 +2,19 @@ from __future__ import annotations
 
 import json
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 
 from detfuse.data import Loader, SyntheticDataModule, Transforms
-from detfuse.data.synthetic import Canvas, SyntheticParameters, draw, generate
+from detfuse.data.datamodule import GeneratedDataModule
+from detfuse.data.generators import Canvas, GeneratedData, Shapes, generate
 
-SMALL = SyntheticParameters(num_train=12, num_val=8, image_size=96, min_size=8, max_size=60, max_objects=5, data_seed=0)
+SMALL = Shapes(num_train=12, num_val=8, image_size=96, min_size=8, max_size=60, max_objects=5, data_seed=0)
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -26,15 +28,15 @@ def test_it_has_what_real_data_has(tmp_path: Path) -> None:
     data.prepare_data()
     data.setup("fit")
     truth = data.ground_truth("train")
-    crowds = [a for a in truth["annotations"] if a["iscrowd"]]
-    sides = np.sqrt([a["bbox"][2] * a["bbox"][3] for a in truth["annotations"] if not a["iscrowd"]])
+    sides = np.sqrt(truth.boxes[~truth.crowd, 2:].prod(axis=1))
     assert data.categories.ids == (2, 5, 9)
-    assert {a["category_id"] for a in truth["annotations"]} == {2, 5, 9}
-    assert len(truth["images"]) == 40
-    assert len({a["image_id"] for a in truth["annotations"]}) == 38
-    assert len(crowds) == 2
+    assert set(truth.labels.tolist()) == {0, 1, 2}
+    assert len(truth) == 40
+    assert (truth.counts > 0).sum() == 38
+    assert truth.crowd.sum() == 2
     assert sides.max() / sides.min() > 5
-    assert all(0 < a["area"] <= a["bbox"][2] * a["bbox"][3] for a in truth["annotations"])
+    assert (truth.areas > 0).all()
+    assert (truth.areas <= truth.boxes[:, 2:].prod(axis=1)).all()
     assert "40 images (2 without objects)" in data.description
 
 
@@ -64,15 +66,60 @@ def test_several_writers_leave_one_whole_set(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_writer_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(parameters: SyntheticParameters, split: Any, number: int) -> None:
+    draw = Shapes.draw
+
+    def interrupted(shapes: Shapes, split: Any, number: int) -> Canvas:
         if number == 5:
             raise KeyboardInterrupt
-        return draw(parameters, split, number)
+        return draw(shapes, split, number)
 
-    monkeypatch.setattr("detfuse.data.synthetic.draw", interrupted)
+    monkeypatch.setattr(Shapes, "draw", interrupted)
     with pytest.raises(KeyboardInterrupt):
         generate(tmp_path, SMALL)
     assert list(tmp_path.iterdir()) == []
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stripes(GeneratedData):
+    """A second generated data set: one bar in each image, as high as the image."""
+
+    kind: ClassVar[str] = "stripes"
+    version: ClassVar[int] = 1
+    categories: ClassVar[dict[int, str]] = {4: "bar"}
+
+    width: int
+
+    def draw(self, split: Any, number: int) -> Canvas:
+        canvas = Canvas(np.zeros((24, 32, 3)))
+        box = (2.0 * number, 0.0, float(self.width), 24.0)
+        canvas.record(4, box, canvas.paint("rectangle", box, np.full(3, 200.0)))
+        return canvas
+
+
+def test_another_generated_data_set_only_says_how_it_is_drawn(tmp_path: Path) -> None:
+    stripes = Stripes(num_train=3, num_val=2, width=5)
+    parts = {"transform": Transforms(short_side=24, flip=0), "loader": Loader(batch_size=3, num_workers=0)}
+    data = GeneratedDataModule(32, 0, root=str(tmp_path), generated=stripes, **parts)
+    data.setup("fit")
+    assert [path.name for path in tmp_path.iterdir()] == [stripes.folder]
+    assert stripes.folder.startswith("stripes-")
+    assert replace(stripes, width=6).folder != stripes.folder
+    assert data.categories.names == ("bar",)
+    (batch,) = data.train_dataloader()
+    assert batch.image_sizes.tolist() == [[24, 32]] * 3
+    found = dict(zip(batch.image_ids.tolist(), batch.targets.boxes[:, 0].tolist(), strict=True))
+    assert found == {1: [0, 0, 5, 24], 3: [2, 0, 7, 24], 5: [4, 0, 9, 24]}
+    assert batch.images[0, 0, 0].max() > 190
+
+
+def test_the_shapes_stay_as_they_were_drawn(tmp_path: Path) -> None:
+    """Runs are compared over months: what is drawn must not change under the same name."""
+    folder = generate(tmp_path, SMALL)
+    assert folder.name == "shapes-41720d2f24"
+    annotations = (folder / "annotations/instances_train.json").read_bytes()
+    assert sha256(annotations).hexdigest()[:16] == "f9de3626a5e811c1"
+    pixels = SMALL.draw("val", 5).pixels.round().astype(np.uint8)
+    assert sha256(pixels.tobytes()).hexdigest()[:16] == "2c52db23613f0484"
 
 
 def test_boxes_are_tight() -> None:

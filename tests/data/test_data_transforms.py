@@ -1,13 +1,19 @@
 from __future__ import annotations
 
+from itertools import product
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from detfuse.data import Objects, Transforms, collate
+from detfuse.data import CocoDataModule, Loader, Objects, Scene, Transforms, collate
 from detfuse.data.collate import target_bucket
-from detfuse.data.transforms import generator_for
+from detfuse.data.scene import Scenes
+from detfuse.data.steps import Resize, generator_for
+from detfuse.structures import Batch
 
 
 def scene(height: int = 60, width: int = 90) -> tuple[Tensor, Objects]:
@@ -167,6 +173,79 @@ def test_an_option_does_not_change_what_the_others_draw() -> None:
         a = plain.train(image, objects, generator_for(0, 0, index))
         b = coloured.train(image, objects, generator_for(0, 0, index))
         assert torch.equal(a.objects.boxes, b.objects.boxes)
+
+
+class Draws:
+    """A step that draws, and does nothing."""
+
+    name, scenes = "draws", 1
+
+    def __call__(self, scene: Scene, generator: np.random.Generator, others: Scenes) -> Scene:
+        generator.random(7)
+        return scene
+
+
+@pytest.mark.parametrize("place", [0, 1, 5])
+def test_a_new_step_rerolls_no_other_wherever_it_stands(place: int) -> None:
+    options: dict[str, Any] = {"short_side": 60, "crop": 0.7, "scale_jitter": (0.5, 2.0), "brightness": 0.3}
+    plain, longer = Transforms(**options), Transforms(**options)
+    longer.steps.insert(place, Draws())
+    image, objects = scene()
+    for index in range(10):
+        a, b = (transform.train(image, objects, generator_for(0, 0, index)) for transform in (plain, longer))
+        assert torch.equal(a.image, b.image)
+        assert torch.equal(a.objects.boxes, b.objects.boxes)
+
+
+def test_each_step_of_each_sample_has_its_own_generator() -> None:
+    keys = [(*numbers, step) for numbers in product((0, 1), repeat=3) for step in ("a", "b")]
+    drawn = {generator_for(*key)(step).random() for *key, step in keys}
+    assert len(drawn) == len(keys)
+    assert generator_for(3, 4, 5)("crop").random() == generator_for(3, 4, 5)("crop").random()
+
+
+class Mosaic:
+    """Four scenes in one of the first one's size: itself at the top left, three others of the data set."""
+
+    name, scenes = "mosaic", 4
+
+    def __call__(self, scene: Scene, generator: np.random.Generator, others: Scenes) -> Scene:
+        height, width = scene.size
+        positions = generator.integers(len(others), size=3).tolist()
+        parts = [scene, *(others[position] for position in positions)]
+        half = [Resize.to(part, (height // 2, width // 2)) for part in parts]
+        image = torch.zeros_like(scene.image)
+        boxes = []
+        for i, part in enumerate(half):
+            top, left = (height // 2) * (i // 2), (width // 2) * (i % 2)
+            image[:, top : top + height // 2, left : left + width // 2] = part.image
+            boxes.append(part.objects.boxes + torch.tensor([left, top, left, top]))
+        columns = [torch.cat([part.objects[k] for part in half]) for k in (1, 2)]
+        return scene._replace(image=image, objects=Objects(torch.cat(boxes), *columns), cut=True)
+
+
+def test_a_step_may_take_in_other_scenes(tmp_path: Path, write_split: Any) -> None:
+    """Through the loader, with and without worker: the batch has room for all objects, and is the same every time."""
+    boxes = [[[1, 1, 9, 9, 3, 0]] * 3] * 6
+    for split, first in (("train", 1), ("val", 11)):
+        write_split(tmp_path / f"{split}.json", tmp_path / "images", [(40, 32)] * 6, boxes, first_id=first)
+
+    def batches(num_workers: int) -> list[Batch]:
+        transform = Transforms(short_side=64, long_side=None)
+        transform.steps.insert(0, Mosaic())
+        loader = Loader(batch_size=3, num_workers=num_workers)
+        data = CocoDataModule(32, 0, root=str(tmp_path), transform=transform, loader=loader)
+        data.setup("fit")
+        assert next(iter(data.val_dataloader())).targets.boxes.shape[1] == 8
+        return list(data.train_dataloader())
+
+    alone = batches(0)
+    assert len(alone) == 2
+    assert {tuple(batch.targets.valid.sum(1).tolist()) for batch in alone} == {(12, 12, 12)}
+    assert {batch.targets.boxes.shape[1] for batch in alone} == {16}
+    for a, b in zip(alone, batches(1), strict=True):
+        assert torch.equal(a.images, b.images)
+        assert torch.equal(a.targets.boxes, b.targets.boxes)
 
 
 def test_an_image_without_objects_passes_everywhere() -> None:

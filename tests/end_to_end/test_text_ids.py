@@ -8,11 +8,9 @@ from typing import Any
 
 from commands import TINY, run
 
-from detfuse.data.synthetic import SyntheticParameters, generate
+from detfuse.data.generators import Shapes, generate
 
-DATA = SyntheticParameters(
-    num_train=16, num_val=8, image_size=64, min_size=30.0, max_size=56.0, max_objects=2, data_seed=0
-)
+DATA = Shapes(num_train=16, num_val=8, image_size=64, min_size=30.0, max_size=56.0, max_objects=2, data_seed=0)
 OF_THE_DETECTOR = tuple(text for text in TINY if text.startswith(("neck", "head", "data.loader", "data.transform")))
 LEARNS = ("optimizer.lr=0.01", "trainer.max_epochs=14", "trainer.check_val_every_n_epoch=14")
 PAGE = "_target_: detfuse.ablation.design.Ablation\nfactors: {neck: [unfused, fpn]}\n"

@@ -2,11 +2,16 @@
 
 import copy
 import json
+from dataclasses import replace
+from importlib import metadata
 
+import numpy as np
 import pytest
 import torch
 
-from detfuse.evaluation import METRICS, CocoEvaluator, coco_results
+from detfuse.annotations import Results
+from detfuse.evaluation import METRICS, CocoEvaluator, coco_results, read_results, rows_of, write_results
+from detfuse.evaluation.records import annotations_of
 from detfuse.structures import Categories, Detections
 
 ENGINES = ("hotcoco", "pycocotools")
@@ -170,22 +175,138 @@ def test_as_dict_is_strict_json(evaluator):
     assert plain["stats"]["APl"] == plain["undefined"] == -1
 
 
-def test_results_are_coco_rows():
-    boxes = torch.tensor([[1.5, 2.0, 11.25, 5.0], [0.1, 0.2, 0.7, 0.9]])
-    labels = torch.tensor([1, 0])
-    detections = Detections(boxes, torch.tensor([0.75, 0.5]), labels, torch.zeros(2, dtype=torch.int64))
-    rows = coco_results(detections, 17, Categories((3, 8), ("a", "b")))
+CATEGORIES = Categories((3, 8), ("a", "b"))
+
+
+def detections(boxes=(), scores=(), labels=()):
+    labels = torch.tensor(labels, dtype=torch.int64)
+    return Detections(torch.tensor(boxes).reshape(-1, 4), torch.tensor(scores), labels, torch.zeros_like(labels))
+
+
+def test_detections_become_results_with_exact_sizes():
+    found = detections([[1.5, 2.0, 11.25, 5.0], [0.1, 0.2, 0.7, 0.9]], [0.75, 0.5], [1, 0])
+    before = found.boxes.clone()
+    results = coco_results({17: found, 4: detections(), 9: found}, CATEGORIES)
+    assert results.ids == (17, 4, 9)
+    rows = list(rows_of(results))
     assert rows[0] == {"image_id": 17, "category_id": 8, "bbox": [1.5, 2.0, 9.75, 3.0], "score": 0.75}
-    assert rows[1]["category_id"] == 3
-    x1, _, x2, _ = boxes[1].double().tolist()
+    assert [(row["image_id"], row["category_id"]) for row in rows] == [(17, 8), (17, 3), (9, 8), (9, 3)]
+    x1, _, x2, _ = before[1].double().tolist()
     assert rows[1]["bbox"][2] == x2 - x1
-    assert json.loads(json.dumps(rows)) == rows
-    assert torch.equal(boxes[0], torch.tensor([1.5, 2.0, 11.25, 5.0]))
-    double = detections._replace(boxes=boxes.double())
-    coco_results(double, 17, Categories((3, 8), ("a", "b")))
-    assert torch.equal(double.boxes, boxes.double())
+    assert torch.equal(found.boxes, before)
+    assert list(rows_of(coco_results({17: found._replace(boxes=found.boxes.double())}, CATEGORIES))) == rows[:2]
 
 
-def test_no_detections_give_no_rows():
-    empty = Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0).long(), torch.zeros(0).long())
-    assert coco_results(empty, 1, Categories((1,), ("a",))) == []
+@pytest.mark.parametrize("found", [{}, {1: detections()}])
+def test_no_detections_give_no_rows(found, tmp_path):
+    results = coco_results(found, CATEGORIES)
+    assert (len(results), list(rows_of(results)), results.ids) == (0, [], tuple(found))
+    write_results(tmp_path / "none.json", results)
+    assert json.loads((tmp_path / "none.json").read_text()) == []
+    assert len(read_results(tmp_path / "none.json")) == 0
+
+
+def test_a_file_holds_results_to_the_last_bit(tmp_path):
+    """Whatever the ids; and it is the rows that other programs read."""
+    found = detections([[0.1, 0.2, 0.7, 0.9], [0.3, 0.3, 99.1, 7.7]], [0.1, 0.3], [1, 0])
+    results = coco_results({"帧 1": found, "2": found}, CATEGORIES)
+    path = tmp_path / "predictions.json"
+    write_results(path, results)
+    assert json.loads(path.read_text(encoding="utf-8")) == list(rows_of(results)) == list(rows_of(read_results(path)))
+    broken = coco_results({1: found._replace(scores=torch.tensor([0.5, float("nan")]))}, CATEGORIES)
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_results(path, broken)
+    assert len(read_results(path)) == 4
+
+
+def test_what_else_a_file_says_of_a_row_is_of_no_account(tmp_path):
+    mask = {"size": [2, 2], "counts": "x", "score": 1}
+    rows = [row(segmentation=mask, file_name="a.jpg"), {"meta": {"image_id": 7}} | row(score=1)]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    assert list(rows_of(read_results(tmp_path / "rows.json"))) == [row(), row(score=1)]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[{", "no JSON"),
+        ("{}", "expected a list of COCO result rows"),
+        ('{"image_id": 1, "category_id": 2, "bbox": [1, 2, 3, 4], "score": 1}', "expected a list of COCO result rows"),
+        ("[null]", "row 0 is None"),
+        ("[[{}]]", r"row 0 is \[{}\]"),
+        ('[{"row": ROW}]', "prediction row 0: 'image_id' is missing"),
+        ("[ROW, {}, {}]", r"prediction row 1: 'image_id' is missing \(it has nothing\)"),
+        ('[{"meta": ROW, "image_id": 1, "category_id": 2, "bbox": [1, 2, 3, 4], "score": 1}]', "inside other records"),
+        ('[{"image_id": 1, "category_id": {}, "bbox": [1, 2, 3, 4], "score": 1}]', "row 0: category id {} is not in"),
+        ('[ROW, {"image_id": 1, "category_id": 2, "bbox": "abcd", "score": 1}]', "row 1: bbox is 'abcd', expected num"),
+        ('[{"image_id": 1, "category_id": 2, "bbox": {"x": 1}, "score": 1}]', "row 0: bbox is .*four numbers"),
+        (
+            '[{"image_id": 1, "category_id": 2, "bbox": [1, 2, 3, 4], "score": "0.5"}]',
+            "row 0: score is '0.5', expected",
+        ),
+        (
+            '[ROW, {"image_id": 7, "category_id": 2, "bbox": [1, 2, 3, 4], "score": NaN}]',
+            r"row 1 \(image 7\): score is",
+        ),
+    ],
+)
+def test_a_file_that_holds_no_results_is_named(tmp_path, text, message):
+    path = tmp_path / "rows.json"
+    path.write_text(text.replace("ROW", json.dumps(row())))
+    with pytest.raises(ValueError, match=r"rows\.json: .*" + message):
+        read_results(path)
+
+
+def test_results_know_their_images_and_categories_by_the_files_ids(evaluator):
+    """Not by position: in whatever order they come, and whether or not all are there."""
+    image_5, image_1 = detections([[0.0, 0, 9, 9]], [0.9], [0]), detections([[10.0, 10, 30, 30]], [0.5], [1])
+    results = coco_results({5: image_5, 1: image_1}, Categories((9, 2), ("dog", "cat")))
+    assert evaluator.evaluate(results) == evaluator.evaluate(list(rows_of(results)))
+    assert evaluator.evaluate(results).stats["mAP"] == pytest.approx(1)
+    with pytest.raises(ValueError, match="prediction row 1: image id 3 is not in the ground truth"):
+        evaluator.evaluate(coco_results({5: image_5, 3: image_1}, Categories((9, 2), ("dog", "cat"))))
+    with pytest.raises(ValueError, match="prediction row 0: category id 8 is not in the ground truth"):
+        evaluator.evaluate(coco_results({5: image_5}, Categories((8,), ("dog",))))
+
+
+def test_parts_are_joined_by_image_id():
+    def part(**scores):
+        found = {name: detections([[0.0, 0, 1, 1]] * len(s), s, [0] * len(s)) for name, s in scores.items()}
+        return coco_results(found, CATEGORIES)
+
+    whole = Results.joined([part(d=[0.5, 0.25], b=[]), part(c=[0.75], d=[1.0], a=[0.125])])
+    assert whole.ids == ("a", "b", "c", "d")
+    assert [(whole.ids[i], s) for i, s in zip(whole.images, whole.scores, strict=True)] == [
+        ("a", 0.125),
+        ("c", 0.75),
+        ("d", 0.5),
+        ("d", 0.25),
+    ]
+    assert [rows.tolist() for rows in whole.by_image()] == [[0], [], [1], [2, 3]]
+
+
+def test_the_file_ids_decide_the_order_of_the_images():
+    """Texts, too: where scores are equal, the image with the lower id ranks first."""
+    box = {"bbox": [0.0, 0, 20, 20], "category_id": 2}
+    given = {
+        "images": [{"id": "10"}, {"id": "2"}],
+        "categories": truth()["categories"],
+        "annotations": [{"id": 1, "image_id": "10"} | box],
+    }
+    rows = [{"image_id": name, "score": 0.5} | box for name in ("2", "10")]
+    columns = annotations_of(given)
+    assert columns.ids == ("10", "2")
+    in_file_order = replace(columns, ids=("2", "10"), offsets=np.array([0, 0, 1]))
+    for engine in ENGINES:
+        for ground_truth in (given, columns, in_file_order):
+            assert CocoEvaluator(ground_truth, engine=engine).evaluate(rows).stats["mAP"] == pytest.approx(1)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_an_engine_that_is_not_installed_is_named_with_the_other(engine, monkeypatch):
+    def version(name):
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "version", version)
+    with pytest.raises(ValueError, match=f"{engine} is not installed.*evaluation.engine="):
+        CocoEvaluator(truth(), engine=engine)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from detfuse.evaluation import CocoEvaluator
-from detfuse.statistics.comparison import Results, compare_runs, holm
+from detfuse.statistics.comparison import Statistics, compare_runs, holm
 from detfuse.statistics.records import Comparison
 
 Rows = list[dict[str, Any]]
@@ -44,7 +44,7 @@ def detections(truth: Mapping[str, Any], found: float, seed: int) -> Rows:
     return rows
 
 
-def compare(truth: Mapping[str, Any], arms: Mapping[str, Mapping[int, Rows]], **options: Any) -> Results:
+def compare(truth: Mapping[str, Any], arms: Mapping[str, Mapping[int, Rows]], **options: Any) -> Statistics:
     reading = {arm: {seed: (lambda rows=rows: rows) for seed, rows in runs.items()} for arm, runs in arms.items()}
     return compare_runs(truth, reading, "base", **options)
 
@@ -56,7 +56,7 @@ def arms_of(truth: Mapping[str, Any], seeds: int = 4, **found: float) -> dict[st
     }
 
 
-def only(results: Results) -> Comparison:
+def only(results: Statistics) -> Comparison:
     (comparison,) = results.comparisons
     return comparison
 

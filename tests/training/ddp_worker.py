@@ -15,6 +15,7 @@ from ddp_learning import learn_in_two_processes  # type: ignore[import-not-found
 from torch.utils.data import DataLoader
 
 from detfuse.data.loader import EvaluationBatches, rank_and_world_size
+from detfuse.evaluation import rows_of
 from detfuse.losses import normalizer_of
 from detfuse.structures import Batch
 from detfuse.training.checkpoint import Checkpoints
@@ -42,7 +43,7 @@ class Dealt(Quadrants):
 
 
 def seen(module: Any) -> dict[str, Any]:
-    return {"metrics": module.metrics.as_dict(), "predictions": module.predictions}
+    return {"metrics": module.metrics.as_dict(), "predictions": list(rows_of(module.predictions))}
 
 
 def validate(folder: Path, checkpoint: Path, num_images: int, **options: Any) -> dict[str, Any]:
@@ -74,7 +75,7 @@ def main(folder: Path) -> None:
         trainer = make_trainer(run, [Checkpoints(), ProgressReport()], [], accelerator="cpu", max_epochs=2, **options)
         trainer.fit(module, datamodule=data)
         found[f"trained {num_images}"] = seen(module)
-        found[f"rows {num_images}"] = sorted(row["image_id"] for row in module.predictions)
+        found[f"rows {num_images}"] = sorted(row["image_id"] for row in rows_of(module.predictions))
         found[f"evaluated {num_images}"] = validate(run, run / "checkpoints" / "last.ckpt", num_images, **options)
     data = Dealt(num_images=1)
     module = make_module(data)

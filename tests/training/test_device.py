@@ -12,7 +12,7 @@ from contracts.composing import compose_train
 from lightning_fabric.accelerators.mps import MPSAccelerator
 
 from detfuse.build import build_parts, build_trainer
-from detfuse.evaluation.coco import coco_results
+from detfuse.evaluation import coco_results, rows_of
 from detfuse.training.datamodule import LightningData
 from detfuse.training.device import bytes_of, compute_device, precision_of
 from detfuse.training.inference import Inference
@@ -55,12 +55,13 @@ def test_inference_gives_what_validation_gives(precision: str, tmp_path: Path) -
         for i, found in enumerate(inference(inference.placed(batch.images), batch.image_sizes)):
             image_id = int(batch.image_ids[i])
             in_file = found.to_original(batch.scales[i], batch.original_sizes[i])
-            rows += coco_results(in_file, image_id, parts.data.categories)
+            rows += rows_of(coco_results({image_id: in_file}, parts.data.categories))
     parts.module.evaluator = None
     trainer = build_trainer(config, tmp_path, bare=True)
     trainer.validate(parts.module, datamodule=LightningData(parts.data), verbose=False)
     assert len(rows) > 10
-    assert rows == parts.module.predictions
+    assert parts.module.predictions is not None
+    assert rows == list(rows_of(parts.module.predictions))
 
 
 @pytest.mark.filterwarnings("ignore:GPU available but not used")

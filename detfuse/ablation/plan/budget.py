@@ -17,8 +17,7 @@ from detfuse.ablation.records import TOLERANCE, BudgetKind, Cost
 from detfuse.build import build_backbone, build_detector, build_neck, without_pretrained
 from detfuse.errors import InputError
 from detfuse.inspect.summary import measure
-from detfuse.protocols import Size
-from detfuse.structures import FeatureSpec
+from detfuse.structures import FeatureSpec, Size
 
 _WIDTHS = (0.125, 4.0)  # inner width over the outputs': beyond, it is hardly the same neck any more
 _DEEPEST = 8

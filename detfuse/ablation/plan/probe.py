@@ -23,8 +23,7 @@ from detfuse.detector import Detector
 from detfuse.errors import InputError, explained
 from detfuse.inspect.attention_memory import device_memory, require_fit
 from detfuse.inspect.batch_statistics import require_statistics
-from detfuse.protocols import Size
-from detfuse.structures import Batch
+from detfuse.structures import Batch, Size
 from detfuse.training.device import bytes_of, compute_device, memory_format_of, precision_of
 
 T = TypeVar("T")

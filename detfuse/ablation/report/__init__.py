@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from detfuse.ablation.records import Plan, Run
 from detfuse.ablation.report.blocks import Figure
@@ -16,6 +15,8 @@ from detfuse.ablation.report.page import page
 from detfuse.ablation.report.pictures import ImageOf
 from detfuse.ablation.report.sections import all_sections, subtitle
 from detfuse.ablation.report.wording import summary_text
+from detfuse.annotations import Annotations, Results
+from detfuse.evaluation import read_results
 from detfuse.files.text import write_text
 from detfuse.statistics.records import Comparison, Score
 
@@ -28,8 +29,9 @@ def write_report(
     runs: Sequence[Run],
     scores: Sequence[Score],
     comparisons: Sequence[Comparison],
-    ground_truth: Mapping[str, Any],
+    ground_truth: Annotations,
     image_of: ImageOf,
+    read: Callable[[Path], Results] = read_results,
 ) -> Path:
     """Write ``folder/report``; what was there is replaced. The same input gives the same bytes.
 
@@ -39,8 +41,9 @@ def write_report(
         runs: all of them, finished or not; of the finished ones, the folders are read.
         scores: of all arms and metrics.
         comparisons: of all arms but the baseline.
-        ground_truth: of the validation set, in COCO's json form.
+        ground_truth: of the validation set.
         image_of: image id -> file, for the pictures.
+        read: reads a run's predictions; one that remembers them is for who has read them already.
 
     Returns:
         report.html.
@@ -49,7 +52,7 @@ def write_report(
         StorageError: if a file of a run cannot be read.
         ValueError: if predictions do not belong to the ground truth.
     """
-    evidence = collect(plan, runs, ground_truth)
+    evidence = collect(plan, runs, ground_truth, read)
     found = Findings(plan, runs, scores, comparisons, evidence, ground_truth, image_of)
     sections, line = all_sections(found), subtitle(found)
     target = folder / "report"

@@ -101,6 +101,9 @@ def errors(found: Findings) -> Section:
         for arm, one in found.evidence.items()
     ]
     table = tables.errors_table(found.evidence)
+    if not any(one.error_counts for one in found.evidence.values()):
+        why = "Not available: no arm has predictions, or hotcoco is not installed."
+        return Section("What goes wrong", [Text(why)], (table,))
     caption = (
         "Points of AP50 that an arm would gain if all its errors of one type were put right (TIDE, arXiv 2008.08115), "
         "mean over the seeds. The types do not add up: putting one error right may hide another."

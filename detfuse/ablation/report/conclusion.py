@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
-from typing import Any
 
 from detfuse.ablation.plan.prepared import Prepared
 from detfuse.ablation.plan.things import listed
@@ -18,8 +16,10 @@ from detfuse.ablation.report.costs import write_costs
 from detfuse.ablation.report.interaction import order_flips
 from detfuse.ablation.report.pairing import share_equal
 from detfuse.ablation.storage import write_comparison
+from detfuse.annotations import Results
 from detfuse.build import build_data, build_detector
 from detfuse.errors import InputError
+from detfuse.evaluation import read_results
 from detfuse.statistics.comparison import compare_runs
 from detfuse.statistics.records import Comparison, Verdict
 
@@ -48,11 +48,12 @@ def conclude(folder: Path, prepared: Prepared, runs: Sequence[Run]) -> str:
     data = build_data(prepared.resolved[plan.baseline.name].config, _ANY_DIVISOR)
     data.prepare_data()
     data.setup("validate")
-    ground_truth, index = data.ground_truth("val"), data.indexes["val"]
+    index = data.indexes["val"]
     files = dict(zip(index.ids, index.file_names, strict=True))
+    read = cache(read_results)  # each file is parsed once; as columns, those of all runs fit into memory
     found = compare_runs(
-        ground_truth,
-        {arm.name: {r.seed: partial(_rows, r) for r in finished if r.arm == arm.name} for arm in plan.arms},
+        index,
+        {arm.name: {r.seed: partial(_results, r, read) for r in finished if r.arm == arm.name} for arm in plan.arms},
         plan.baseline.name,
         equivalence=plan.equivalence,
         missing={
@@ -68,7 +69,7 @@ def conclude(folder: Path, prepared: Prepared, runs: Sequence[Run]) -> str:
     write_comparison(folder, found.scores, comparisons)
     untimed = write_costs(prepared, runs, index)
     report = write_report(
-        folder, plan, runs, found.scores, comparisons, ground_truth, lambda image_id: index.root / files[image_id]
+        folder, plan, runs, found.scores, comparisons, index, lambda image_id: index.root / files[image_id], read
     )
     metric = comparisons[0].differences[0].metric if comparisons[0].differences else "mAP"
     warnings = order_flips(plan, found.scores, metric)
@@ -84,13 +85,11 @@ def _of_all_things(comparison: Comparison, plan: Plan) -> Verdict:
     return replace(verdict, text=told)
 
 
-def _rows(run: Run) -> list[dict[str, Any]]:
-    path = run.folder / "predictions.json"
+def _results(run: Run, read: Callable[[Path], Results]) -> Results:
     try:
-        rows: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as predictions ({error}); delete it and start again") from error
-    return rows
+        return read(run.folder / "predictions.json")
+    except InputError as error:
+        raise InputError(f"{error}; delete {run.folder} and start the same command again") from None
 
 
 def _shared_start(prepared: Prepared, num_classes: int) -> Mapping[str, float]:

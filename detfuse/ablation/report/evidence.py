@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from detfuse.ablation.records import Cost, Plan, Run
-from detfuse.ablation.report.objects import by_image, num_found
+from detfuse.ablation.report.objects import all_found
 from detfuse.ablation.storage import COST, read_cost
+from detfuse.annotations import Annotations, Results
 from detfuse.evaluation.errors import ERROR_TYPES, Errors, error_types
+from detfuse.evaluation.records import matched_ids
 from detfuse.files.records import StorageError, from_plain
 from detfuse.files.text import read_table
 from detfuse.visualize.graph import Fusion
@@ -29,11 +34,11 @@ class ArmEvidence:
     """All finished runs of one arm.
 
     Attributes:
-        predictions: seed -> file of COCO result rows.
-        found: seed -> image id -> how many of its objects were found (see :func:`objects.num_found`).
+        predictions: seed -> results, with the ground truth's positions.
+        found: seed -> (I,) how many objects of each image were found (see :func:`objects.num_found`).
         metrics: seed -> what metrics.csv has.
         weights: seed -> what fusion_weights.csv has.
-        errors: error type -> AP50 (a fraction) lost to it, mean over the seeds; None where undefined.
+        errors: error type -> AP50 (a fraction) lost to it, mean over the seeds; None where undefined or not available.
         error_counts: error type -> errors per seed.
         cost: as measured, the latency and its quartiles as the median over the seeds; None if no run has a cost.json.
         fusion: the fusion graph and the attention; None if the neck is no graph.
@@ -41,8 +46,8 @@ class ArmEvidence:
         overrides: of ``train``, as the first run was started, but for where it lies; empty if that was not stored.
     """
 
-    predictions: Mapping[int, Path]
-    found: Mapping[int, Mapping[Any, int]]
+    predictions: Mapping[int, Results]
+    found: Mapping[int, NDArray[np.int64]]
     metrics: Mapping[int, Curve]
     weights: Mapping[int, Curve]
     errors: Mapping[str, float | None]
@@ -53,7 +58,9 @@ class ArmEvidence:
     overrides: tuple[str, ...]
 
 
-def collect(plan: Plan, runs: Sequence[Run], ground_truth: Mapping[str, Any]) -> dict[str, ArmEvidence]:
+def collect(
+    plan: Plan, runs: Sequence[Run], ground_truth: Annotations, read: Callable[[Path], Results]
+) -> dict[str, ArmEvidence]:
     """Read the folders of all finished runs; a file that a run does not have is left out.
 
     Raises:
@@ -61,25 +68,20 @@ def collect(plan: Plan, runs: Sequence[Run], ground_truth: Mapping[str, Any]) ->
         ValueError: if predictions do not belong to the ground truth.
     """
     finished = {arm.name: [run for run in runs if run.arm == arm.name and run.state == "finished"] for arm in plan.arms}
-    return {name: _arm(found, ground_truth) for name, found in finished.items()}
+    return {name: _arm(found, ground_truth, read) for name, found in finished.items()}
 
 
-def _arm(runs: Sequence[Run], ground_truth: Mapping[str, Any]) -> ArmEvidence:
+def _arm(runs: Sequence[Run], ground_truth: Annotations, read: Callable[[Path], Results]) -> ArmEvidence:
     paths = {run.seed: run.folder / "predictions.json" for run in runs}
-    paths = {seed: path for seed, path in paths.items() if path.is_file()}
-    objects = by_image(ground_truth["annotations"])
-    errors, found = [], {}
-    for seed, path in paths.items():
-        rows = read_json(path)
-        errors.append(error_types(ground_truth, rows))
-        detections = by_image(rows)
-        found[seed] = {image: num_found(records, detections[image]) for image, records in objects.items()}
+    predictions = {seed: matched_ids(read(path), ground_truth) for seed, path in paths.items() if path.is_file()}
+    sorted_errors = [error_types(ground_truth, results) for results in predictions.values()]
+    errors = [one for one in sorted_errors if one is not None]
     fusions = [(run.folder / "fusion.json", read_json(run.folder / "fusion.json")) for run in runs]
     environments = [read_json(run.folder / "environment.json") for run in runs]
     different = {json.dumps(one, sort_keys=True): one for one in environments if one is not None}
     return ArmEvidence(
-        predictions=paths,
-        found=found,
+        predictions=predictions,
+        found={seed: all_found(ground_truth, results) for seed, results in predictions.items()},
         metrics={run.seed: read_curve(run.folder / "metrics.csv") for run in runs},
         weights={run.seed: read_curve(run.folder / "fusion_weights.csv") for run in runs},
         errors={name: _mean_cost(errors, name) for name in ERROR_TYPES},

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from detfuse.ablation.records import Plan, Run
 from detfuse.ablation.report.evidence import ArmEvidence
 from detfuse.ablation.report.pictures import ImageOf
 from detfuse.ablation.report.wording import coverage, decimals_for, main_metric
+from detfuse.annotations import Annotations
 from detfuse.statistics.records import Comparison, Difference, Score
 from detfuse.visualize import forest, plot
 
@@ -36,7 +36,7 @@ class Findings:
     scores: Sequence[Score]
     comparisons: Sequence[Comparison]
     evidence: Mapping[str, ArmEvidence]
-    ground_truth: Mapping[str, Any]
+    ground_truth: Annotations
     image_of: ImageOf
 
     @property
@@ -57,7 +57,7 @@ class Findings:
     @property
     def coverage(self) -> str:
         """What the intervals cover."""
-        return coverage(self.comparisons, len(self.ground_truth["images"]))
+        return coverage(self.comparisons, len(self.ground_truth))
 
 
 def sentence(text: str) -> str:

@@ -2,50 +2,57 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from typing import Any
-
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.ops import box_convert, box_iou
 
+from detfuse.annotations import Annotations, Results
+
 IOU = 0.5
 
-Rows = Sequence[Mapping[str, Any]]
-"""Annotations, or COCO result rows."""
+Positions = NDArray[np.int64]
+"""(n,) of annotations, or of results."""
 
 
-def by_image(rows: Rows) -> dict[Any, list[Mapping[str, Any]]]:
-    """Rows by their image, in their order; images without rows have none."""
-    found: dict[Any, list[Mapping[str, Any]]] = defaultdict(list)
-    for row in rows:
-        found[row["image_id"]].append(row)
+def wanted(truth: Annotations, image: int) -> Positions:
+    """The objects of the image at this position that are to be found: all but crowds."""
+    start, end = truth.offsets[image : image + 2]
+    return np.arange(start, end)[~truth.crowd[start:end]]
+
+
+def best(results: Results, rows: Positions, number: int) -> Positions:
+    """The highest-scored of some detections."""
+    return rows[np.argsort(-results.scores[rows], kind="stable")[:number]]
+
+
+def all_found(truth: Annotations, results: Results) -> NDArray[np.int64]:
+    """(I,) how many objects of each image its best detections find, see :func:`num_found`."""
+    found = np.zeros(len(truth), np.int64)
+    of_images = results.by_image()
+    for image in np.flatnonzero(truth.counts).tolist():
+        found[image] = num_found(truth, wanted(truth, image), results, of_images[image])
     return found
 
 
-def wanted(objects: Rows) -> list[Mapping[str, Any]]:
-    """The objects of an image that are to be found: all but crowds."""
-    return [record for record in objects if not record.get("iscrowd", 0)]
-
-
-def best(rows: Rows, number: int) -> list[Mapping[str, Any]]:
-    """The highest-scored detections of an image."""
-    return sorted(rows, key=lambda row: -row["score"])[:number]
-
-
-def num_found(objects: Rows, rows: Rows) -> int:
+def num_found(truth: Annotations, objects: Positions, results: Results, rows: Positions) -> int:
     """How many objects of an image its best detections find, as many of these as there are objects.
 
     A detection finds the object of its class that it overlaps most, of those that no better one has found, at an IoU
     of at least .5.
+
+    Args:
+        truth: of the data set.
+        objects: those to be found in the image.
+        results: with the truth's positions.
+        rows: those of the image.
     """
-    to_find = wanted(objects)
-    detections = best(rows, len(to_find))
-    if not detections:
+    detections = best(results, rows, len(objects))
+    if not len(detections):
         return 0
-    overlap = box_iou(boxes(detections), boxes(to_find))
-    overlap[_categories(detections)[:, None] != _categories(to_find)[None]] = 0
+    overlap = box_iou(corners(results.boxes[detections]), corners(truth.boxes[objects]))
+    overlap[torch.from_numpy(results.labels[detections][:, None] != truth.labels[objects][None])] = 0
     found: list[int] = []
     for row in overlap:
         row[found] = 0
@@ -55,12 +62,7 @@ def num_found(objects: Rows, rows: Rows) -> int:
     return len(found)
 
 
-def boxes(rows: Rows) -> Tensor:
-    """(n, 4) xyxy pixels."""
-    xywh = torch.tensor([row["bbox"] for row in rows], dtype=torch.float32).reshape(-1, 4)
-    corners: Tensor = box_convert(xywh, "xywh", "xyxy")
-    return corners
-
-
-def _categories(rows: Rows) -> Tensor:
-    return torch.tensor([row["category_id"] for row in rows], dtype=torch.int64)
+def corners(boxes: NDArray[np.float64]) -> Tensor:
+    """(n, 4) xywh -> (n, 4) float32 xyxy."""
+    xyxy: Tensor = box_convert(torch.from_numpy(boxes).float(), "xywh", "xyxy")
+    return xyxy

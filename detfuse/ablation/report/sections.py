@@ -35,7 +35,7 @@ def subtitle(found: Findings) -> str:
     factors = " and ".join(dict.fromkeys(factor for arm in plan.arms for factor in arm.factors)) or "arms"
     seeds = f"{len(plan.seeds)} seed{'s' if len(plan.seeds) > 1 else ''}"
     budget = {"free": "budget free", "params": "equal parameters", "flops": "equal FLOPs"}[plan.budget]
-    images = f"{len(found.ground_truth['images']):,} images"
+    images = f"{len(found.ground_truth):,} images"
     return f"{factors}: {len(plan.arms)} arms × {seeds} · {images} · {budget} · baseline {plan.baseline.name}"
 
 

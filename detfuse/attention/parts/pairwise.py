@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from detfuse.errors import InputError
-from detfuse.protocols import Size
+from detfuse.structures import Size
 
 
 def max_pool(x: Tensor) -> Tensor:

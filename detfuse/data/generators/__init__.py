@@ -1,0 +1,7 @@
+"""Generated data sets: what one depends on -> a canvas per image -> files in COCO's form."""
+
+from detfuse.data.generators.canvas import Canvas
+from detfuse.data.generators.generated import GeneratedData, generate
+from detfuse.data.generators.shapes import Shapes
+
+__all__ = ["Canvas", "GeneratedData", "Shapes", "generate"]

@@ -1,0 +1,161 @@
+"""COCO's json form."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from detfuse.data.images import CheckImages
+from detfuse.data.index import AnnotationIndex, DataError
+from detfuse.data.readers.records import (
+    BoxRecord,
+    CategoryRecord,
+    ImageRecord,
+    Records,
+    index_of,
+    is_integer,
+    is_number,
+)
+
+
+def read_coco(
+    annotations: str | Path,
+    images: str | Path | Sequence[Path],
+    *,
+    follow_symlinks: bool = False,
+    check: CheckImages = "header",
+    limit_images: int | None = None,
+) -> AnnotationIndex:
+    """Read and validate a COCO annotation file.
+
+    Args:
+        annotations: the json file.
+        images: see :func:`detfuse.data.readers.index_of`, as for the others.
+        follow_symlinks: allow links that lead out of the image folder.
+        check: how far the image files are looked at.
+        limit_images: keep the first images by id.
+
+    Raises:
+        DataError: naming the file, the record's id, what was expected and what to do.
+    """
+    options: dict[str, Any] = {"follow_symlinks": follow_symlinks, "check": check, "limit_images": limit_images}
+    return index_of(coco_records(Path(annotations)), images, **options)
+
+
+def coco_records(source: Path) -> Records:
+    """The records of a COCO annotation file.
+
+    Raises:
+        DataError: if it is none; of a record that is none, as soon as that is gone through.
+    """
+    content = _parse(source)
+    return Records(
+        source,
+        categories=_categories(source, content["categories"]),
+        images=_images(source, content["images"]),
+        boxes=_boxes(source, content["annotations"]),
+    )
+
+
+def _parse(source: Path) -> dict[str, Any]:
+    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
+        record = dict(items)
+        if len(record) != len(items):
+            twice = [key for key, count in Counter(key for key, _ in items).items() if count > 1]
+            raise DataError(f"{source}: the key {twice[0]!r} stands twice in one object; keep one of them")
+        record.pop("segmentation", None)  # most of COCO's bytes, and boxes do not need it
+        return record
+
+    try:
+        content = json.loads(source.read_bytes().decode("utf-8-sig"), object_pairs_hook=pairs)
+    except OSError as error:
+        raise DataError(f"{source}: the annotation file cannot be opened ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{source}: not UTF-8 at byte {error.start}; save the file as UTF-8") from error
+    except RecursionError as error:
+        raise DataError(f"{source}: nested too deeply to be a COCO annotation file") from error
+    except json.JSONDecodeError as error:
+        raise DataError(
+            f"{source}: not valid JSON at line {error.lineno}, column {error.colno} ({error.msg}); "
+            "the file may be empty or cut off: write or download it again"
+        ) from error
+    if not isinstance(content, dict):
+        hint = " (a results file?)" if isinstance(content, list) else ""
+        raise DataError(
+            f"{source}: expected an object with images, annotations and categories, got a "
+            f"{type(content).__name__}{hint}"
+        )
+    for key in ("images", "annotations", "categories"):
+        if not isinstance(content.get(key), list):
+            found = type(content[key]).__name__ if key in content else "no such key"
+            raise DataError(f"{source}: expected a list of records under {key!r}, got {found}")
+    return content
+
+
+def _fail(source: Path, record: str, problem: str) -> DataError:
+    return DataError(f"{source}: {record}: {problem}")
+
+
+def _objects(source: Path, kind: str, records: list[Any]) -> Iterator[tuple[int, dict[str, Any]]]:
+    for position, record in enumerate(records):
+        if not isinstance(record, dict):
+            raise _fail(source, f"{kind} at position {position}", f"expected an object, got {record!r:.60}")
+        yield position, record
+
+
+def _categories(source: Path, records: list[Any]) -> Iterator[CategoryRecord]:
+    for position, record in _objects(source, "category", records):
+        number, name = record.get("id"), record.get("name")
+        if not is_integer(number):
+            raise _fail(source, f"category at position {position}", f"id must be an integer, got {number!r}")
+        if not isinstance(name, str) or not name:
+            raise _fail(source, f"category {number}", f"name must be a text, got {name!r}")
+        yield CategoryRecord(number, name)
+
+
+def _images(source: Path, records: list[Any]) -> Iterator[ImageRecord]:
+    texts = all(isinstance(record, dict) and isinstance(record.get("id"), str) for record in records)
+    for position, record in _objects(source, "image", records):
+        image_id: Any = record.get("id")
+        if not (_is_encodable(image_id) if texts else is_integer(image_id)):
+            expected = "id must be an integer, or in all images a text that UTF-8 can write"
+            raise _fail(source, f"image at position {position}", f"{expected}; got {image_id!r}")
+        for key in ("width", "height"):
+            if not is_integer(record.get(key)) or record[key] < 1:
+                raise _fail(source, f"image {image_id}", f"{key} must be a positive integer, got {record.get(key)!r}")
+        yield ImageRecord(image_id, record.get("file_name"), record["height"], record["width"])
+
+
+def _boxes(source: Path, records: list[Any]) -> Iterator[BoxRecord]:
+    for position, record in _objects(source, "annotation", records):
+        number, box, crowd = record.get("id"), record.get("bbox"), record.get("iscrowd")
+        name = str(record.get("id", f"at position {position}"))
+        if number is not None and not is_integer(number):
+            raise _fail(source, f"annotation {name}", f"id must be an integer, got {number!r}")
+        if not isinstance(box, list) or len(box) != 4 or not all(map(is_number, box)):
+            expected = "bbox must be four numbers [x, y, width, height]"
+            raise _fail(source, f"annotation {name}", f"{expected}, got {box!r}")
+        if crowd not in (None, 0, 1):
+            raise _fail(source, f"annotation {name}", f"iscrowd must be 0 or 1, got {crowd!r}")
+        x, y, width, height = map(float, box)
+        yield BoxRecord(
+            name=name,
+            id=number,
+            image_id=record.get("image_id"),
+            category_id=record.get("category_id"),
+            box=(x, y, width, height),
+            area=record.get("area"),
+            crowd=None if crowd is None else bool(crowd),
+        )
+
+
+def _is_encodable(text: str) -> bool:
+    """Whether results can name it: half of a surrogate pair, which JSON can hold, could not be written."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

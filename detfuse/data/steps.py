@@ -1,0 +1,218 @@
+"""What training does to an image, a step at a time.
+
+Every step draws from a generator of its own, which depends on the sample and on the step's name alone: a step that is
+added, removed or draws more often changes nothing for the others. (torchvision's own random transforms draw from the
+process's global state, which differs with the number of workers; their functional forms do the work here, on uint8.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.ops import box_area
+from torchvision.transforms.v2 import functional
+from torchvision.tv_tensors import BoundingBoxFormat
+
+from detfuse.data.scene import Scene, Scenes
+from detfuse.structures import Size
+
+Generators = Callable[[str], np.random.Generator]
+"""Name of a step -> its generator."""
+
+_XYXY = BoundingBoxFormat.XYXY
+_TURN = 4 / 3  # how much a crop's aspect may differ from the image's, as a factor
+
+
+class Step(Protocol):
+    """One of the things that are done to a scene; only cropping and resizing may change its size.
+
+    Attributes:
+        name: its own among the steps.
+        scenes: the objects of how many scenes it may leave in one: 1, unless it takes in others.
+    """
+
+    name: str
+    scenes: int
+
+    def __call__(self, scene: Scene, generator: np.random.Generator, others: Scenes) -> Scene:
+        """The scene afterwards; what was given is left as it is.
+
+        Args:
+            scene: as the step before left it.
+            generator: this step's own for this sample: all its randomness comes from it.
+            others: all scenes of the data set as they are in their files, by position; each is read when it is asked
+                for.
+        """
+        ...
+
+
+def generator_for(seed: int, epoch: int, index: int) -> Generators:
+    """The generators of one training sample: counter-based ones, the same in every process."""
+
+    def of_step(name: str) -> np.random.Generator:
+        return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, epoch, index, *name.encode()])))
+
+    return of_step
+
+
+class Crop:
+    """Cut a part out of some of the images.
+
+    Args:
+        probability: of a crop.
+        area: (low, high) share of the image's area that is kept; its aspect is 3/4 to 4/3 of the image's.
+        keep: an object is kept if its centre lies in the crop, or if enough of it is visible; a crowd as long as any of
+            it is seen.
+        visible: share of a box's area that must remain with ``keep="visible"``.
+    """
+
+    name, scenes = "crop", 1
+
+    def __init__(
+        self, probability: float, area: tuple[float, float], keep: Literal["centre", "visible"], visible: float
+    ) -> None:
+        self.probability = probability
+        self.area = area
+        self.keep = keep
+        self.visible = visible
+
+    def __call__(self, scene: Scene, generator: np.random.Generator, others: Scenes) -> Scene:
+        drawn, drawn_area, drawn_aspect, drawn_y, drawn_x = generator.random(5).tolist()
+        if drawn >= self.probability:
+            return scene
+        height, width = scene.size
+        low, high = self.area
+        area = low + (high - low) * drawn_area
+        turn = _TURN ** (drawn_aspect - 0.5)  # of each side, so that the crop's aspect changes by 3/4 to 4/3
+        h = min(height, max(1, round(height * area**0.5 * turn)))
+        w = min(width, max(1, round(width * area**0.5 / turn)))
+        top, left = int(drawn_y * (height - h + 1)), int(drawn_x * (width - w + 1))
+        moved, size = functional.crop_bounding_boxes(scene.objects.boxes, _XYXY, top, left, h, w, clamping_mode=None)
+        seen = _clipped(moved, size)
+        kept = (box_area(seen) > 0) & (self._keeps(moved, seen, size) | scene.objects.crowd)
+        return scene._replace(
+            image=functional.crop(scene.image, top, left, h, w),
+            objects=scene.objects._replace(boxes=seen).select(kept),
+            cut=True,
+        )
+
+    def _keeps(self, moved: Tensor, seen: Tensor, size: Size) -> Tensor:
+        if self.keep == "visible":
+            enough: Tensor = box_area(seen) >= self.visible * box_area(moved)
+            return enough
+        centre = (moved[:, :2] + moved[:, 2:]) / 2
+        return ((centre >= 0) & (centre < torch.tensor(size[::-1]))).all(dim=1)
+
+    def smallest(self, height: int, width: int) -> Size:
+        """(height, width) of the crop that is nearest to a square."""
+        # the long side keeps (area / turn)^.5 of itself, the short one (area * turn)^.5, but at most all
+        turn = _TURN**0.5
+        share = max(1 / turn, self.area[0] ** 0.5) / turn
+        if height > width:
+            return max(width, int(height * share)), width
+        return height, max(height, int(width * share))
+
+    def longest(self, short: int, long: int) -> float:
+        """The most that a crop's side along ``long`` exceeds that along ``short``, as a factor; in whole pixels."""
+        low, high = (area**0.5 for area in self.area)
+        turn = _TURN**0.5  # of each side
+        sides = np.arange(max(1, round(short * low / turn)), short + 1)  # of the crop, along `short`
+        # The share of `short` that is kept, of those that are rounded to a side the one that leaves most of `long`.
+        share = np.clip(high / turn, (sides - 0.5) / short, (sides + 0.5) / short)
+        across = np.minimum(share * turn**2, high**2 / share)  # the share of `long`
+        return float((np.clip(np.rint(long * across), 1, long) / sides).max())
+
+
+class Resize:
+    """Bring an image to its size; in training by a random factor more or less.
+
+    Args:
+        size: exact (height, width), whatever the aspect; None: by the sides.
+        short_side: the shorter side in pixels.
+        long_side: cap on the longer side, or None.
+        jitter: (low, high) of the factor.
+    """
+
+    name, scenes = "resize", 1
+
+    def __init__(self, size: Size | None, short_side: int, long_side: int | None, jitter: tuple[float, float]) -> None:
+        self.size = size
+        self.short_side = short_side
+        self.long_side = long_side
+        self.jitter = jitter
+
+    def __call__(self, scene: Scene, generator: np.random.Generator, others: Scenes) -> Scene:
+        low, high = self.jitter
+        return self.to(scene, self.target(*scene.size, low + (high - low) * float(generator.random())))
+
+    def target(self, height: float, width: float, factor: float = 1.0) -> Size:
+        """(height, width) that an image gets: at least one pixel."""
+        if self.size is not None:
+            return self.size
+        scale = self.short_side / min(height, width)
+        if self.long_side is not None:
+            scale = min(scale, self.long_side / max(height, width))
+        scale *= factor
+        return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+
+    @staticmethod
+    def to(scene: Scene, size: Size) -> Scene:
+        """The scene at a size."""
+        if scene.size == size:
+            return scene
+        boxes, _ = functional.resize_bounding_boxes(scene.objects.boxes, scene.size, list(size), format=_XYXY)
+        return scene._replace(
+            image=functional.resize(scene.image, list(size), antialias=True),
+            objects=scene.objects._replace(boxes=_clipped(boxes, size)),  # rounding may leave the image
+            scale=(scene.scale[0] * (size[0] / scene.size[0]), scene.scale[1] * (size[1] / scene.size[1])),
+        )
+
+
+class Flip:
+    """Mirror some of the images, left and right.
+
+    Args:
+        probability: of a flip.
+    """
+
+    name, scenes = "flip", 1
+
+    def __init__(self, probability: float) -> None:
+        self.probability = probability
+
+    def __call__(self, scene: Scene, generator: np.random.Generator, others: Scenes) -> Scene:
+        if generator.random() >= self.probability:
+            return scene
+        boxes = functional.horizontal_flip_bounding_boxes(scene.objects.boxes, _XYXY, scene.size)
+        return scene._replace(
+            image=functional.horizontal_flip(scene.image), objects=scene.objects._replace(boxes=boxes)
+        )
+
+
+class Colour:
+    """Change one property of the colours by a random factor.
+
+    Args:
+        name: of the property.
+        strength: the factor is drawn from 1 - strength to 1 + strength.
+    """
+
+    scenes = 1
+
+    def __init__(self, name: Literal["brightness", "contrast", "saturation"], strength: float) -> None:
+        self.name: str = name
+        self.strength = strength
+
+    def __call__(self, scene: Scene, generator: np.random.Generator, others: Scenes) -> Scene:
+        factor = 1 + self.strength * (2 * float(generator.random()) - 1)
+        adjust = getattr(functional, f"adjust_{self.name}")
+        return scene._replace(image=adjust(scene.image, factor))
+
+
+def _clipped(boxes: Tensor, size: Size) -> Tensor:
+    inside: Tensor = functional.clamp_bounding_boxes(boxes, _XYXY, size, clamping_mode="hard")
+    return inside
