@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import stdtr
 
 from detfuse.evaluation.replicates import ReplicateEvaluator
 from detfuse.files.text import write_text
 from detfuse.runs.threads import GENTLE
 from detfuse.statistics.comparison import holm
-from detfuse.statistics.intervals import LEVEL, equivalence_p, interval, spread_of
-from detfuse.statistics.student import two_sided
+from detfuse.statistics.intervals import LEVEL, equivalence_p, interval, variances_of
 
 NUM_IMAGES, NUM_CLASSES, NUM_OBJECTS, NUM_DETECTIONS = 5000, 80, 36_000, 500_000
 
@@ -115,14 +115,14 @@ def crossed(
 def covered(rng: np.random.Generator, noise: str, seeds: int, images: int, methods: int = len(METHODS)) -> list[bool]:
     """Whether the 95 % interval of each method holds the true difference, 0, in one simulated ablation."""
     total, without = crossed(rng, noise, seeds, images)
-    estimate, spread = float(total.mean()), spread_of(total, without)
-    found = interval(estimate, spread)
+    estimate, variances = float(total.mean()), variances_of(total, without)
+    found = interval(estimate, variances)
     assert found.low is not None
     assert found.high is not None
-    assert spread.total is not None
+    assert variances.total is not None
     holds = [found.low <= 0 <= found.high]
     if methods > 1:
-        holds.append(two_sided(estimate / spread.total**0.5, spread.freedom) >= LEVEL)
+        holds.append(2 * stdtr(variances.freedom, -abs(estimate) / variances.total**0.5) >= LEVEL)
     if methods > 2:
         groups = GROUPS * total[:, None] - (GROUPS - 1) * without
         by_seed = rng.multinomial(seeds, np.full(seeds, 1 / seeds), RESAMPLES)
@@ -162,7 +162,7 @@ def falsely_equivalent(rng: np.random.Generator, arms: int, seeds: int = 5, imag
     for _ in range(arms):
         arm = crossed(rng, "seeds dominate", seeds, images)
         total, without = (LIMIT + (a - b) / 2**0.5 for a, b in zip(arm, baseline, strict=True))
-        p.append(equivalence_p(float(total.mean()), spread_of(total, without), LIMIT) or 0.0)
+        p.append(equivalence_p(float(total.mean()), variances_of(total, without), LIMIT) or 0.0)
     return min(holm(p)) < LEVEL, min(p) < LEVEL
 
 

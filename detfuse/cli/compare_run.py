@@ -15,10 +15,13 @@ from detfuse.cli.jobs import Invocation
 from detfuse.cli.outputs import require_folder
 from detfuse.config import CompareSettings
 from detfuse.errors import InputError, UserError
+from detfuse.evaluation.replicates import ReplicateEvaluator
+from detfuse.evaluation.scoring import score_runs
 from detfuse.evaluation.table import aligned
 from detfuse.files.text import write_json, write_text
-from detfuse.statistics.comparison import Results, compare_runs
+from detfuse.statistics.comparison import Statistics, judge, leave_out
 from detfuse.statistics.records import Comparison, Difference, Score
+from detfuse.statistics.verdict import Subject
 
 SHOWN_CLASSES = 20
 
@@ -35,15 +38,11 @@ def run(invocation: Invocation) -> None:
     readers = {
         side: {seed: partial(_rows, path, counts) for seed, path in enumerate(paths)} for side, paths in sides.items()
     }
-    one_each = len(sides["a"]) == 1
-    results = compare_runs(
-        truth,
-        readers,
-        "b",
-        equivalence=settings.equivalence,
-        subject="models" if one_each else "arms",
-        named=lambda side, seed: str(sides[side][seed]),
-    )
+    evaluator = ReplicateEvaluator(truth)
+    weights = leave_out(evaluator.num_images)
+    runs = score_runs(evaluator, readers, weights, named=lambda side, seed: str(sides[side][seed]))
+    subject: Subject = "models" if len(sides["a"]) == 1 else "arms"
+    results = judge(runs, evaluator.metrics, "b", equivalence=settings.equivalence, subject=subject)
     print(_header(sides, annotations, truth, counts), _text(results), sep="\n\n")
     if folder is not None:
         write_json(folder / "comparison.json", asdict(results))
@@ -117,7 +116,7 @@ def _header(
     return "\n".join(lines)
 
 
-def _text(results: Results) -> str:
+def _text(results: Statistics) -> str:
     (comparison,) = results.comparisons
     scores = {(score.arm, score.metric): score for score in results.scores}
     summary = [d for d in comparison.differences if "/" not in d.metric]
@@ -176,7 +175,7 @@ _COLUMNS: dict[str, Callable[[Difference], Any]] = {
 }
 
 
-def _csv(results: Results) -> str:
+def _csv(results: Statistics) -> str:
     """One line per metric, fractions; what is undefined is empty."""
     comparison: Comparison = results.comparisons[0]
     scores = {(score.arm, score.metric): score for score in results.scores}

@@ -20,13 +20,15 @@ from detfuse.ablation.report.pairing import share_equal
 from detfuse.ablation.storage import write_comparison
 from detfuse.build import build_data, build_detector
 from detfuse.errors import InputError
-from detfuse.statistics.comparison import compare_runs
+from detfuse.evaluation.replicates import ReplicateEvaluator
+from detfuse.evaluation.scoring import score_runs
+from detfuse.statistics.comparison import judge, leave_out
 from detfuse.statistics.records import Comparison, Verdict
 
 _ANY_DIVISOR = 32  # nothing is padded here
 
 
-def conclude(folder: Path, prepared: Prepared, runs: Sequence[Run]) -> str:
+def write_conclusion(folder: Path, prepared: Prepared, runs: Sequence[Run]) -> str:
     """Write ``comparison.json``, what the arms cost, and the report.
 
     Args:
@@ -50,9 +52,11 @@ def conclude(folder: Path, prepared: Prepared, runs: Sequence[Run]) -> str:
     data.setup("validate")
     ground_truth, index = data.ground_truth("val"), data.indexes["val"]
     files = dict(zip(index.ids, index.file_names, strict=True))
-    found = compare_runs(
-        ground_truth,
-        {arm.name: {r.seed: partial(_rows, r) for r in finished if r.arm == arm.name} for arm in plan.arms},
+    evaluator = ReplicateEvaluator(ground_truth)
+    rows = {arm.name: {r.seed: partial(_rows, r) for r in finished if r.arm == arm.name} for arm in plan.arms}
+    found = judge(
+        score_runs(evaluator, rows, leave_out(evaluator.num_images)),
+        evaluator.metrics,
         plan.baseline.name,
         equivalence=plan.equivalence,
         missing={
