@@ -19,6 +19,7 @@ from fake_ablation import ARMS, FakeAblation, make_ablation
 from detfuse.ablation.records import Plan, Run
 from detfuse.ablation.report import summary_text, write_report
 from detfuse.ablation.report.evidence import read_curve
+from detfuse.ablation.report.wording import points, si
 from detfuse.ablation.storage import read_comparison, read_cost, read_plan, write_cost
 from detfuse.files.records import StorageError, from_plain, to_plain
 from detfuse.necks.topologies import fpn
@@ -433,3 +434,13 @@ def test_costs_say_what_they_were_measured_on(page: Page, folder: Path) -> None:
     assert [by_arm["fpn"][name] for name in times] == ["9.6", "9.3", "10.0"]
     assert [by_arm["bifpn"][name] for name in times] == ["", "", ""]
     assert "9.60" in (folder / "report.md").read_text(encoding="utf-8")
+
+
+def test_numbers_for_people() -> None:
+    assert points(0.0123, 1, sign=True) == "+1.2"
+    assert points(-0.0123, 2, sign=True) == "\N{MINUS SIGN}1.23"
+    assert points(-0.0001, 1, sign=True) == "0.0"
+    assert points(None, 1) == "n/a"
+    assert [si(value).split("\N{NARROW NO-BREAK SPACE}") for value in (5_470_000, 12_300, 999, 2.31e12)] == [
+        ["5.47", "M"], ["12.3", "k"], ["999"], ["2.31", "T"]
+    ]  # fmt: skip

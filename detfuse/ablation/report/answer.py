@@ -19,7 +19,7 @@ from detfuse.ablation.report.findings import (
 )
 from detfuse.ablation.report.interaction import order_flips
 from detfuse.ablation.report.wording import headline, interval, title_of
-from detfuse.visualize import charts, forest, plot
+from detfuse.visualize import axes, forest, pareto
 
 
 def verdict(found: Findings) -> Section:
@@ -63,7 +63,7 @@ def differences(found: Findings) -> Section:
     methods = list(dict.fromkeys(d.method for c in found.comparisons for d in c.differences[:1] if d.method))
     caption = f"{sentence(found.coverage)} Method: {'; '.join(methods)}. Rings: single seeds. "
     unit = "point" if band == 1 else "points"
-    caption += f"Shaded: differences of less than {plot.number(band)} {unit}, which the plan calls equivalent."
+    caption += f"Shaded: differences of less than {axes.number(band)} {unit}, which the plan calls equivalent."
     blocks: list[Block] = [Figure("differences", forest.forest(rows, label=label, band=band), caption)]
     if thresholds := present(found, THRESHOLDS):
         titles = [title_of(name) for name in thresholds]
@@ -136,10 +136,10 @@ def costs(found: Findings) -> Section:
         f"Parameters and FLOPs within {100 * tolerance:g} % are the same, as the budget has it. " if tolerance else ""
     )
     latency = panels["latency per image (ms)"]
-    if latency and not charts.front(latency):
+    if latency and not pareto.front(latency):
         caption += "Latency was measured without its spread: it orders nothing. "
     elif latency:
         caption += "Latencies whose quartiles (horizontal bars) overlap are the same. "
     caption += "Vertical bars: standard deviation over the seeds."
-    drawing = charts.cost_panels(list(panels.items()), label=label)
+    drawing = pareto.cost_panels(list(panels.items()), label=label)
     return Section("Cost", [Figure("cost", drawing, caption), table], (table,))

@@ -11,7 +11,7 @@ from detfuse.ablation.report.evidence import ArmEvidence
 from detfuse.ablation.report.pictures import ImageOf
 from detfuse.ablation.report.wording import coverage, decimals_for, main_metric
 from detfuse.statistics.records import Comparison, Difference, Score
-from detfuse.visualize import forest, plot
+from detfuse.visualize import draw, forest
 
 THRESHOLDS, SIZES = ("AP50", "AP75"), ("APs", "APm", "APl")
 EXPLORATORY = "Exploratory: not corrected for the number of comparisons; a lead to follow, not a result."
@@ -42,7 +42,7 @@ class Findings:
     @property
     def colors(self) -> dict[str, str]:
         """Arm -> its colour in all figures."""
-        return {arm.name: plot.color_of(i) for i, arm in enumerate(self.plan.arms)}
+        return {arm.name: draw.color_of(i) for i, arm in enumerate(self.plan.arms)}
 
     @property
     def decimals(self) -> int:

@@ -19,7 +19,7 @@ def all_sections(found: Findings) -> list[Section]:
         answer.scores(found),
         answer.control(found),
         answer.costs(found),
-        behaviour.curves(found),
+        behaviour.learning_curves(found),
         behaviour.details(found),
         behaviour.errors(found),
         Section("Where the arms disagree most", disagreements(found.evidence, found.ground_truth, found.image_of)),

@@ -15,7 +15,7 @@ from detfuse.ablation.report.evidence import ArmEvidence
 from detfuse.ablation.report.wording import NARROW, points, si, title_of
 from detfuse.evaluation.errors import ERROR_TYPES
 from detfuse.statistics.records import Comparison, Score
-from detfuse.visualize.charts import Point, front
+from detfuse.visualize.pareto import Point, front
 
 
 def _points_column(header: str, decimals: int, *, sign: bool = False) -> Column:
