@@ -10,6 +10,7 @@ from typing import Literal
 
 from detfuse.statistics.intervals import LEVEL, Interval, Variances, equivalence_p, half_width
 from detfuse.statistics.records import Verdict
+from detfuse.words import signed
 
 Subject = Literal["arms", "models"]
 MOST_SEEDS = 1000
@@ -58,8 +59,8 @@ def decide(
     """
     arm, baseline = question.arm, question.baseline
     if found.low is None or found.high is None or p_holm is None:  # a single image, and one seed
-        return Verdict("undecided", f"Undecided: {arm} differs from {baseline} by {points(estimate)}; {found.method}.")
-    shown = f"{points(estimate)} AP points (95 % interval {points(found.low)} to {points(found.high)})"
+        return Verdict("undecided", f"Undecided: {arm} differs from {baseline} by {signed(estimate)}; {found.method}.")
+    shown = f"{signed(estimate)} AP points (95 % interval {signed(found.low)} to {signed(found.high)})"
     if variances.seeds is None and question.subject == "arms":
         return Verdict(
             "undecided",
@@ -130,11 +131,6 @@ def first_that(decides: Callable[[int], bool], start: int) -> int | None:
         middle = (low + high) // 2
         low, high = (low, middle) if decides(middle) else (middle + 1, high)
     return low
-
-
-def points(difference: float) -> str:
-    """A difference of AP as people say it: ``+1.3`` points of 100."""
-    return f"{100 * difference:+.2f}"
 
 
 def _times_images(variance: float, target: float) -> str:

@@ -19,7 +19,7 @@ from fake_ablation import ARMS, FakeAblation, make_ablation
 from detfuse.ablation.records import Plan, Run
 from detfuse.ablation.report import summary_text, write_report
 from detfuse.ablation.report.evidence import read_curve
-from detfuse.ablation.report.wording import points, si
+from detfuse.ablation.report.wording import si, typeset
 from detfuse.ablation.storage import read_comparison, read_cost, read_plan, write_cost
 from detfuse.files.records import StorageError, from_plain, to_plain
 from detfuse.necks.topologies import fpn
@@ -437,10 +437,10 @@ def test_costs_say_what_they_were_measured_on(page: Page, folder: Path) -> None:
 
 
 def test_numbers_for_people() -> None:
-    assert points(0.0123, 1, sign=True) == "+1.2"
-    assert points(-0.0123, 2, sign=True) == "\N{MINUS SIGN}1.23"
-    assert points(-0.0001, 1, sign=True) == "0.0"
-    assert points(None, 1) == "n/a"
+    assert typeset(0.0123, 1, sign=True) == "+1.2"
+    assert typeset(-0.0123, 2, sign=True) == "\N{MINUS SIGN}1.23"
+    assert typeset(-0.0001, 1, sign=True) == "0.0"
+    assert typeset(None, 1) == "n/a"
     assert [si(value).split("\N{NARROW NO-BREAK SPACE}") for value in (5_470_000, 12_300, 999, 2.31e12)] == [
         ["5.47", "M"], ["12.3", "k"], ["999"], ["2.31", "T"]
     ]  # fmt: skip

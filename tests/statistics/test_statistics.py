@@ -254,4 +254,4 @@ print(*sorted({name.partition(".")[0] for name in sys.modules}), *(n for n in sy
     assert {"numpy", "scipy"} <= loaded
     assert not {"torch", "torchvision", "hydra", "omegaconf", "pytorch_lightning", "lightning_fabric"} & loaded
     rooms = {".".join(name.split(".")[:2]) for name in loaded if name.startswith("detfuse.")}
-    assert rooms == {"detfuse.statistics", "detfuse.errors"}
+    assert rooms == {"detfuse.statistics", "detfuse.errors", "detfuse.words"}

@@ -13,14 +13,13 @@ from detfuse.ablation.report.findings import (
     EXPLORATORY,
     SIZES,
     Findings,
-    in_points,
     mark,
     of_metric,
     present,
     rows_of,
     sentence,
 )
-from detfuse.ablation.report.wording import interval, title_of
+from detfuse.ablation.report.wording import in_points, interval, title_of
 from detfuse.attention.inserts import Place
 from detfuse.evaluation.errors import ERROR_TYPES
 from detfuse.visualize import bars, curves, draw, forest

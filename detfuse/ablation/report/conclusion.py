@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from detfuse.ablation.plan.prepared import Prepared
-from detfuse.ablation.plan.things import listed
 from detfuse.ablation.records import Plan, Run
 from detfuse.ablation.report import summary_text, write_report
 from detfuse.ablation.report.agreement import require_agreement
@@ -24,6 +23,7 @@ from detfuse.evaluation.replicates import ReplicateEvaluator
 from detfuse.evaluation.scoring import score_runs
 from detfuse.statistics.comparison import judge, leave_out
 from detfuse.statistics.records import Comparison, Verdict
+from detfuse.words import listed
 
 _ANY_DIVISOR = 32  # nothing is padded here
 

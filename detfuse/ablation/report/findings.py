@@ -9,7 +9,7 @@ from typing import Any
 from detfuse.ablation.records import Plan, Run
 from detfuse.ablation.report.evidence import ArmEvidence
 from detfuse.ablation.report.pictures import ImageOf
-from detfuse.ablation.report.wording import coverage, decimals_for, main_metric
+from detfuse.ablation.report.wording import coverage, decimals_for, in_points, main_metric
 from detfuse.statistics.records import Comparison, Difference, Score
 from detfuse.visualize import draw, forest
 
@@ -63,11 +63,6 @@ class Findings:
 def sentence(text: str) -> str:
     """With a capital and a full stop."""
     return f"{text[0].upper()}{text[1:]}."
-
-
-def in_points(fraction: float | None) -> float | None:
-    """A fraction in points."""
-    return None if fraction is None else 100 * fraction
 
 
 def mark(difference: Difference | None, color: str, text: str = "") -> forest.Mark:
