@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import atan, pi, sqrt, tan
 from statistics import NormalDist
 
@@ -148,21 +149,20 @@ def test_resolution_improves_with_seeds_and_images() -> None:
 
 
 def test_the_seeds_for_a_difference_are_the_fewest() -> None:
-    noise = Noise(0.0035**2, 0.0005**2, "test")
+    noise = Noise(0.0035**2, 0.0005**2)
     needed = seeds_for(noise, 0.004)
     assert needed is not None
     assert (resolvable(noise, needed) or 1) <= 0.004 < (resolvable(noise, needed - 1) or 1)
     assert seeds_for(noise, 0.001) is None  # the images alone hide it
-    assert seeds_for(Noise(1e-12, 0.0, "test"), 0.01) == 2
+    assert seeds_for(Noise(1e-12, 0.0), 0.01) == 2
 
 
-def test_a_pilot_replaces_the_assumption() -> None:
-    pilot = Difference("mAP", {0: 0.01, 1: 0.02, 2: 0.03}, 0.02, 0.0, 0.04, 0.002, 0.001, "")
-    assert measured(pilot).seeds == pytest.approx(3 * 0.002**2)
-    assert "measured on 3 pairs" in resolution_text(5, 200, pilot)
-    one = Difference("mAP", {0: 0.01}, 0.01, 0.0, 0.02, None, 0.001, "")
-    with pytest.raises(ValueError, match="two seeds"):
-        measured(one)
+def test_the_noise_of_runs_is_measured_from_their_difference() -> None:
+    difference = Difference("mAP", {0: 0.01, 1: 0.02, 2: 0.03}, 0.02, 0.0, 0.04, 0.002, 0.001, "")
+    assert measured(difference) == Noise(pytest.approx(3 * 0.002**2), pytest.approx(0.001**2))
+    assert measured(replace(difference, se_seeds=None)) is None
+    assert measured(replace(difference, se_seeds=0.0)) is None
+    assert measured(replace(difference, se_images=None)) is None
 
 
 def test_the_text_says_what_it_assumes() -> None:

@@ -22,7 +22,7 @@ from detfuse.ablation.report.wording import headline, interval, title_of
 from detfuse.visualize import axes, forest, pareto
 
 
-def verdict(found: Findings) -> Section:
+def opening(found: Findings) -> Section:
     """The headline, a badge per arm, and what is missing."""
     badges = []
     against = {comparison.arm: comparison for comparison in found.comparisons}
@@ -71,7 +71,12 @@ def differences(found: Findings) -> Section:
             titles, rows_of(found, thresholds), label=f"difference to {baseline}, points", band=band
         )
         blocks.append(Figure("thresholds", drawing, f"The same at one IoU threshold. {EXPLORATORY}"))
-    return Section("Differences to the baseline", blocks, (tables.differences_file(found.comparisons),))
+    files = [tables.differences_file(found.comparisons)]
+    resolution = tables.resolution_table(found.comparisons)
+    if resolution.rows:
+        blocks.append(resolution)
+        files.append(resolution)
+    return Section("Differences to the baseline", blocks, tuple(files))
 
 
 def scores(found: Findings) -> Section:

@@ -14,7 +14,7 @@ from detfuse.ablation.storage import plan_yaml
 def all_sections(found: Findings) -> list[Section]:
     """The report, from the verdict to the recipe."""
     return [
-        answer.verdict(found),
+        answer.opening(found),
         answer.differences(found),
         answer.scores(found),
         answer.control(found),

@@ -15,6 +15,7 @@ from detfuse.ablation.report.evidence import ArmEvidence
 from detfuse.ablation.report.wording import NARROW, in_points, si, title_of, typeset
 from detfuse.evaluation.errors import ERROR_TYPES
 from detfuse.statistics.records import Comparison, Score
+from detfuse.statistics.resolution import POWER, TOLD, measured, resolvable, seeds_for
 from detfuse.visualize.pareto import Point, front
 
 
@@ -90,6 +91,25 @@ def differences_file(comparisons: Sequence[Comparison]) -> Table:
             p = (d.p, d.p_holm, d.p_equivalent, d.p_equivalent_holm)
             rows.append((comparison.arm, comparison.baseline, d.metric, *values, *p, pairs, kind, d.method))
     return Table("differences", columns, tuple(rows))
+
+
+def resolution_table(comparisons: Sequence[Comparison]) -> Table:
+    """What the runs' own noise lets an experiment find; no rows where it could not be measured."""
+    found = Column("smallest difference found (points)", lambda value: "n/a" if value is None else f"{value:.2g}")
+    seeds = (Column(f"seeds to find {100 * size:.2g} points") for size in TOLD)
+    rows = []
+    for comparison in comparisons:
+        noise = measured(comparison.differences[0]) if comparison.differences else None
+        if noise is not None:
+            needed = (seeds_for(noise, size) or "out of reach" for size in TOLD)
+            pairs = len(comparison.seeds)
+            rows.append((comparison.arm, pairs, in_points(resolvable(noise, pairs)), *needed))
+    caption = (
+        f"What such an experiment finds with {100 * POWER:.0f} % probability at the 95 % level, by the noise of these "
+        "runs: the smallest true difference that so many pairs find on these images, and the seeds that a difference "
+        "needs. Not corrected for the number of arms; from a few seeds, an order of magnitude."
+    )
+    return Table("resolution", (Column("arm", numeric=False), Column("pairs"), found, *seeds), tuple(rows), caption)
 
 
 def pairing_table(plan: Plan, comparisons: Sequence[Comparison]) -> Table:
