@@ -20,6 +20,10 @@ _PILL, _NOTE = "#6d28d9", "#475569"
 _HALO = "#fde68a"  # behind what another graph does not have
 _UP, _DOWN, _SAME = "#b4540a", "#1f6f8b", "#6b7280"  # an edge to a finer level, to a coarser one, within a level
 
+_Point = tuple[float, float]
+_Places = Mapping[str, tuple[int, int]]
+"""Map -> where its box begins, left and top."""
+
 
 @dataclass(frozen=True)
 class Fusion:
@@ -105,23 +109,19 @@ def svg(
         parts.append(draw.line(_MARGIN + 58, y, width - 8, y, color="#eceff3"))
         parts.append(draw.text(_MARGIN - 16, y + 4, f"stride {2**level}", size=11, color=_SAME))
     if baseline is not None:
-        parts += _halos(graph, baseline, places, columns)
-    parts += [_edge(graph, places, columns, source, node) for source, node in graph.edges]
+        parts += _halos(graph, baseline, places)
+    parts += [_edge(places, source, node) for source, node in graph.edges]
     parts += [part for name, place in places.items() for part in _box(graph, name, *place)]
     parts += [_factor(node, factor, *places[node]) for node, factor in (scales or {}).items()]
-    parts += _pills(graph, places, columns, attention)
+    parts += _pills(places, attention)
     parts += _legend(height, halo=baseline is not None)
     return draw.document(width, height, parts, heading) + "\n"
 
 
 def _arrowheads() -> str:
     size: draw.Attributes = {"viewBox": "0 0 8 8", "refX": 7, "refY": 4, "markerWidth": 7, "markerHeight": 7}
-    heads = (
-        draw.element(
-            "marker", draw.element("path", d="M0 0 8 4 0 8z", fill=color), id=_head(color), **size, orient="auto"
-        )
-        for color in (_UP, _DOWN, _SAME)
-    )
+    tips = {color: draw.element("path", d="M0 0 8 4 0 8z", fill=color) for color in (_UP, _DOWN, _SAME)}
+    heads = (draw.element("marker", tip, id=_head(color), **size, orient="auto") for color, tip in tips.items())
     return draw.element("defs", *heads)
 
 
@@ -146,55 +146,41 @@ def _columns(graph: FusionGraph) -> dict[str, int]:
     return columns
 
 
-def _halos(
-    graph: FusionGraph, baseline: FusionGraph, places: dict[str, tuple[int, int]], columns: dict[str, int]
-) -> list[str]:
-    added = [edge for edge in graph.edges if edge not in baseline.edges]
+def _halos(graph: FusionGraph, baseline: FusionGraph, places: _Places) -> Iterator[str]:
     look: draw.Attributes = {"fill": "none", "stroke": _HALO, "stroke_width": 9, "class_": "added"}
-    halos = [draw.element("path", d=_path(graph, places, columns, *edge), **look) for edge in added]
+    for source, node in graph.edges:
+        if (source, node) not in baseline.edges:
+            yield draw.element("path", d=_path(places[source], places[node]), **look)
     size: draw.Attributes = {"width": _WIDTH + 8, "height": _HEIGHT + 8}
-    boxes = [place for name, place in places.items() if name not in baseline.level_of]
-    return halos + [draw.element("rect", x=x - 4, y=y - 4, **size, fill=_HALO, class_="added") for x, y in boxes]
+    for name, (x, y) in places.items():
+        if name not in baseline.level_of:
+            yield draw.element("rect", x=x - 4, y=y - 4, **size, fill=_HALO, class_="added")
 
 
-def _edge(
-    graph: FusionGraph, places: dict[str, tuple[int, int]], columns: dict[str, int], source: str, node: str
-) -> str:
-    climb = graph.level_of[node] - graph.level_of[source]
+def _edge(places: _Places, source: str, node: str) -> str:
+    climb = places[source][1] - places[node][1]
     color = _SAME if climb == 0 else _DOWN if climb > 0 else _UP
-    path = _path(graph, places, columns, source, node)
     look: draw.Attributes = {"fill": "none", "stroke": color, "stroke_width": 1.6}
-    title = draw.titled(f"{source} to {node}")
+    path, title = _path(places[source], places[node]), draw.titled(f"{source} to {node}")
     return draw.element("path", *title, d=path, **look, marker_end=f"url(#{_head(color)})")
 
 
-def _path(
-    graph: FusionGraph, places: dict[str, tuple[int, int]], columns: dict[str, int], source: str, node: str
-) -> str:
-    (ax, ay), (bx, by), (cx, cy), (dx, dy) = _curve(graph, places, columns, source, node)
+def _path(source: _Point, node: _Point) -> str:
+    (ax, ay), (bx, by), (cx, cy), (dx, dy) = _curve(source, node)
     return f"M{ax} {ay} C{bx} {by} {cx} {cy} {dx} {dy}"
 
 
-def _curve(
-    graph: FusionGraph, places: dict[str, tuple[int, int]], columns: dict[str, int], source: str, node: str
-) -> list[tuple[float, float]]:
-    """The four points of an edge's Bezier curve."""
-    (x1, y1), (x2, y2) = places[source], places[node]
-    (left, top), (right, bottom) = (x1 + _WIDTH, y1 + _HEIGHT / 2), (x2, y2 + _HEIGHT / 2)
-    same = graph.level_of[node] == graph.level_of[source]
-    if same and columns[node] - columns[source] > 1:  # over the boxes between
+def _curve(source: _Point, node: _Point) -> list[_Point]:
+    """The four points of an edge's Bezier curve between two boxes."""
+    (left, top), (right, bottom) = (source[0] + _WIDTH, source[1] + _HEIGHT / 2), (node[0], node[1] + _HEIGHT / 2)
+    if top == bottom and node[0] - source[0] > _COLUMN:  # over the boxes between
         lift = _HEIGHT * 0.95
         return [(left, top - 6), (left + 34, top - lift), (right - 34, bottom - lift), (right, bottom - 8)]
     bend = max(26.0, (right - left) / 2)
     return [(left, top), (left + bend, top), (right - bend, bottom), (right, bottom)]
 
 
-def _pills(
-    graph: FusionGraph,
-    places: dict[str, tuple[int, int]],
-    columns: dict[str, int],
-    attention: list[Place],
-) -> Iterator[str]:
+def _pills(places: _Places, attention: list[Place]) -> Iterator[str]:
     """Attention, each at its place; several of one stage or of the towers as one pill with their number."""
     below = dict.fromkeys(places, 0)  # pills under each map so far
     within = Counter((i.site, i.at.split(" ")[0], i.kind) for i in attention if i.site in BACKBONE_SITES)
@@ -207,7 +193,8 @@ def _pills(
     for insert in attention:
         title = f"{insert.kind} at {insert.site} {insert.at}"
         if insert.site == "lateral":
-            yield _pill(*_on_curve(_curve(graph, places, columns, *insert.at.split("->")), 0.4), insert.kind, title)
+            source, node = insert.at.split("->")
+            yield _pill(*_on_curve(_curve(places[source], places[node]), 0.4), insert.kind, title)
         elif insert.site in NECK_SITES:
             x, y = places[insert.at]
             yield _pill(x + (10 if insert.site == "fused" else _WIDTH - 6), y - 3, insert.kind, title)
@@ -217,7 +204,7 @@ def _pills(
         yield draw.text(_MARGIN, _MARGIN + 16, f"in the head's towers: {text}", size=11, color=_PILL)
 
 
-def _on_curve(points: list[tuple[float, float]], t: float) -> tuple[float, float]:
+def _on_curve(points: list[_Point], t: float) -> _Point:
     """The point of a Bezier curve at ``t`` in 0..1."""
     weights = ((1 - t) ** 3, 3 * t * (1 - t) ** 2, 3 * t**2 * (1 - t), t**3)
     x, y = (round(sum(w * p[axis] for w, p in zip(weights, points, strict=True)), 1) for axis in (0, 1))

@@ -95,8 +95,8 @@ def differences_file(comparisons: Sequence[Comparison]) -> Table:
 
 def resolution_table(comparisons: Sequence[Comparison]) -> Table:
     """What the runs' own noise lets an experiment find; no rows where it could not be measured."""
-    found = Column("smallest difference found (points)", lambda value: "n/a" if value is None else f"{value:.2g}")
-    seeds = (Column(f"seeds to find {100 * size:.2g} points") for size in TOLD)
+    found = Column("smallest difference found (points)", "{:.2g}".format)
+    seeds = (Column(f"seeds to find {100 * size:.2g}") for size in TOLD)
     rows = []
     for comparison in comparisons:
         noise = measured(comparison.differences[0]) if comparison.differences else None
@@ -107,7 +107,7 @@ def resolution_table(comparisons: Sequence[Comparison]) -> Table:
     caption = (
         f"What such an experiment finds with {100 * POWER:.0f} % probability at the 95 % level, by the noise of these "
         "runs: the smallest true difference that so many pairs find on these images, and the seeds that a difference "
-        "needs. Not corrected for the number of arms; from a few seeds, an order of magnitude."
+        "of so many points needs. Not corrected for the number of arms; from a few seeds, an order of magnitude."
     )
     return Table("resolution", (Column("arm", numeric=False), Column("pairs"), found, *seeds), tuple(rows), caption)
 

@@ -69,8 +69,8 @@ def test_the_runs_own_noise_says_what_they_can_find(
     assert noise is not None
     pafpn = found["pafpn"]
     assert float(pafpn["smallest difference found (points)"]) == pytest.approx(100 * resolvable(noise, 3), abs=1e-5)
-    assert pafpn["seeds to find 5 points"] == str(seeds_for(noise, 0.05))
-    assert pafpn["seeds to find 0.5 points"] == "out of reach"
+    assert pafpn["seeds to find 5"] == str(seeds_for(noise, 0.05))
+    assert pafpn["seeds to find 0.5"] == "out of reach"
     assert "by the noise of these runs" in page.sections["Differences to the baseline"]
     single = [replace(c, differences=(replace(c.differences[0], se_seeds=None),)) for c in fake.comparisons]
     other = again(comparisons=single)
