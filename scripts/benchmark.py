@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import stdtr
 
 from detfuse.evaluation.replicates import ReplicateEvaluator
 from detfuse.files.text import write_text
 from detfuse.runs.threads import GENTLE
 from detfuse.statistics.comparison import holm
-from detfuse.statistics.intervals import LEVEL, equivalence_p, interval, spread_of
-from detfuse.statistics.student import two_sided
+from detfuse.statistics.intervals import LEVEL, equivalence_p, interval, variances_of
+from detfuse.visualize import axes, draw
 
 NUM_IMAGES, NUM_CLASSES, NUM_OBJECTS, NUM_DETECTIONS = 5000, 80, 36_000, 500_000
 
@@ -115,14 +116,14 @@ def crossed(
 def covered(rng: np.random.Generator, noise: str, seeds: int, images: int, methods: int = len(METHODS)) -> list[bool]:
     """Whether the 95 % interval of each method holds the true difference, 0, in one simulated ablation."""
     total, without = crossed(rng, noise, seeds, images)
-    estimate, spread = float(total.mean()), spread_of(total, without)
-    found = interval(estimate, spread)
+    estimate, variances = float(total.mean()), variances_of(total, without)
+    found = interval(estimate, variances)
     assert found.low is not None
     assert found.high is not None
-    assert spread.total is not None
+    assert variances.total is not None
     holds = [found.low <= 0 <= found.high]
     if methods > 1:
-        holds.append(two_sided(estimate / spread.total**0.5, spread.freedom) >= LEVEL)
+        holds.append(2 * stdtr(variances.freedom, -abs(estimate) / variances.total**0.5) >= LEVEL)
     if methods > 2:
         groups = GROUPS * total[:, None] - (GROUPS - 1) * without
         by_seed = rng.multinomial(seeds, np.full(seeds, 1 / seeds), RESAMPLES)
@@ -162,7 +163,7 @@ def falsely_equivalent(rng: np.random.Generator, arms: int, seeds: int = 5, imag
     for _ in range(arms):
         arm = crossed(rng, "seeds dominate", seeds, images)
         total, without = (LIMIT + (a - b) / 2**0.5 for a, b in zip(arm, baseline, strict=True))
-        p.append(equivalence_p(float(total.mean()), spread_of(total, without), LIMIT) or 0.0)
+        p.append(equivalence_p(float(total.mean()), variances_of(total, without), LIMIT) or 0.0)
     return min(holm(p)) < LEVEL, min(p) < LEVEL
 
 
@@ -182,39 +183,34 @@ SHADES = dict(zip(IMAGES, ("#9ecae1", "#6baed6", "#2171b5", "#08306b"), strict=T
 
 def _figure(rates: dict[tuple[str, int, int], NDArray[np.float64]]) -> str:
     """A row per kind of noise, a panel per method."""
-    parts = []
+    width, height = LEFT + len(METHODS) * WIDTH - 16, TOP + len(NOISE) * HEIGHT
+    title = "coverage of the 95 % interval in %, of simulated ablations"
+    parts = [draw.rect(0, 0, width, height, color="white"), draw.text(LEFT, 14, title, size=11)]
     for row, noise in enumerate(NOISE):
         for column, method in enumerate(METHODS):
             panel = {cell[1:]: float(rate[column]) for cell, rate in rates.items() if cell[0] == noise}
             parts += _panel(panel, f"{method}: {noise}", LEFT + column * WIDTH, TOP + row * HEIGHT)
-    bottom = TOP + len(NOISE) * HEIGHT
     for step, (images, shade) in enumerate(SHADES.items()):
-        parts.append(f'<circle cx="{LEFT + 6 + 130 * step}" cy="{bottom - 14}" r="4" fill="{shade}"/>')
-        parts.append(f'<text x="{LEFT + 16 + 130 * step}" y="{bottom - 10}">{images:,} images</text>')
-    size = f'width="{LEFT + len(METHODS) * WIDTH - 16}" height="{bottom}"'
-    start = f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" font-size="11">'
-    title = f'<text x="{LEFT}" y="14">coverage of the 95 % interval in %, of simulated ablations</text>'
-    return "\n".join([start, f'<rect {size} fill="white"/>', title, *parts, "</svg>", ""])
+        parts.append(draw.dot(LEFT + 6 + 130 * step, height - 14, 4, shade))
+        parts.append(draw.text(LEFT + 16 + 130 * step, height - 10, f"{images:,} images", size=11))
+    return draw.document(width, height, parts, title) + "\n"
 
 
 def _panel(rates: dict[tuple[int, int], float], title: str, left: int, top: int) -> list[str]:
     """A group of dots per number of seeds, from few images (light) to many (dark); what is below lies on the edge."""
-
-    def y(rate: float) -> float:
-        return top + (1 - max(rate, LOWEST)) / (1 - LOWEST) * (HEIGHT - 60)
-
-    parts = [f'<text x="{left + 100}" y="{top - 8}" text-anchor="middle" font-weight="bold">{title}</text>']
+    y = axes.Scale(LOWEST, 1, top + HEIGHT - 60, top)
+    parts = [draw.text(left + 100, top - 8, title, size=11, anchor="middle", bold=True)]
     for tick in (0.7, 0.8, 0.9, 0.95, 1.0):
-        line = 'stroke="#d62728" stroke-dasharray="4 3"' if tick == 0.95 else 'stroke="#ddd"'
-        parts.append(f'<line x1="{left}" x2="{left + 200}" y1="{y(tick):.1f}" y2="{y(tick):.1f}" {line}/>')
-        parts.append(f'<text x="{left - 6}" y="{y(tick) + 4:.1f}" text-anchor="end">{100 * tick:.0f}</text>')
+        level, dash = ("#d62728", "4 3") if tick == 0.95 else (draw.RULE, None)
+        parts.append(draw.line(left, y(tick), left + 200, y(tick), color=level, dash=dash))
+        parts.append(draw.text(left - 6, y(tick) + 4, f"{100 * tick:.0f}", size=11, anchor="end"))
     for place, seeds in enumerate(SEEDS):
         middle = left + 25 + 50 * place
-        parts.append(f'<text x="{middle}" y="{y(LOWEST) + 18:.1f}" text-anchor="middle">{seeds} seeds</text>')
+        parts.append(draw.text(middle, y(LOWEST) + 18, f"{seeds} seeds", size=11, anchor="middle"))
         for step, (images, shade) in enumerate(SHADES.items()):
             rate = rates[seeds, images]
-            dot = f'cx="{middle - 12 + 8 * step}" cy="{y(rate):.1f}" r="4" fill="{shade}"'
-            parts.append(f"<circle {dot}><title>{images:,} images: {100 * rate:.1f} %</title></circle>")
+            told = f"{images:,} images: {100 * rate:.1f} %"
+            parts.append(draw.dot(middle - 12 + 8 * step, y.inside(rate), 4, shade, title=told))
     return parts
 
 

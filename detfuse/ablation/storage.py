@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 
 from detfuse.ablation.records import Cost, Plan, Run
-from detfuse.files.records import StorageError, from_plain, loaded, to_plain
+from detfuse.files.records import from_plain, loaded, to_plain
 from detfuse.files.text import write_json, write_text
 from detfuse.statistics.records import Comparison, Score
 
@@ -42,21 +42,6 @@ def read_plan(folder: Path) -> Plan:
 def write_comparison(folder: Path, scores: Sequence[Score], comparisons: Sequence[Comparison]) -> None:
     """``comparison.json``: all that the statistics say."""
     write_json(folder / COMPARISON, {"scores": to_plain(scores), "comparisons": to_plain(comparisons)})
-
-
-def read_comparison(folder: Path) -> tuple[list[Score], list[Comparison]]:
-    """Inverse of :func:`write_comparison`.
-
-    Raises:
-        StorageError: if the file is missing or holds something else.
-    """
-    path = folder / COMPARISON
-    content = loaded(path, json.loads)
-    if not isinstance(content, Mapping) or not all(isinstance(content.get(k), list) for k in ("scores", "comparisons")):
-        raise StorageError(f"{path}: expected the lists 'scores' and 'comparisons'")
-    scores = [from_plain(Score, row, f"{path}: scores[{i}]") for i, row in enumerate(content["scores"])]
-    rows = enumerate(content["comparisons"])
-    return scores, [from_plain(Comparison, row, f"{path}: comparisons[{i}]") for i, row in rows]
 
 
 def write_run(run: Run) -> None:

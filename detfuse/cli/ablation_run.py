@@ -85,12 +85,12 @@ def conclude(folder: Path, prepared: Prepared, runs: Sequence[Run]) -> None:
         prepared: what was planned.
         runs: every planned run, finished or not.
     """
-    from detfuse.ablation.report import conclusion
+    from detfuse.ablation.report.conclusion import write_conclusion
 
     plan = prepared.plan
     print(f"\n{plan.name}: {len(runs)} runs, each scored by its last checkpoint\n")
     print(runs_table(runs), flush=True)
-    print(f"\n{conclusion.conclude(folder, prepared, runs)}\nfolder: {folder}", flush=True)
+    print(f"\n{write_conclusion(folder, prepared, runs)}\nfolder: {folder}", flush=True)
 
 
 def _conclude_again(folder: Path, settings: AblateSettings, flags: Sequence[str]) -> None:

@@ -16,10 +16,13 @@ from detfuse.cli.outputs import require_folder
 from detfuse.config import CompareSettings
 from detfuse.errors import UserError
 from detfuse.evaluation import read_annotations, read_results
-from detfuse.evaluation.table import aligned
+from detfuse.evaluation.replicates import ReplicateEvaluator
+from detfuse.evaluation.scoring import score_runs
 from detfuse.files.text import write_json, write_text
-from detfuse.statistics.comparison import Statistics, compare_runs
+from detfuse.statistics.comparison import Statistics, judge, leave_out
 from detfuse.statistics.records import Comparison, Difference, Score
+from detfuse.statistics.verdict import Subject
+from detfuse.words import points, ruled, signed
 
 SHOWN_CLASSES = 20
 
@@ -36,15 +39,11 @@ def run(invocation: Invocation) -> None:
     readers = {
         side: {seed: partial(_read, path, counts) for seed, path in enumerate(paths)} for side, paths in sides.items()
     }
-    one_each = len(sides["a"]) == 1
-    results = compare_runs(
-        truth,
-        readers,
-        "b",
-        equivalence=settings.equivalence,
-        subject="models" if one_each else "arms",
-        named=lambda side, seed: str(sides[side][seed]),
-    )
+    evaluator = ReplicateEvaluator(truth)
+    weights = leave_out(evaluator.num_images)
+    runs = score_runs(evaluator, readers, weights, named=lambda side, seed: str(sides[side][seed]))
+    subject: Subject = "models" if len(sides["a"]) == 1 else "arms"
+    results = judge(runs, evaluator.metrics, "b", equivalence=settings.equivalence, subject=subject)
     print(_header(sides, annotations, truth, counts), _text(results), sep="\n\n")
     if folder is not None:
         write_json(folder / "comparison.json", asdict(results))
@@ -120,25 +119,18 @@ def _table(differences: Sequence[Difference], scores: Mapping[tuple[str, str], S
             difference.metric.partition("/")[2] or difference.metric,
             _score(scores["a", difference.metric]),
             _score(scores["b", difference.metric]),
-            _signed(difference.estimate),
-            f"{_signed(difference.low)} to {_signed(difference.high)}" if difference.low is not None else "n/a",
+            signed(difference.estimate),
+            f"{signed(difference.low)} to {signed(difference.high)}" if difference.low is not None else "n/a",
             "n/a" if difference.p is None else "< 0.001" if difference.p < 0.001 else f"{difference.p:.3f}",
         ]
         for difference in differences
     ]
-    return aligned([title, "a", "b", "a - b", "95 % interval", "p"], cells, left=1)
+    return ruled([title, "a", "b", "a - b", "95 % interval", "p"], cells)
 
 
 def _score(score: Score) -> str:
     """Mean and, over seeds, standard deviation."""
-    if score.mean is None:
-        return "n/a"
-    spread = f" ± {100 * score.deviation:.2f}" if score.deviation is not None else ""
-    return f"{100 * score.mean:.2f}{spread}"
-
-
-def _signed(value: float | None) -> str:
-    return "n/a" if value is None else f"{100 * value:+.2f}"
+    return points(score.mean) + ("" if score.deviation is None else f" ± {points(score.deviation)}")
 
 
 _COLUMNS: dict[str, Callable[[Difference], Any]] = {

@@ -22,7 +22,6 @@ from detfuse.config import CostSettings
 from detfuse.config.location import group_options
 from detfuse.data.collate import padded_size
 from detfuse.errors import InputError, UserError
-from detfuse.evaluation.table import aligned
 from detfuse.fusion.graph import FusionGraph
 from detfuse.inspect.cost import (
     Counts,
@@ -39,6 +38,7 @@ from detfuse.necks.graph_neck import GraphNeck
 from detfuse.runs.environment import environment
 from detfuse.structures import FeatureSpec
 from detfuse.training.device import compute_device, memory_format_of
+from detfuse.words import ruled
 
 _REFERENCE = "add"
 _ANY = "any"  # the one row of a neck in which the operator has no effect
@@ -189,7 +189,7 @@ def _table(measured: _Measured, batch: int, chosen: str | None) -> str:
                 _ratio(measured.training.ratios[name]),
             ]
         )
-    return "\n".join(aligned(header, rows, left=1))
+    return "\n".join(ruled(header, rows))
 
 
 def _ratio(spread: Spread) -> str:

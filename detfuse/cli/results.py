@@ -20,6 +20,7 @@ from detfuse.structures import IMAGENET
 from detfuse.training.datamodule import LightningData
 from detfuse.training.module import DetectionModule
 from detfuse.weights.checkpoint import Checkpoint, load_weights
+from detfuse.words import some
 
 
 def score(trainer: Trainer, parts: Parts, checkpoint: Checkpoint) -> DetectionModule:
@@ -31,17 +32,16 @@ def score(trainer: Trainer, parts: Parts, checkpoint: Checkpoint) -> DetectionMo
     if parts.data.categories != checkpoint.categories:
         ours, theirs = parts.data.categories, checkpoint.categories
         raise UserError(
-            f"{checkpoint.path} was trained on the categories {_listed(theirs.names, theirs.ids)}; "
-            f"the data set has {_listed(ours.names, ours.ids)}"
+            f"{checkpoint.path} was trained on the categories {_with_ids(theirs.names, theirs.ids)}; "
+            f"the data set has {_with_ids(ours.names, ours.ids)}"
         )
     load_weights(parts.detector, checkpoint)
     trainer.validate(parts.module, datamodule=LightningData(parts.data), verbose=False)
     return parts.module
 
 
-def _listed(names: tuple[str, ...], ids: tuple[int, ...]) -> str:
-    shown = [f"{name} (id {i})" for name, i in zip(names, ids, strict=True)]
-    return ", ".join(shown[:20]) + (", ..." if len(shown) > 20 else "")
+def _with_ids(names: tuple[str, ...], ids: tuple[int, ...]) -> str:
+    return some([f"{name} (id {i})" for name, i in zip(names, ids, strict=True)], 20)
 
 
 def report(module: DetectionModule, folder: Path) -> None:

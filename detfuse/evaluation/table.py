@@ -1,8 +1,10 @@
-"""Fixed-width tables for a terminal, above all of COCO numbers."""
+"""COCO numbers as tables for a terminal."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
+
+from detfuse.words import ruled
 
 MAX_NAME = 28  # characters of a class name
 
@@ -26,7 +28,7 @@ def summary_table(title: str, rows: Iterable[tuple[str, bool, float | None, str,
         ]
         for name, precision, iou, area, limit, value in rows
     ]
-    return "\n".join([title, *aligned(["metric", "meaning", "IoU", "area", "maxDets", "value"], cells, left=4)])
+    return "\n".join([title, *ruled(["metric", "meaning", "IoU", "area", "maxDets", "value"], cells, left=range(4))])
 
 
 def class_table(per_class: Mapping[str, Mapping[str, float]], num_objects: Mapping[str, int]) -> str:
@@ -36,18 +38,7 @@ def class_table(per_class: Mapping[str, Mapping[str, float]], num_objects: Mappi
         [_shortened(name), str(num_objects[name]), *(_number(values[metric]) for metric in metrics)]
         for name, values in per_class.items()
     ]
-    return "\n".join(aligned(["class", "objects", *metrics], cells, left=1))
-
-
-def aligned(header: Sequence[str], cells: Sequence[Sequence[str]], left: int) -> list[str]:
-    """Lines of equal width: the first ``left`` columns are flush left, the rest flush right."""
-    widths = [max(map(len, column)) for column in zip(header, *cells, strict=True)]
-
-    def line(row: Sequence[str]) -> str:
-        pairs = enumerate(zip(row, widths, strict=True))
-        return "  ".join(text.ljust(width) if i < left else text.rjust(width) for i, (text, width) in pairs)
-
-    return [line(header), "  ".join("-" * width for width in widths), *map(line, cells)]
+    return "\n".join(ruled(["class", "objects", *metrics], cells))
 
 
 def _number(value: float) -> str:

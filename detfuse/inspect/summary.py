@@ -14,6 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from detfuse.attention.inserts import inserts_of
+from detfuse.words import aligned
 
 PARTS = ("backbone", "neck", "head")
 _MAX_ROWS = 16  # children shown per part
@@ -199,10 +200,6 @@ def _row(name: str, cost: Cost, output: str) -> tuple[str, str, str, str, str]:
 
 
 def _table(rows: list[tuple[str, str, str, str, str]]) -> str:
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    lines = []
-    for row in rows:
-        numbers = [cell.rjust(width) for cell, width in zip(row[1:4], widths[1:], strict=True)]
-        lines.append("  ".join([row[0].ljust(widths[0]), *numbers, row[4]]).rstrip())
+    lines = aligned(rows, left=(0, 4))
     rule = "-" * min(max(map(len, lines)), 120)
     return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])

@@ -1,84 +1,81 @@
-"""From the predictions of every arm under every seed to scores, differences with intervals, and verdicts.
+"""From the scored runs of every arm under every seed to scores, differences with intervals, and verdicts.
 
-All arms and seeds are scored by exact COCO AP on the same images. The variance over images is a delete-a-group
-jackknife with the same groups for every run, so that what two arms find equally hard cancels.
+All arms and seeds are scored on the same images. The variance over images is a delete-a-group jackknife with the same
+groups for every run, so that what two arms find equally hard cancels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from math import isnan
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from detfuse.annotations import Annotations, Results
 from detfuse.errors import InputError
-from detfuse.evaluation.metrics import UNDEFINED
-from detfuse.evaluation.records import Row
-from detfuse.evaluation.replicates import ReplicateEvaluator, Replicates
-from detfuse.statistics.intervals import Interval, Spread, equivalence_p, interval, spread_of
+from detfuse.statistics.intervals import Interval, Variances, equivalence_p, interval, variances_of
 from detfuse.statistics.records import Comparison, Difference, Score, Verdict
-from detfuse.statistics.verdict import Question, Subject, verdict
+from detfuse.statistics.verdict import Question, Subject, decide
 
 MAIN = "mAP"
 GROUPS = 100  # of images; with fewer images each is a group
 
-Predictions = Mapping[str, Mapping[int, Callable[[], Results | Sequence[Row]]]]
+
+class ScoredRun(Protocol):
+    """One run under the weights of :func:`leave_out`."""
+
+    @property
+    def values(self) -> NDArray[np.float64]:
+        """(1 + G, metrics): on all images, then without each group of them; NaN where undefined."""
+
+    @property
+    def fingerprint(self) -> bytes:
+        """Equal for equal detections."""
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """Statistics of an ablation: scores of every arm and metric, and every arm but the baseline against it."""
+    """Scores of every arm and metric, and every arm but the baseline against it."""
 
     scores: tuple[Score, ...]
     comparisons: tuple[Comparison, ...]
 
 
-def compare_runs(
-    ground_truth: Annotations | Mapping[str, Any],
-    predictions: Predictions,
+def judge(
+    runs: Mapping[str, Mapping[int, ScoredRun]],
+    metrics: Sequence[str],
     baseline: str,
     *,
     equivalence: float = 0.005,
     missing: Mapping[str, Mapping[int, str]] | None = None,
     subject: Subject = "arms",
-    named: Callable[[str, int], str] = "{}, seed {}".format,
 ) -> Statistics:
-    """Score all runs and compare every arm with the baseline, paired by seed.
+    """Compare every arm with the baseline, paired by seed.
 
     Args:
-        ground_truth: the validation set, as :class:`detfuse.evaluation.CocoEvaluator` takes it.
-        predictions: arm -> seed -> a function that returns its results, likewise; called once, one after another.
+        runs: arm -> seed -> what it scored.
+        metrics: names of the values; ``mAP``, which the verdicts are about, is the first.
         baseline: name of the arm that the others are compared with.
         equivalence: a difference of AP (a fraction) that nobody would care about; 0 if any matters.
         missing: arm -> seed -> why this run has no predictions.
         subject: see :class:`detfuse.statistics.verdict.Question`.
-        named: what errors call the run of an arm and a seed.
 
     Raises:
-        ValueError: if there is no such baseline or no other arm, or ground truth or predictions cannot be evaluated;
-            the message names arm, seed and record.
+        ValueError: if there is no such baseline or no other arm.
     """
-    if baseline not in predictions:
-        raise InputError(f"baseline {baseline!r} is none of the arms: {', '.join(predictions)}")
-    if len(predictions) < 2:
+    if baseline not in runs:
+        raise InputError(f"baseline {baseline!r} is none of the arms: {', '.join(runs)}")
+    if len(runs) < 2:
         raise InputError(f"there is nothing to compare {baseline!r} with")
-    evaluator = ReplicateEvaluator(ground_truth)
-    weights = leave_out(evaluator.num_images)
-    matched = _match_all(evaluator, predictions, named)
-    runs = {
-        arm: {seed: _Run(run.evaluate(weights), run.fingerprint) for seed, run in by_seed.items()}
-        for arm, by_seed in matched.items()
-    }
     scores = [
         _score_record(arm, metric, {seed: float(run.values[0, k]) for seed, run in sorted(by_seed.items())})
         for arm, by_seed in runs.items()
-        for k, metric in enumerate(evaluator.metrics)
+        for k, metric in enumerate(metrics)
     ]
-    pairs = [_pair(arm, baseline, runs, missing or {}, evaluator.metrics) for arm in predictions if arm != baseline]
-    return Statistics(tuple(scores), tuple(_conclude(pairs, equivalence, subject)))
+    pairs = [_pair(arm, baseline, runs, missing or {}, metrics) for arm in runs if arm != baseline]
+    return Statistics(tuple(scores), tuple(_decided(pairs, equivalence, subject)))
 
 
 def leave_out(num_images: int) -> NDArray[np.float64]:
@@ -90,19 +87,12 @@ def leave_out(num_images: int) -> NDArray[np.float64]:
     return weights
 
 
-class _Run(NamedTuple):
-    """One run's metrics: (1 + G, metrics), all images first; and what tells its detections from others."""
-
-    values: NDArray[np.float64]
-    fingerprint: bytes
-
-
 @dataclass(frozen=True)
 class _Pair:
     """An arm and the baseline before the verdict, which needs the p values of all arms."""
 
     comparison: Comparison
-    spread: Spread | None
+    variances: Variances | None
     identical: bool
 
     @property
@@ -110,39 +100,17 @@ class _Pair:
         return self.comparison.differences[0]
 
     def p_equivalent(self, equivalence: float) -> float | None:
-        if self.spread is None or self.main.estimate is None:
+        if self.variances is None or self.main.estimate is None:
             return None
-        return equivalence_p(self.main.estimate, self.spread, equivalence)
-
-
-def _match_all(
-    evaluator: ReplicateEvaluator, predictions: Predictions, named: Callable[[str, int], str]
-) -> dict[str, dict[int, Replicates]]:
-    """Every run matched with the ground truth; what is wrong with any of them is told together."""
-    matched: dict[str, dict[int, Replicates]] = {arm: {} for arm in predictions}
-    problems = []
-    for arm, by_seed in predictions.items():
-        for seed, read in by_seed.items():
-            try:
-                results = read()
-            except InputError as error:
-                problems.append(str(error))  # it names the file
-                continue
-            try:
-                matched[arm][seed] = evaluator.match(results)
-            except InputError as error:
-                problems.append(f"{named(arm, seed)}: {error}")
-    if problems:
-        raise InputError("\n".join(problems))
-    return matched
+        return equivalence_p(self.main.estimate, self.variances, equivalence)
 
 
 def _score_record(arm: str, metric: str, per_seed: Mapping[int, float]) -> Score:
-    values = [value for value in per_seed.values() if value != UNDEFINED]
+    values = [value for value in per_seed.values() if not isnan(value)]
     return Score(
         arm=arm,
         metric=metric,
-        per_seed={seed: value if value != UNDEFINED else None for seed, value in per_seed.items()},
+        per_seed={seed: None if isnan(value) else value for seed, value in per_seed.items()},
         mean=float(np.mean(values)) if values else None,
         deviation=float(np.std(values, ddof=1)) if len(values) > 1 else None,
     )
@@ -151,7 +119,7 @@ def _score_record(arm: str, metric: str, per_seed: Mapping[int, float]) -> Score
 def _pair(
     arm: str,
     baseline: str,
-    runs: Mapping[str, Mapping[int, _Run]],
+    runs: Mapping[str, Mapping[int, ScoredRun]],
     missing: Mapping[str, Mapping[int, str]],
     metrics: Sequence[str],
 ) -> _Pair:
@@ -181,15 +149,14 @@ def _pair(
 
 def _difference(
     metric: str, seeds: Sequence[int], a: NDArray[np.float64], b: NDArray[np.float64]
-) -> tuple[Difference, Spread | None]:
+) -> tuple[Difference, Variances | None]:
     """(S, 1 + G) of both arms -> one metric's difference; the ground truth decides whether it is defined."""
-    if (a[:, 0] == UNDEFINED).any():
+    if np.isnan(a[:, 0]).any():
         return Difference(metric, {}, None, None, None, None, None, "undefined: nothing to find"), None
     difference = a - b
-    defined = not ((a == UNDEFINED) | (b == UNDEFINED)).any()
-    spread = spread_of(difference[:, 0], difference[:, 1:] if defined else None)
+    variances = variances_of(difference[:, 0], None if np.isnan(difference).any() else difference[:, 1:])
     estimate = float(difference[:, 0].mean())
-    found: Interval = interval(estimate, spread)
+    found: Interval = interval(estimate, variances)
     return (
         Difference(
             metric=metric,
@@ -197,22 +164,22 @@ def _difference(
             estimate=estimate,
             low=found.low,
             high=found.high,
-            se_seeds=None if spread.seeds is None else spread.seeds**0.5,
-            se_images=None if spread.images is None else spread.images**0.5,
+            se_seeds=None if variances.seeds is None else variances.seeds**0.5,
+            se_images=None if variances.images is None else variances.images**0.5,
             method=found.method,
             p=found.p,
         ),
-        spread,
+        variances,
     )
 
 
 def _correlation(a: NDArray[np.float64], b: NDArray[np.float64]) -> float | None:
-    if len(a) < 3 or a.std() == 0 or b.std() == 0:
+    if len(a) < 3 or not (a.std() > 0 and b.std() > 0):  # of undefined scores it is NaN
         return None
     return float(np.corrcoef(a, b)[0, 1])
 
 
-def _conclude(pairs: Sequence[_Pair], equivalence: float, subject: Subject) -> list[Comparison]:
+def _decided(pairs: Sequence[_Pair], equivalence: float, subject: Subject) -> list[Comparison]:
     """Correct the main metric's p values over the arms and judge each pair.
 
     That arms differ and that they are equivalent are two families, each corrected by Holm over the same arms.
@@ -221,7 +188,7 @@ def _conclude(pairs: Sequence[_Pair], equivalence: float, subject: Subject) -> l
     p_equivalent = [pair.p_equivalent(equivalence) for pair in pairs]
     differ = _corrected({number: pairs[number].main.p for number in tested})
     equal = _corrected({number: p_equivalent[number] for number in tested})
-    concluded = []
+    decided = []
     for number, pair in enumerate(pairs):
         comparison = pair.comparison
         main = replace(
@@ -231,14 +198,14 @@ def _conclude(pairs: Sequence[_Pair], equivalence: float, subject: Subject) -> l
             p_equivalent_holm=equal.get(number),
         )
         question = Question(comparison.arm, comparison.baseline, equivalence, max(len(tested), 1), subject)
-        concluded.append(
+        decided.append(
             replace(
                 comparison,
                 differences=(main, *comparison.differences[1:]),
-                verdict=_judge(pair, main, question),
+                verdict=_verdict(pair, main, question),
             )
         )
-    return concluded
+    return decided
 
 
 def _corrected(p: Mapping[int, float | None]) -> dict[int, float]:
@@ -246,14 +213,14 @@ def _corrected(p: Mapping[int, float | None]) -> dict[int, float]:
     return dict(zip(given, holm(list(given.values())), strict=True))
 
 
-def _judge(pair: _Pair, main: Difference, question: Question) -> Verdict:
-    if pair.spread is None or main.estimate is None:
+def _verdict(pair: _Pair, main: Difference, question: Question) -> Verdict:
+    if pair.variances is None or main.estimate is None:
         why = "no seed of which both ran" if not pair.comparison.seeds else main.method
         return Verdict("missing", f"{question.arm} cannot be compared with {question.baseline}: {why}.")
     if pair.identical:
         return Verdict("identical", f"{question.arm} and {question.baseline} are identical, detection by detection.")
     found = Interval(main.low, main.high, main.p, main.method)
-    return verdict(question, main.estimate, found, pair.spread, main.p_holm, main.p_equivalent_holm)
+    return decide(question, main.estimate, found, pair.variances, main.p_holm, main.p_equivalent_holm)
 
 
 def holm(p: Sequence[float]) -> list[float]:

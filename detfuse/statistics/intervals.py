@@ -15,15 +15,14 @@ from math import inf, sqrt
 
 import numpy as np
 from numpy.typing import NDArray
-
-from detfuse.statistics.student import quantile, two_sided
+from scipy.special import stdtr, stdtrit  # Student's t: distribution and quantile
 
 LEVEL = 0.05
 
 
 @dataclass(frozen=True)
-class Spread:
-    """How far a mean difference may be from the truth, by source.
+class Variances:
+    """Of a mean difference, by source: how far it may be from the truth.
 
     Attributes:
         seeds: variance of the mean from the seeds, their interaction with the images included; None with one seed.
@@ -67,7 +66,7 @@ class Interval:
     method: str
 
 
-def spread_of(differences: NDArray[np.float64], without: NDArray[np.float64] | None) -> Spread:
+def variances_of(differences: NDArray[np.float64], without: NDArray[np.float64] | None) -> Variances:
     """Variances of the mean over seeds.
 
     Args:
@@ -77,7 +76,7 @@ def spread_of(differences: NDArray[np.float64], without: NDArray[np.float64] | N
     num_seeds = len(differences)
     seeds = float(differences.var(ddof=1)) / num_seeds if num_seeds > 1 else None
     if without is None or without.shape[1] < 2:
-        return Spread(seeds, None, 0.0, num_seeds, 0)
+        return Variances(seeds, None, 0.0, num_seeds, 0)
     groups = without.shape[1]
     # Delete-a-group jackknife: pseudo-values behave like one measurement per group.
     pseudo = groups * differences[:, None] - (groups - 1) * without
@@ -87,46 +86,47 @@ def spread_of(differences: NDArray[np.float64], without: NDArray[np.float64] | N
     if num_seeds > 1:
         residual = pseudo - pseudo.mean(axis=1, keepdims=True) - by_group + pseudo.mean()
         both = float((residual**2).sum()) / ((num_seeds - 1) * (groups - 1) * num_seeds * groups)
-    return Spread(seeds, images, both, num_seeds, groups)
+    return Variances(seeds, images, both, num_seeds, groups)
 
 
-def interval(estimate: float, spread: Spread) -> Interval:
+def interval(estimate: float, variances: Variances) -> Interval:
     """The 95 % interval around a mean difference."""
-    total, freedom = spread.total, spread.freedom
+    total, freedom = variances.total, variances.freedom
     if total is None:
         return Interval(None, None, None, "no interval: one seed, and the images do not allow one")
-    half = quantile(1 - LEVEL / 2, freedom) * sqrt(total)
-    if spread.seeds is None:
-        method = f"jackknife over {spread.num_groups} groups of images; seeds are not covered"
-    elif spread.images is None:
-        method = f"paired t over {spread.num_seeds} seeds; images are not covered"
+    half = _quantile(1 - LEVEL / 2, freedom) * sqrt(total)
+    if variances.seeds is None:
+        method = f"jackknife over {variances.num_groups} groups of images; seeds are not covered"
+    elif variances.images is None:
+        method = f"paired t over {variances.num_seeds} seeds; images are not covered"
     else:
-        method = f"two-way t over {spread.num_seeds} seeds and {spread.num_groups} groups of images, df {freedom:.1f}"
-        alone = quantile(1 - LEVEL / 2, spread.num_seeds - 1) * sqrt(spread.seeds)
+        seeds, groups = variances.num_seeds, variances.num_groups
+        method = f"two-way t over {seeds} seeds and {groups} groups of images, df {freedom:.1f}"
+        alone = _quantile(1 - LEVEL / 2, seeds - 1) * sqrt(variances.seeds)
         if alone > half:
-            half, method = alone, f"paired t over {spread.num_seeds} seeds (wider than with the images' variance)"
-    return Interval(estimate - half, estimate + half, _p_of(estimate, spread), method)
+            half, method = alone, f"paired t over {seeds} seeds (wider than with the images' variance)"
+    return Interval(estimate - half, estimate + half, _p_of(estimate, variances), method)
 
 
-def equivalence_p(estimate: float, spread: Spread, limit: float) -> float | None:
+def equivalence_p(estimate: float, variances: Variances, limit: float) -> float | None:
     """P of the hypothesis that the true difference is ``limit`` or more, to either side; None without a variance.
 
     Two one-sided tests, of which the one of the nearer limit counts (Schuirmann, Journal of Pharmacokinetics and
     Biopharmaceutics 15, 1987, https://doi.org/10.1007/BF01068419), each at half the level: p is below .05 exactly where
     the 95 % interval lies inside of ±``limit``.
     """
-    if spread.total is None:
+    if variances.total is None:
         return None
-    return _p_of(limit - abs(estimate), spread) if abs(estimate) < limit else 1.0
+    return _p_of(limit - abs(estimate), variances) if abs(estimate) < limit else 1.0
 
 
-def _p_of(distance: float, spread: Spread) -> float:
+def _p_of(distance: float, variances: Variances) -> float:
     """Two-sided p of this distance from the hypothesis, by the wider of the two intervals."""
-    assert spread.total is not None
-    p = _p(distance, spread.total, spread.freedom)
-    if spread.seeds is None or spread.images is None:
+    assert variances.total is not None
+    p = _p(distance, variances.total, variances.freedom)
+    if variances.seeds is None or variances.images is None:
         return p
-    return max(p, _p(distance, spread.seeds, spread.num_seeds - 1))
+    return max(p, _p(distance, variances.seeds, variances.num_seeds - 1))
 
 
 def half_width(seeds: float, images: float, num_seeds: int, level: float = LEVEL, power: float | None = None) -> float:
@@ -149,10 +149,14 @@ def half_width(seeds: float, images: float, num_seeds: int, level: float = LEVEL
 
 
 def _factor(freedom: float, level: float, power: float | None) -> float:
-    return quantile(1 - level / 2, freedom) + (quantile(power, freedom) if power is not None else 0.0)
+    return _quantile(1 - level / 2, freedom) + (_quantile(power, freedom) if power is not None else 0.0)
 
 
 def _p(estimate: float, variance: float, freedom: float) -> float:
     if variance <= 0:
         return float(estimate == 0)
-    return two_sided(estimate / sqrt(variance), freedom)
+    return 2 * float(stdtr(freedom, -abs(estimate) / sqrt(variance)))
+
+
+def _quantile(probability: float, freedom: float) -> float:
+    return float(stdtrit(freedom, probability))

@@ -1,6 +1,6 @@
-"""What an ablation will be able to tell, before anything runs.
+"""What an ablation is able to tell: before anything runs, and by the noise that its runs then show.
 
-Without a pilot the variances are assumed, from what is known of seed noise: two seeds of one arm differ with a standard
+Before, the variances are assumed, from what is known of seed noise: two seeds of one arm differ with a standard
 deviation of about .25 AP points on COCO's 5,000 validation images and of about 2 on sets of a hundred, which is the
 root of the number of images; the difference of two arms varies over images, beyond what seeds average out, half as
 much as one arm over seeds. The arms are assumed to vary independently: pairing by seed can only help.
@@ -28,12 +28,10 @@ class Noise:
     Attributes:
         seeds: between seeds, of one pair of runs.
         images: from the choice of images; more seeds do not reduce it.
-        source: where the numbers are from, for the reader.
     """
 
     seeds: float
     images: float
-    source: str
 
 
 def assumed(num_images: int) -> Noise:
@@ -44,25 +42,23 @@ def assumed(num_images: int) -> Noise:
     """
     if num_images < 1:
         raise InputError(f"num_images={num_images}: there must be images to score")
-    deviation = COCO_DEVIATION * sqrt(COCO_IMAGES / min(num_images, COCO_IMAGES))
-    source = (
-        f"assumed for {num_images:,} images: a standard deviation of {100 * deviation:.2g} AP points between seeds of "
-        f"one arm ({100 * COCO_DEVIATION:.2g} on {COCO_IMAGES:,} images, growing with the root as they get fewer), and "
-        "half as much from the images; a pilot's own numbers replace this"
-    )
-    return Noise(2 * deviation**2, (deviation / 2) ** 2, source)
+    deviation = _deviation(num_images)
+    return Noise(2 * deviation**2, (deviation / 2) ** 2)
 
 
-def measured(difference: Difference) -> Noise:
-    """From a pilot: at most this much, as the images' part still holds what more seeds would average out.
+def _deviation(num_images: int) -> float:
+    """Standard deviation of AP between seeds of one arm."""
+    return COCO_DEVIATION * sqrt(COCO_IMAGES / min(num_images, COCO_IMAGES))
 
-    Raises:
-        ValueError: if the pilot has one seed, or no variance of the images.
+
+def measured(difference: Difference) -> Noise | None:
+    """What the runs show: at most this much, as the images' part still holds what more seeds would average out.
+
+    None with one seed, where seeds make no difference at all, or without a variance of the images.
     """
-    if difference.se_seeds is None or difference.se_images is None:
-        raise InputError(f"{difference.metric}: a pilot needs two seeds or more, and an interval over images")
-    seeds = difference.se_seeds**2 * len(difference.per_seed)
-    return Noise(seeds, difference.se_images**2, f"measured on {len(difference.per_seed)} pairs of seeds")
+    if not difference.se_seeds or difference.se_images is None:
+        return None
+    return Noise(difference.se_seeds**2 * len(difference.per_seed), difference.se_images**2)
 
 
 def resolvable(noise: Noise, num_seeds: int) -> float | None:
@@ -75,9 +71,9 @@ def seeds_for(noise: Noise, difference: float) -> int | None:
     return first_that(lambda seeds: half_width(noise.seeds, noise.images, seeds, power=POWER) <= difference, 2)
 
 
-def resolution_text(num_seeds: int, num_images: int, pilot: Difference | None = None) -> str:
-    """What the plan can tell, in a few lines for a terminal."""
-    noise = assumed(num_images) if pilot is None else measured(pilot)
+def resolution_text(num_seeds: int, num_images: int) -> str:
+    """What the plan can tell by the assumed noise, in a few lines for a terminal."""
+    noise = assumed(num_images)
     smallest = resolvable(noise, num_seeds)
     if smallest is None:
         first = "one seed: differences between arms cannot be told from differences between seeds; use 3 or more"
@@ -92,4 +88,10 @@ def resolution_text(num_seeds: int, num_images: int, pilot: Difference | None = 
         what = f"{seeds} seeds" if seeds is not None else f"out of reach with {num_images:,} images"
         needed.setdefault(what, []).append(f"{100 * difference:.2g}")
     told = "; ".join(f"{' or '.join(sizes)} points: {seeds}" for seeds, sizes in needed.items())
-    return f"{first}\nto find {told}\n{noise.source}"
+    deviation, of_coco = 100 * _deviation(num_images), 100 * COCO_DEVIATION
+    source = (
+        f"assumed for {num_images:,} images: a standard deviation of {deviation:.2g} AP points between seeds of one "
+        f"arm ({of_coco:.2g} on {COCO_IMAGES:,} images, growing with the root as they get fewer), and half as much "
+        "from the images; the report says it again by the noise of the runs themselves"
+    )
+    return f"{first}\nto find {told}\n{source}"

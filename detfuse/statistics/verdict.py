@@ -8,8 +8,9 @@ from math import ceil, sqrt
 from statistics import NormalDist
 from typing import Literal
 
-from detfuse.statistics.intervals import LEVEL, Interval, Spread, equivalence_p, half_width
+from detfuse.statistics.intervals import LEVEL, Interval, Variances, equivalence_p, half_width
 from detfuse.statistics.records import Verdict
+from detfuse.words import signed
 
 Subject = Literal["arms", "models"]
 MOST_SEEDS = 1000
@@ -35,11 +36,11 @@ class Question:
     subject: Subject
 
 
-def verdict(
+def decide(
     question: Question,
     estimate: float,
     found: Interval,
-    spread: Spread,
+    variances: Variances,
     p_holm: float | None,
     p_equivalent_holm: float | None = None,
 ) -> Verdict:
@@ -51,34 +52,34 @@ def verdict(
         question: what is asked.
         estimate: the difference.
         found: its interval.
-        spread: what the interval rests on.
+        variances: what the interval rests on.
         p_holm: of no difference, corrected for the number of arms.
         p_equivalent_holm: of a difference that matters, likewise; None corrects by the number of arms itself, as Holm's
             first and strictest step does.
     """
     arm, baseline = question.arm, question.baseline
     if found.low is None or found.high is None or p_holm is None:  # a single image, and one seed
-        return Verdict("undecided", f"Undecided: {arm} differs from {baseline} by {points(estimate)}; {found.method}.")
-    shown = f"{points(estimate)} AP points (95 % interval {points(found.low)} to {points(found.high)})"
-    if spread.seeds is None and question.subject == "arms":
+        return Verdict("undecided", f"Undecided: {arm} differs from {baseline} by {signed(estimate)}; {found.method}.")
+    shown = f"{signed(estimate)} AP points (95 % interval {signed(found.low)} to {signed(found.high)})"
+    if variances.seeds is None and question.subject == "arms":
         return Verdict(
             "undecided",
             f"Undecided: one seed says nothing about another; this seed's {arm} minus {baseline} is {shown} "
             "over images only. Run 3 seeds or more.",
         )
-    scope = "" if spread.seeds is not None else " on images like these; seeds are not covered"
+    scope = "" if variances.seeds is not None else " on images like these; seeds are not covered"
     if p_equivalent_holm is None:
-        p_equivalent_holm = question.num_arms * (equivalence_p(estimate, spread, question.equivalence) or 0.0)
+        p_equivalent_holm = question.num_arms * (equivalence_p(estimate, variances, question.equivalence) or 0.0)
     if p_equivalent_holm < LEVEL:
         size = f"{100 * question.equivalence:.4g} AP points"
         return Verdict("equivalent", f"{arm} and {baseline} are equivalent within {size}{scope}: {shown}.")
     if p_holm < LEVEL:
         kind: Literal["better", "worse"] = "better" if estimate > 0 else "worse"
         return Verdict(kind, f"{arm} is {kind} than {baseline}{scope}: {shown}.")
-    return _undecided(question, estimate, found, spread, shown)
+    return _undecided(question, estimate, found, variances, shown)
 
 
-def _undecided(question: Question, estimate: float, found: Interval, spread: Spread, shown: str) -> Verdict:
+def _undecided(question: Question, estimate: float, found: Interval, variances: Variances, shown: str) -> Verdict:
     start = f"Undecided: {question.arm} minus {question.baseline} is {shown}"
     assert found.low is not None
     assert found.high is not None
@@ -88,15 +89,15 @@ def _undecided(question: Question, estimate: float, found: Interval, spread: Spr
         start += f", all of it negligible, which does not hold up among {question.num_arms} arms (Holm)"
     # Decided is whatever comes first: that it differs, or that it differs by less than matters.
     target = max(abs(estimate), question.equivalence - abs(estimate))
-    images = spread.images or 0.0
-    if spread.seeds is None:
+    images = variances.images or 0.0
+    if variances.seeds is None:
         times = _times_images(images, target)
         return Verdict("undecided", f"{start}; needs {times}; seeds are not covered.")
-    per_pair = spread.seeds * spread.num_seeds
-    floor = max(images - spread.both, 0.0) if spread.images is not None else 0.0
-    needed = seeds_needed(question, abs(estimate), per_pair, floor, spread.num_seeds)
+    per_pair = variances.seeds * variances.num_seeds
+    floor = max(images - variances.both, 0.0) if variances.images is not None else 0.0
+    needed = seeds_needed(question, abs(estimate), per_pair, floor, variances.num_seeds)
     if needed is not None:
-        more = needed - spread.num_seeds
+        more = needed - variances.num_seeds
         return Verdict("undecided", f"{start}; needs about {more} more seed{'s' if more > 1 else ''}.", more)
     if target > 0 and NormalDist().inv_cdf(1 - LEVEL / 2) * sqrt(floor) >= target:
         return Verdict("undecided", f"{start}; needs more images, not seeds: {_times_images(floor, target)}.")
@@ -130,11 +131,6 @@ def first_that(decides: Callable[[int], bool], start: int) -> int | None:
         middle = (low + high) // 2
         low, high = (low, middle) if decides(middle) else (middle + 1, high)
     return low
-
-
-def points(difference: float) -> str:
-    """A difference of AP as people say it: ``+1.3`` points of 100."""
-    return f"{100 * difference:+.2f}"
 
 
 def _times_images(variance: float, target: float) -> str:

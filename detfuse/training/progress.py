@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from detfuse.ranges import NonNegativeFloat, PositiveFloat, checked
+from detfuse.words import clock
 
 _RECENT = 100  # batches over which speed is averaged
 
@@ -167,7 +168,7 @@ class ProgressReport(pl.Callback):
             # Until one was timed, a validation batch is taken to cost half a training batch: no backward pass.
             each = self._validation_seconds or _count(trainer.num_val_batches) * per_batch / 2
             seconds += int(batches / per_epoch / every) * each
-        return _clock(seconds)
+        return clock(seconds)
 
 
 def _count(batches: list[int | float]) -> int:
@@ -176,9 +177,3 @@ def _count(batches: list[int | float]) -> int:
 
 def _score(value: float) -> str:
     return "n/a" if value < 0 else f"{value:.3f}".removeprefix("0")
-
-
-def _clock(seconds: float) -> str:
-    minutes, second = divmod(round(seconds), 60)
-    hours, minute = divmod(minutes, 60)
-    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"

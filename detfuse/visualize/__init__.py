@@ -1,1 +1,1 @@
-"""Boxes on pictures, fusion graphs."""
+"""Boxes on pictures, fusion graphs, charts."""

@@ -10,15 +10,19 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from html import escape
 
 from detfuse.attention.inserts import BACKBONE_SITES, NECK_SITES, Place
 from detfuse.fusion.graph import FusionGraph
+from detfuse.visualize import draw
 
 _COLUMN, _ROW, _WIDTH, _HEIGHT, _MARGIN = 112, 84, 68, 34, 28
-_PILL = "#6d28d9"
+_PILL, _NOTE = "#6d28d9", "#475569"
 _HALO = "#fde68a"  # behind what another graph does not have
 _UP, _DOWN, _SAME = "#b4540a", "#1f6f8b", "#6b7280"  # an edge to a finer level, to a coarser one, within a level
+
+_Point = tuple[float, float]
+_Places = Mapping[str, tuple[int, int]]
+"""Map -> where its box begins, left and top."""
 
 
 @dataclass(frozen=True)
@@ -96,36 +100,33 @@ def svg(
     height = max(y for _, y in places.values()) + _HEIGHT + _MARGIN + 22 + room
     heading = " · ".join(part for part in (title, f"{graph.kind} fusion") if part)
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
-        'font-family="Helvetica, Arial, sans-serif" font-size="13">',
-        f"<title>{escape(heading)}</title>",
-        _MARKERS,
-        '<rect width="100%" height="100%" fill="white"/>',
-        f'<text x="{_MARGIN}" y="{_MARGIN}" font-size="15" font-weight="bold">{escape(heading)}</text>',
+        _arrowheads(),
+        draw.rect(0, 0, width, height, color="white"),
+        draw.text(_MARGIN, _MARGIN, heading, size=15, bold=True, color="black"),
     ]
     for level, row in rows.items():
         y = _MARGIN + 34 + row * _ROW + _HEIGHT / 2
-        parts.append(f'<line x1="{_MARGIN + 58}" x2="{width - 8}" y1="{y}" y2="{y}" stroke="#eceff3"/>')
-        parts.append(f'<text x="{_MARGIN - 16}" y="{y + 4}" fill="#6b7280" font-size="11">stride {2**level}</text>')
+        parts.append(draw.line(_MARGIN + 58, y, width - 8, y, color="#eceff3"))
+        parts.append(draw.text(_MARGIN - 16, y + 4, f"stride {2**level}", size=11, color=_SAME))
     if baseline is not None:
-        parts += _halos(graph, baseline, places, columns)
-    parts += [_edge(graph, places, columns, source, node) for source, node in graph.edges]
-    parts += [_box(graph, name, *place) for name, place in places.items()]
+        parts += _halos(graph, baseline, places)
+    parts += [_edge(places, source, node) for source, node in graph.edges]
+    parts += [part for name, place in places.items() for part in _box(graph, name, *place)]
     parts += [_factor(node, factor, *places[node]) for node, factor in (scales or {}).items()]
-    parts += _pills(graph, places, columns, attention)
-    parts += [_legend(height, halo=baseline is not None), "</svg>"]
-    return "\n".join(parts) + "\n"
+    parts += _pills(places, attention)
+    parts += _legend(height, halo=baseline is not None)
+    return draw.document(width, height, parts, heading) + "\n"
 
 
-_MARKERS = (
-    "<defs>"
-    + "".join(
-        f'<marker id="a{colour[1:]}" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" '
-        f'orient="auto"><path d="M0 0 8 4 0 8z" fill="{colour}"/></marker>'
-        for colour in (_UP, _DOWN, _SAME)
-    )
-    + "</defs>"
-)
+def _arrowheads() -> str:
+    size: draw.Attributes = {"viewBox": "0 0 8 8", "refX": 7, "refY": 4, "markerWidth": 7, "markerHeight": 7}
+    tips = {color: draw.element("path", d="M0 0 8 4 0 8z", fill=color) for color in (_UP, _DOWN, _SAME)}
+    heads = (draw.element("marker", tip, id=_head(color), **size, orient="auto") for color, tip in tips.items())
+    return draw.element("defs", *heads)
+
+
+def _head(color: str) -> str:
+    return f"a{color[1:]}"
 
 
 def _backbone(graph: FusionGraph) -> set[str]:
@@ -145,58 +146,41 @@ def _columns(graph: FusionGraph) -> dict[str, int]:
     return columns
 
 
-def _halos(
-    graph: FusionGraph, baseline: FusionGraph, places: dict[str, tuple[int, int]], columns: dict[str, int]
-) -> list[str]:
-    added = [edge for edge in graph.edges if edge not in baseline.edges]
-    paths = [_path(graph, places, columns, source, node) for source, node in added]
-    halos = [f'<path d="{path}" fill="none" stroke="{_HALO}" stroke-width="9" class="added"/>' for path in paths]
-    boxes = [place for name, place in places.items() if name not in baseline.level_of]
-    return halos + [
-        f'<rect x="{x - 4}" y="{y - 4}" width="{_WIDTH + 8}" height="{_HEIGHT + 8}" fill="{_HALO}" class="added"/>'
-        for x, y in boxes
-    ]
+def _halos(graph: FusionGraph, baseline: FusionGraph, places: _Places) -> Iterator[str]:
+    look: draw.Attributes = {"fill": "none", "stroke": _HALO, "stroke_width": 9, "class_": "added"}
+    for source, node in graph.edges:
+        if (source, node) not in baseline.edges:
+            yield draw.element("path", d=_path(places[source], places[node]), **look)
+    size: draw.Attributes = {"width": _WIDTH + 8, "height": _HEIGHT + 8}
+    for name, (x, y) in places.items():
+        if name not in baseline.level_of:
+            yield draw.element("rect", x=x - 4, y=y - 4, **size, fill=_HALO, class_="added")
 
 
-def _edge(
-    graph: FusionGraph, places: dict[str, tuple[int, int]], columns: dict[str, int], source: str, node: str
-) -> str:
-    climb = graph.level_of[node] - graph.level_of[source]
-    colour = _SAME if climb == 0 else _DOWN if climb > 0 else _UP
-    path = _path(graph, places, columns, source, node)
-    return (
-        f'<path d="{path}" fill="none" stroke="{colour}" stroke-width="1.6" marker-end="url(#a{colour[1:]})">'
-        f"<title>{source} to {node}</title></path>"
-    )
+def _edge(places: _Places, source: str, node: str) -> str:
+    climb = places[source][1] - places[node][1]
+    color = _SAME if climb == 0 else _DOWN if climb > 0 else _UP
+    look: draw.Attributes = {"fill": "none", "stroke": color, "stroke_width": 1.6}
+    path, title = _path(places[source], places[node]), draw.titled(f"{source} to {node}")
+    return draw.element("path", *title, d=path, **look, marker_end=f"url(#{_head(color)})")
 
 
-def _path(
-    graph: FusionGraph, places: dict[str, tuple[int, int]], columns: dict[str, int], source: str, node: str
-) -> str:
-    (ax, ay), (bx, by), (cx, cy), (dx, dy) = _curve(graph, places, columns, source, node)
+def _path(source: _Point, node: _Point) -> str:
+    (ax, ay), (bx, by), (cx, cy), (dx, dy) = _curve(source, node)
     return f"M{ax} {ay} C{bx} {by} {cx} {cy} {dx} {dy}"
 
 
-def _curve(
-    graph: FusionGraph, places: dict[str, tuple[int, int]], columns: dict[str, int], source: str, node: str
-) -> list[tuple[float, float]]:
-    """The four points of an edge's Bezier curve."""
-    (x1, y1), (x2, y2) = places[source], places[node]
-    (left, top), (right, bottom) = (x1 + _WIDTH, y1 + _HEIGHT / 2), (x2, y2 + _HEIGHT / 2)
-    same = graph.level_of[node] == graph.level_of[source]
-    if same and columns[node] - columns[source] > 1:  # over the boxes between
+def _curve(source: _Point, node: _Point) -> list[_Point]:
+    """The four points of an edge's Bezier curve between two boxes."""
+    (left, top), (right, bottom) = (source[0] + _WIDTH, source[1] + _HEIGHT / 2), (node[0], node[1] + _HEIGHT / 2)
+    if top == bottom and node[0] - source[0] > _COLUMN:  # over the boxes between
         lift = _HEIGHT * 0.95
         return [(left, top - 6), (left + 34, top - lift), (right - 34, bottom - lift), (right, bottom - 8)]
     bend = max(26.0, (right - left) / 2)
     return [(left, top), (left + bend, top), (right - bend, bottom), (right, bottom)]
 
 
-def _pills(
-    graph: FusionGraph,
-    places: dict[str, tuple[int, int]],
-    columns: dict[str, int],
-    attention: list[Place],
-) -> Iterator[str]:
+def _pills(places: _Places, attention: list[Place]) -> Iterator[str]:
     """Attention, each at its place; several of one stage or of the towers as one pill with their number."""
     below = dict.fromkeys(places, 0)  # pills under each map so far
     within = Counter((i.site, i.at.split(" ")[0], i.kind) for i in attention if i.site in BACKBONE_SITES)
@@ -209,20 +193,18 @@ def _pills(
     for insert in attention:
         title = f"{insert.kind} at {insert.site} {insert.at}"
         if insert.site == "lateral":
-            yield _pill(*_on_curve(_curve(graph, places, columns, *insert.at.split("->")), 0.4), insert.kind, title)
+            source, node = insert.at.split("->")
+            yield _pill(*_on_curve(_curve(places[source], places[node]), 0.4), insert.kind, title)
         elif insert.site in NECK_SITES:
             x, y = places[insert.at]
             yield _pill(x + (10 if insert.site == "fused" else _WIDTH - 6), y - 3, insert.kind, title)
     towers = Counter(i.kind for i in attention if i.site == "head")
     if towers:
         text = ", ".join(f"{kind} x{count}" for kind, count in towers.items())
-        yield (
-            f'<text x="{_MARGIN}" y="{_MARGIN + 16}" font-size="11" fill="{_PILL}">in the head\'s towers: '
-            f"{escape(text)}</text>"
-        )
+        yield draw.text(_MARGIN, _MARGIN + 16, f"in the head's towers: {text}", size=11, color=_PILL)
 
 
-def _on_curve(points: list[tuple[float, float]], t: float) -> tuple[float, float]:
+def _on_curve(points: list[_Point], t: float) -> _Point:
     """The point of a Bezier curve at ``t`` in 0..1."""
     weights = ((1 - t) ** 3, 3 * t * (1 - t) ** 2, 3 * t**2 * (1 - t), t**3)
     x, y = (round(sum(w * p[axis] for w, p in zip(weights, points, strict=True)), 1) for axis in (0, 1))
@@ -231,14 +213,12 @@ def _on_curve(points: list[tuple[float, float]], t: float) -> tuple[float, float
 
 def _pill(x: float, y: float, text: str, title: str) -> str:
     width = 8 + 5.2 * len(text)
-    return (
-        f'<g><title>{escape(title)}</title><rect x="{x - width / 2:.1f}" y="{y - 7:.1f}" width="{width:.1f}" '
-        f'height="13" ry="6.5" fill="{_PILL}"/><text x="{x}" y="{y + 2.8:.1f}" text-anchor="middle" font-size="9" '
-        f'fill="white">{escape(text)}</text></g>'
-    )
+    ground = draw.element("rect", x=x - width / 2, y=y - 7, width=width, height=13, ry=6.5, fill=_PILL)
+    name = draw.text(x, y + 2.8, text, size=9, color="white", anchor="middle")
+    return draw.element("g", *draw.titled(title), ground, name)
 
 
-def _box(graph: FusionGraph, name: str, x: int, y: int) -> str:
+def _box(graph: FusionGraph, name: str, x: int, y: int) -> Iterator[str]:
     made = {node.name: node for node in graph.nodes}
     node = made.get(name)
     fill, stroke = ("#eef2f7", "#94a3b8") if node is None else ("#fff", "#334155")
@@ -248,34 +228,26 @@ def _box(graph: FusionGraph, name: str, x: int, y: int) -> str:
     if node is not None and len(node.inputs) > 1 and node.operator is None:
         notes.insert(0, "fuse")
     middle = x + _WIDTH / 2
-    label = f'<text x="{middle}" y="{y + (15 if notes else 22)}" text-anchor="middle">{name}</text>'
-    note = (
-        f'<text x="{middle}" y="{y + 28}" text-anchor="middle" font-size="9" fill="#475569">{" · ".join(notes)}</text>'
-    )
-    return (
-        f'<rect x="{x}" y="{y}" width="{_WIDTH}" height="{_HEIGHT}" rx="6" fill="{fill}" stroke="{stroke}"/>'
-        + label
-        + (note if notes else "")
-    )
+    yield draw.element("rect", x=x, y=y, width=_WIDTH, height=_HEIGHT, rx=6, fill=fill, stroke=stroke)
+    yield draw.text(middle, y + (15 if notes else 22), name, size=13, color="black", anchor="middle")
+    if notes:
+        yield draw.text(middle, y + 28, " · ".join(notes), size=9, color=_NOTE, anchor="middle")
 
 
 def _factor(node: str, factor: float, x: int, y: int) -> str:
-    return (
-        f'<text x="{x + _WIDTH / 2}" y="{y + _HEIGHT + 11}" text-anchor="middle" font-size="10" fill="#475569">'
-        f"{_times(factor)}<title>what {node} fuses is multiplied by {factor:g}</title></text>"
-    )
+    title = f"what {node} fuses is multiplied by {factor:g}"
+    place = (x + _WIDTH / 2, y + _HEIGHT + 11)
+    return draw.text(*place, _times(factor), size=10, color=_NOTE, anchor="middle", title=title)
 
 
 def _times(factor: float) -> str:
     return f"× {factor:.3g}"
 
 
-def _legend(height: int, *, halo: bool) -> str:
+def _legend(height: int, *, halo: bool) -> Iterator[str]:
     entries = [(_SAME, "same level"), (_UP, "up-sampled"), (_DOWN, "down-sampled")]
     entries += [(_HALO, "not in the baseline")] if halo else []
-    return "".join(
-        f'<line x1="{_MARGIN + i * 130}" x2="{_MARGIN + 22 + i * 130}" y1="{height - 16}" y2="{height - 16}" '
-        f'stroke="{colour}" stroke-width="{9 if colour == _HALO else 2}"/>'
-        f'<text x="{_MARGIN + 28 + i * 130}" y="{height - 12}" font-size="11" fill="#475569">{text}</text>'
-        for i, (colour, text) in enumerate(entries)
-    )
+    for i, (color, text) in enumerate(entries):
+        start, y = _MARGIN + i * 130, height - 16
+        yield draw.line(start, y, start + 22, y, color=color, width=9 if color == _HALO else 2)
+        yield draw.text(start + 28, y + 4, text, size=11, color=_NOTE)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from detfuse.errors import InputError
 from detfuse.files.archive import ArchiveError, read_archive
 from detfuse.structures import Categories
+from detfuse.words import some
 
 _PREFIX = "detector."
 
@@ -129,7 +130,7 @@ def _require_finite(state: dict[str, Tensor], path: Path) -> None:
 def _require_file(path: Path) -> None:
     if path.is_dir():
         inside = sorted(str(p.relative_to(path)) for p in path.rglob("*.ckpt") if p.is_file())
-        found = f"it holds {_listed(inside)}; name one of them" if inside else "there is no .ckpt file in it"
+        found = f"it holds {some(inside)}; name one of them" if inside else "there is no .ckpt file in it"
         raise CheckpointError(f"{path}: this is a folder, not a checkpoint file; {found}")
     if path.is_file():
         return
@@ -139,13 +140,13 @@ def _require_file(path: Path) -> None:
     files = sorted(str(p.relative_to(folder)) for p in folder.rglob("*.ckpt")) if folder == path.parent else []
     near = difflib.get_close_matches(path.name, files, n=3, cutoff=0.4) or files
     if files:
-        hint = f"{folder} holds {_listed(near)}"
+        hint = f"{folder} holds {some(near)}"
     elif folder == path.parent:
         hint = f"there is no .ckpt file in {folder}"
     else:
         hint = f"the folder {path.parent} does not exist either; {folder} does"
         beside = difflib.get_close_matches(path.relative_to(folder).parts[0], [p.name for p in folder.iterdir()], n=3)
-        hint += f" and holds {_listed(beside)}" if beside else ""
+        hint += f" and holds {some(beside)}" if beside else ""
     raise CheckpointError(f"{path}: no such file; {hint}")
 
 
@@ -156,8 +157,8 @@ def _own_part(content: Any, path: Path) -> dict[str, Any]:
     if not isinstance(own, dict):
         raise CheckpointError(
             f"{path}: not a checkpoint of detfuse (which has the key 'detfuse' with version, config and categories); "
-            f"this file has {_listed([str(key) for key in content])}. Weights of another program can start a backbone: "
-            "backbone.pretrained=<file>"
+            f"this file has {some([str(key) for key in content]) or 'nothing'}. Weights of another program can start a "
+            "backbone: backbone.pretrained=<file>"
         )
     return own
 
@@ -212,7 +213,3 @@ def _warn_if_newer(written: str, path: Path) -> None:
 
 def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split("+")[0].split(".") if part.isdigit())
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(names[:8]) + (f" ... ({len(names)} in all)" if len(names) > 8 else "") if names else "nothing"

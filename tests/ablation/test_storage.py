@@ -11,7 +11,6 @@ import pytest
 
 from detfuse.ablation.records import Arm, Cost, Plan, Run
 from detfuse.ablation.storage import (
-    read_comparison,
     read_cost,
     read_plan,
     read_run,
@@ -43,7 +42,9 @@ def test_every_record_survives_its_file(tmp_path: Path) -> None:
     write_plan(tmp_path, PLAN)
     assert read_plan(tmp_path) == PLAN
     write_comparison(tmp_path, [SCORE], [COMPARISON])
-    assert read_comparison(tmp_path) == ([SCORE], [COMPARISON])
+    content = json.loads((tmp_path / "comparison.json").read_text())
+    assert [from_plain(Score, row) for row in content["scores"]] == [SCORE]
+    assert [from_plain(Comparison, row) for row in content["comparisons"]] == [COMPARISON]
     cost = Cost(10, 4, 10**12, (320, 480), None)
     write_cost(tmp_path, cost)
     assert read_cost(tmp_path) == cost
@@ -82,11 +83,11 @@ def test_seeds_are_numbers_again() -> None:
 
 
 def test_broken_and_missing_files_are_named(tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match=r"comparison\.json is missing"):
-        read_comparison(tmp_path)
-    (tmp_path / "comparison.json").write_text("{")
-    with pytest.raises(StorageError, match=r"comparison\.json cannot be read: Expecting"):
-        read_comparison(tmp_path)
+    with pytest.raises(StorageError, match=r"cost\.json is missing"):
+        read_cost(tmp_path)
+    (tmp_path / "cost.json").write_text("{")
+    with pytest.raises(StorageError, match=r"cost\.json cannot be read: Expecting"):
+        read_cost(tmp_path)
     (tmp_path / "plan.yaml").write_text("a: [")
     with pytest.raises(StorageError, match=r"plan\.yaml cannot be read"):
         read_plan(tmp_path)
@@ -94,6 +95,7 @@ def test_broken_and_missing_files_are_named(tmp_path: Path) -> None:
 
 def test_a_number_that_is_not_finite_is_not_written(tmp_path: Path) -> None:
     write_comparison(tmp_path, [SCORE], [])
+    before = (tmp_path / "comparison.json").read_text()
     with pytest.raises(ValueError, match="Out of range float"):
         write_comparison(tmp_path, [replace(SCORE, mean=float("nan"))], [])
-    assert read_comparison(tmp_path) == ([SCORE], [])
+    assert (tmp_path / "comparison.json").read_text() == before

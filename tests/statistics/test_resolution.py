@@ -2,71 +2,84 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from math import atan, pi, sqrt, tan
+from statistics import NormalDist
+
 import pytest
 
-from detfuse.statistics.intervals import Spread, equivalence_p, half_width, interval
+from detfuse.statistics.intervals import Variances, equivalence_p, half_width, interval
 from detfuse.statistics.records import Difference, Verdict
 from detfuse.statistics.resolution import Noise, assumed, measured, resolution_text, resolvable, seeds_for
-from detfuse.statistics.student import quantile, two_sided
-from detfuse.statistics.verdict import Question, verdict
+from detfuse.statistics.verdict import Question, decide
 
 
 @pytest.mark.parametrize(
-    ("probability", "df", "expected"),
-    [  # https://www.itl.nist.gov/div898/handbook/eda/section3/eda3672.htm
-        (0.975, 1, 12.706),
-        (0.975, 2, 4.303),
-        (0.975, 10, 2.228),
-        (0.9, 5, 1.476),
-        (0.999, 1, 318.313),
-        (0.975, 100, 1.984),
-        (0.975, 1e9, 1.960),
-        (0.5, 3, 0.0),
+    ("num_seeds", "factor"),
+    [
+        (2, tan(0.475 * pi)),  # Cauchy's distribution
+        (3, 0.95 * sqrt(2 / (1 - 0.95**2))),
+        (11, 2.2281388519649385),  # https://www.itl.nist.gov/div898/handbook/eda/section3/eda3672.htm has three digits
     ],
 )
-def test_quantiles_of_the_tables(probability: float, df: float, expected: float) -> None:
-    value = quantile(probability, df)
-    assert value == pytest.approx(expected, rel=2e-5, abs=5e-4)
-    assert two_sided(value, df) == pytest.approx(2 * (1 - probability), rel=1e-6)
+def test_the_interval_over_seeds_is_students(num_seeds: int, factor: float) -> None:
+    found = interval(0.0, Variances(1.0, None, 0.0, num_seeds, 0))
+    assert found.high == pytest.approx(factor, rel=1e-10)
+    assert interval(factor, Variances(1.0, None, 0.0, num_seeds, 0)).p == pytest.approx(0.05, rel=1e-10)
+
+
+def test_p_is_that_of_the_tails() -> None:
+    for t in (0.0, 0.1, 2.0, 60.0):
+        cauchy = interval(t, Variances(1.0, None, 0.0, 2, 0)).p
+        assert cauchy == pytest.approx(1 - 2 / pi * atan(t), rel=1e-10)
+        two = interval(-t, Variances(1.0, None, 0.0, 3, 0)).p
+        assert two == pytest.approx(2 / (2 + t * t + t * sqrt(2 + t * t)), rel=1e-10)
+
+
+def test_without_noise_of_seeds_t_is_normal() -> None:
+    assert half_width(0.0, 1.0, 5) == pytest.approx(NormalDist().inv_cdf(0.975), rel=1e-10)
 
 
 def test_t_between_whole_degrees_of_freedom() -> None:
-    assert quantile(0.975, 2) < quantile(0.975, 1.5) < quantile(0.975, 1)
-    with pytest.raises(ValueError, match="probability"):
-        quantile(0.4, 3)
+    # the tables have 2.306 for 8 degrees of freedom and 2.262 for 9
+    variances = Variances(1.0, 1.0, 0.5, 5, 100)
+    assert variances.freedom == pytest.approx(8.63, abs=0.01)
+    half = interval(0.0, variances).high
+    assert half is not None
+    assert 2.262 < half / sqrt(1.5) < 2.306
 
 
 @pytest.mark.parametrize(("seeds", "images", "both"), [(4.0, 0.1, 0.05), (1.0, 1.0, 0.5), (0.1, 3.0, 0.05)])
 @pytest.mark.parametrize("num_seeds", [2, 3, 10])
 def test_p_and_interval_agree(seeds: float, images: float, both: float, num_seeds: int) -> None:
-    spread = Spread(seeds, images, both, num_seeds, 50)
-    found = interval(0.0, spread)
+    variances = Variances(seeds, images, both, num_seeds, 50)
+    found = interval(0.0, variances)
     assert found.high is not None
     for factor, significant in ((0.999, False), (1.001, True)):
-        p = interval(factor * found.high, spread).p
+        p = interval(factor * found.high, variances).p
         assert p is not None
         assert (p < 0.05) is significant
 
 
 def test_the_interval_covers_seeds_alone_and_images_alone() -> None:
-    wide = interval(0.0, Spread(1.0, 0.5, 0.1, 3, 50))
+    wide = interval(0.0, Variances(1.0, 0.5, 0.1, 3, 50))
     assert wide.high == pytest.approx(4.303, abs=1e-3)  # what Satterthwaite adds in variance it takes back in freedom
     assert "paired t" in wide.method
-    images = interval(0.0, Spread(0.01, 1.0, 0.01, 10, 100))
+    images = interval(0.0, Variances(0.01, 1.0, 0.01, 10, 100))
     assert images.high == pytest.approx(1.98, abs=0.02)
     assert "two-way" in images.method
 
 
-def conclude(estimate: float, spread: Spread, equivalence: float = 0.005, num_arms: int = 1) -> Verdict:
-    found = interval(estimate, spread)
+def conclude(estimate: float, variances: Variances, equivalence: float = 0.005, num_arms: int = 1) -> Verdict:
+    found = interval(estimate, variances)
     assert found.p is not None
     question = Question("fpn", "unfused", equivalence, num_arms, "arms")
-    return verdict(question, estimate, found, spread, min(num_arms * found.p, 1))
+    return decide(question, estimate, found, variances, min(num_arms * found.p, 1))
 
 
 def test_undecided_names_the_seeds_that_decide() -> None:
     per_pair = 0.006**2
-    result = conclude(0.008, Spread(per_pair / 3, 1e-8, 0.0, 3, 100))
+    result = conclude(0.008, Variances(per_pair / 3, 1e-8, 0.0, 3, 100))
     assert result.kind == "undecided"
     assert result.more_seeds is not None
     assert f"needs about {result.more_seeds} more seed" in result.text
@@ -75,40 +88,40 @@ def test_undecided_names_the_seeds_that_decide() -> None:
 
 
 def test_more_arms_need_more_seeds() -> None:
-    spread = Spread(0.006**2 / 3, 1e-8, 0.0, 3, 100)
-    few, many = conclude(0.008, spread).more_seeds, conclude(0.008, spread, num_arms=8).more_seeds
+    variances = Variances(0.006**2 / 3, 1e-8, 0.0, 3, 100)
+    few, many = conclude(0.008, variances).more_seeds, conclude(0.008, variances, num_arms=8).more_seeds
     assert few is not None
     assert many is not None
     assert few < many
 
 
 def test_undecided_by_images_says_so() -> None:
-    result = conclude(0.008, Spread(1e-8, 0.01**2, 0.0, 5, 100))
+    result = conclude(0.008, Variances(1e-8, 0.01**2, 0.0, 5, 100))
     assert (result.kind, result.more_seeds) == ("undecided", None)
     assert "more images, not seeds: about 7 times" in result.text
 
 
 def test_what_only_the_correction_undoes_is_explained() -> None:
-    spread = Spread(0.004**2 / 5, 1e-8, 0.0, 5, 100)
-    assert conclude(0.006, spread, equivalence=0.0).kind == "better"
-    corrected = conclude(0.006, spread, equivalence=0.0, num_arms=10)
+    variances = Variances(0.004**2 / 5, 1e-8, 0.0, 5, 100)
+    assert conclude(0.006, variances, equivalence=0.0).kind == "better"
+    corrected = conclude(0.006, variances, equivalence=0.0, num_arms=10)
     assert corrected.kind == "undecided"
     assert "among 10 arms (Holm)" in corrected.text
 
 
 def test_certain_but_negligible_is_equivalent() -> None:
-    result = conclude(0.002, Spread(1e-8, 1e-8, 0.0, 5, 100))
+    result = conclude(0.002, Variances(1e-8, 1e-8, 0.0, 5, 100))
     assert result.kind == "equivalent"
     assert "within 0.5 AP points" in result.text
 
 
 def test_equivalence_is_corrected_for_the_number_of_arms() -> None:
-    spread = Spread(0.001**2, 1e-8, 0.0, 5, 100)
-    alone = interval(0.002, spread)
+    variances = Variances(0.001**2, 1e-8, 0.0, 5, 100)
+    alone = interval(0.002, variances)
     assert alone.high is not None
     assert 0.004 < alone.high < 0.005
-    assert conclude(0.002, spread).kind == "equivalent"
-    many = conclude(0.002, spread, num_arms=5)
+    assert conclude(0.002, variances).kind == "equivalent"
+    many = conclude(0.002, variances, num_arms=5)
     assert many.kind == "undecided"
     assert "all of it negligible, which does not hold up among 5 arms (Holm)" in many.text
     assert many.more_seeds is not None
@@ -116,9 +129,9 @@ def test_equivalence_is_corrected_for_the_number_of_arms() -> None:
 
 @pytest.mark.parametrize("estimate", [0.0, -0.002, 0.0049, 0.006])
 def test_the_p_of_equivalence_agrees_with_the_interval(estimate: float) -> None:
-    for spread in (Spread(0.001**2, 0.0008**2, 1e-8, 5, 100), Spread(0.0015**2, None, 0.0, 4, 0)):
+    for variances in (Variances(0.001**2, 0.0008**2, 1e-8, 5, 100), Variances(0.0015**2, None, 0.0, 4, 0)):
         for limit in (0.001, 0.003, 0.005, 0.01):
-            found, p = interval(estimate, spread), equivalence_p(estimate, spread, limit)
+            found, p = interval(estimate, variances), equivalence_p(estimate, variances, limit)
             assert found.low is not None
             assert found.high is not None
             assert p is not None
@@ -136,21 +149,20 @@ def test_resolution_improves_with_seeds_and_images() -> None:
 
 
 def test_the_seeds_for_a_difference_are_the_fewest() -> None:
-    noise = Noise(0.0035**2, 0.0005**2, "test")
+    noise = Noise(0.0035**2, 0.0005**2)
     needed = seeds_for(noise, 0.004)
     assert needed is not None
     assert (resolvable(noise, needed) or 1) <= 0.004 < (resolvable(noise, needed - 1) or 1)
     assert seeds_for(noise, 0.001) is None  # the images alone hide it
-    assert seeds_for(Noise(1e-12, 0.0, "test"), 0.01) == 2
+    assert seeds_for(Noise(1e-12, 0.0), 0.01) == 2
 
 
-def test_a_pilot_replaces_the_assumption() -> None:
-    pilot = Difference("mAP", {0: 0.01, 1: 0.02, 2: 0.03}, 0.02, 0.0, 0.04, 0.002, 0.001, "")
-    assert measured(pilot).seeds == pytest.approx(3 * 0.002**2)
-    assert "measured on 3 pairs" in resolution_text(5, 200, pilot)
-    one = Difference("mAP", {0: 0.01}, 0.01, 0.0, 0.02, None, 0.001, "")
-    with pytest.raises(ValueError, match="two seeds"):
-        measured(one)
+def test_the_noise_of_runs_is_measured_from_their_difference() -> None:
+    difference = Difference("mAP", {0: 0.01, 1: 0.02, 2: 0.03}, 0.02, 0.0, 0.04, 0.002, 0.001, "")
+    assert measured(difference) == Noise(pytest.approx(3 * 0.002**2), pytest.approx(0.001**2))
+    assert measured(replace(difference, se_seeds=None)) is None
+    assert measured(replace(difference, se_seeds=0.0)) is None
+    assert measured(replace(difference, se_images=None)) is None
 
 
 def test_the_text_says_what_it_assumes() -> None:

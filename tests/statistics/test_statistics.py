@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import pytest
 
 from detfuse.evaluation import CocoEvaluator
-from detfuse.statistics.comparison import Statistics, compare_runs, holm
+from detfuse.evaluation.replicates import ReplicateEvaluator
+from detfuse.evaluation.scoring import Scored, score_runs
+from detfuse.statistics.comparison import Statistics, holm, judge, leave_out
 from detfuse.statistics.records import Comparison
 
 Rows = list[dict[str, Any]]
@@ -46,7 +52,9 @@ def detections(truth: Mapping[str, Any], found: float, seed: int) -> Rows:
 
 def compare(truth: Mapping[str, Any], arms: Mapping[str, Mapping[int, Rows]], **options: Any) -> Statistics:
     reading = {arm: {seed: (lambda rows=rows: rows) for seed, rows in runs.items()} for arm, runs in arms.items()}
-    return compare_runs(truth, reading, "base", **options)
+    evaluator = ReplicateEvaluator(truth)
+    scored = score_runs(evaluator, reading, leave_out(evaluator.num_images))
+    return judge(scored, evaluator.metrics, "base", **options)
 
 
 def arms_of(truth: Mapping[str, Any], seeds: int = 4, **found: float) -> dict[str, dict[int, Rows]]:
@@ -207,6 +215,19 @@ def test_holm_is_the_published_procedure() -> None:
     assert holm([]) == []
 
 
+def test_a_main_metric_without_objects_is_undefined_and_strict_json() -> None:
+    nothing = Scored(np.full((5, 1), np.nan), b"1")
+    runs = {
+        "base": dict.fromkeys(range(3), nothing),
+        "arm": dict.fromkeys(range(3), nothing._replace(fingerprint=b"2")),
+    }
+    found = judge(runs, ["mAP"], "base")
+    comparison = only(found)
+    assert comparison.verdict.text == "arm cannot be compared with base: undefined: nothing to find."
+    assert [score.per_seed for score in found.scores] == [dict.fromkeys(range(3))] * 2
+    json.dumps(asdict(found), allow_nan=False)
+
+
 def test_wrong_input_is_told_together() -> None:
     truth = ground_truth(5)
     arms = arms_of(truth, seeds=2, base=0.5, good=0.9)
@@ -215,6 +236,22 @@ def test_wrong_input_is_told_together() -> None:
     with pytest.raises(ValueError, match=r"base, seed 1: .*image id 77.*\ngood, seed 0: "):
         compare(truth, arms)
     with pytest.raises(ValueError, match="none of the arms"):
-        compare_runs(truth, {"a": {}, "b": {}}, "base")
+        judge({"a": {}, "b": {}}, ["mAP"], "base")
     with pytest.raises(ValueError, match="nothing to compare"):
         compare(truth, {"base": {}})
+
+
+def test_the_judge_needs_numpy_and_scipy_only() -> None:
+    found = """
+import importlib, pkgutil, sys
+import detfuse.statistics
+for module in pkgutil.iter_modules(detfuse.statistics.__path__, "detfuse.statistics."):
+    importlib.import_module(module.name)
+print(*sorted({name.partition(".")[0] for name in sys.modules}), *(n for n in sys.modules if n.startswith("detfuse.")))
+"""
+    done = subprocess.run([sys.executable, "-c", found], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert {"numpy", "scipy"} <= loaded
+    assert not {"torch", "torchvision", "hydra", "omegaconf", "pytorch_lightning", "lightning_fabric"} & loaded
+    rooms = {".".join(name.split(".")[:2]) for name in loaded if name.startswith("detfuse.")}
+    assert rooms == {"detfuse.statistics", "detfuse.errors", "detfuse.words"}

@@ -17,7 +17,6 @@ from detfuse.ablation.plan.things import (
     Pairs,
     differences,
     is_below,
-    listed,
     of_science,
     other_options,
     place_of,
@@ -26,6 +25,7 @@ from detfuse.ablation.plan.things import (
     things,
 )
 from detfuse.ablation.records import Arm
+from detfuse.words import listed
 
 # What the runner itself says about every run, so that whatever an arm says would be overwritten.
 _RUNNERS = {

@@ -8,8 +8,8 @@ from itertools import chain, repeat
 from typing import TYPE_CHECKING
 
 from detfuse.ablation.records import Plan, Run
-from detfuse.ablation.run.monitor import clock, points
 from detfuse.ablation.run.runner import score_of
+from detfuse.words import aligned, clock, points
 
 if TYPE_CHECKING:
     from detfuse.ablation.plan.probe import Facts
@@ -64,20 +64,14 @@ def plan_text(
 
 def runs_table(runs: Sequence[Run]) -> str:
     """Arm, seed, state, AP in points, time; what is missing with its reason."""
-    header = ("arm", "seed", "state", "mAP", "time")
-    rows = [
-        (r.arm, str(r.seed), r.state, points(score_of(r)) if r.state == "finished" else "-", clock(r.seconds))
-        for r in runs
-    ]
-    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-    lines = []
-    for row, run in zip([header, *rows], [None, *runs], strict=True):
-        cells = [
-            cell.ljust(w) if i in (0, 2) else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        ]
-        reason = f"  {run.reason}" if run is not None and run.reason else ""
-        lines.append("  ".join(cells).rstrip() + reason)
-    return "\n".join(lines)
+    rows = [("arm", "seed", "state", "mAP", "time")]
+    for run in runs:
+        score = score_of(run) if run.state == "finished" else None
+        rows.append((run.arm, str(run.seed), run.state, points(score, unknown="-"), clock(run.seconds)))
+    reasons = ["", *(run.reason for run in runs)]
+    return "\n".join(
+        f"{line}  {reason}".rstrip() for line, reason in zip(aligned(rows, left=(0, 2)), reasons, strict=True)
+    )
 
 
 def _arms(plan: Plan) -> list[str]:

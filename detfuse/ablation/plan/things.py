@@ -122,11 +122,6 @@ def shown(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def listed(names: Sequence[str]) -> str:
-    """``a, b and c``."""
-    return f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else "".join(names)
-
-
 def _thing(path: str, left: Any, right: Any, chosen: Mapping[str, Any]) -> str:
     """The thing to which a setting belongs: itself, unless it says what a part is or only one of the parts has it."""
     if left is ABSENT or right is ABSENT:

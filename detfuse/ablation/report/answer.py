@@ -10,10 +10,10 @@ from detfuse.ablation.report.findings import EXPLORATORY, SIZES, Findings, mark,
 from detfuse.ablation.report.interaction import order_flips
 from detfuse.ablation.report.wording import headline, interval, title_of
 from detfuse.evaluation.matches import THRESHOLDS
-from detfuse.visualize import charts, forest, plot
+from detfuse.visualize import axes, forest, pareto
 
 
-def verdict(found: Findings) -> Section:
+def opening(found: Findings) -> Section:
     """The headline, a badge per arm, and what is missing."""
     badges = []
     against = {comparison.arm: comparison for comparison in found.comparisons}
@@ -54,7 +54,7 @@ def differences(found: Findings) -> Section:
     methods = list(dict.fromkeys(d.method for c in found.comparisons for d in c.differences[:1] if d.method))
     caption = f"{sentence(found.coverage)} Method: {'; '.join(methods)}. Rings: single seeds. "
     unit = "point" if band == 1 else "points"
-    caption += f"Shaded: differences of less than {plot.number(band)} {unit}, which the plan calls equivalent."
+    caption += f"Shaded: differences of less than {axes.number(band)} {unit}, which the plan calls equivalent."
     blocks: list[Block] = [Figure("differences", forest.forest(rows, label=label, band=band), caption)]
     if thresholds := present(found, THRESHOLDS):
         titles = [title_of(name) for name in thresholds]
@@ -62,7 +62,12 @@ def differences(found: Findings) -> Section:
             titles, rows_of(found, thresholds), label=f"difference to {baseline}, points", band=band
         )
         blocks.append(Figure("thresholds", drawing, f"The same at one IoU threshold. {EXPLORATORY}"))
-    return Section("Differences to the baseline", blocks, (tables.differences_file(found.comparisons),))
+    files = [tables.differences_file(found.comparisons)]
+    resolution = tables.resolution_table(found.comparisons)
+    if resolution.rows:
+        blocks.append(resolution)
+        files.append(resolution)
+    return Section("Differences to the baseline", blocks, tuple(files))
 
 
 def scores(found: Findings) -> Section:
@@ -127,10 +132,10 @@ def costs(found: Findings) -> Section:
         f"Parameters and FLOPs within {100 * tolerance:g} % are the same, as the budget has it. " if tolerance else ""
     )
     latency = panels["latency per image (ms)"]
-    if latency and not charts.front(latency):
+    if latency and not pareto.front(latency):
         caption += "Latency was measured without its spread: it orders nothing. "
     elif latency:
         caption += "Latencies whose quartiles (horizontal bars) overlap are the same. "
     caption += "Vertical bars: standard deviation over the seeds."
-    drawing = charts.cost_panels(list(panels.items()), label=label)
+    drawing = pareto.cost_panels(list(panels.items()), label=label)
     return Section("Cost", [Figure("cost", drawing, caption), table], (table,))

@@ -13,43 +13,42 @@ from detfuse.ablation.report.findings import (
     EXPLORATORY,
     SIZES,
     Findings,
-    in_points,
     mark,
     of_metric,
     present,
     rows_of,
     sentence,
 )
-from detfuse.ablation.report.wording import interval, title_of
+from detfuse.ablation.report.wording import in_points, interval, title_of
 from detfuse.attention.inserts import Place
 from detfuse.evaluation.errors import ERROR_TYPES
-from detfuse.visualize import charts, forest, plot
+from detfuse.visualize import bars, curves, draw, forest
 from detfuse.visualize.graph import svg
 
 _MAX_CLASSES = 12
 
 
-def series_of(name: str, color: str, curves: Sequence[Sequence[tuple[float, float]]]) -> charts.Series | None:
+def series_of(name: str, color: str, runs: Sequence[Sequence[tuple[float, float]]]) -> curves.Series | None:
     """Mean, lowest and highest of several curves over the epochs that all of them have."""
-    by_epoch = [dict(curve) for curve in curves if curve]
+    by_epoch = [dict(curve) for curve in runs if curve]
     epochs = sorted(set.intersection(*(set(one) for one in by_epoch))) if by_epoch else []
     if not epochs:
         return None
     values = [[one[epoch] for one in by_epoch] for epoch in epochs]
     low, high = tuple(map(min, values)), tuple(map(max, values))
-    return charts.Series(name, color, tuple(epochs), tuple(map(fmean, values)), low, high)
+    return curves.Series(name, color, tuple(epochs), tuple(map(fmean, values)), low, high)
 
 
-def curves(found: Findings) -> Section:
+def learning_curves(found: Findings) -> Section:
     """Validation AP over the epochs."""
     series = []
     for arm, one in found.evidence.items():
-        curves = [_percent(metrics.get(f"val/{found.metric}", [])) for metrics in one.metrics.values()]
-        series.append(series_of(arm, found.colors[arm], curves))
+        runs = [_percent(metrics.get(f"val/{found.metric}", [])) for metrics in one.metrics.values()]
+        series.append(series_of(arm, found.colors[arm], runs))
     drawn = tuple(one for one in series if one is not None)
     if not drawn:
         return Section("Learning curves", [Text("No run has logged a validation (metrics.csv).")])
-    drawing = charts.curves([charts.Chart("", drawn)], label=f"validation {title_of(found.metric)}, points")
+    drawing = curves.curves([curves.Chart("", drawn)], label=f"validation {title_of(found.metric)}, points")
     caption = "Line: mean over the seeds; band: from the lowest to the highest seed. Epochs count from 0."
     return Section("Learning curves", [Figure("curves", drawing, caption)])
 
@@ -108,7 +107,7 @@ def errors(found: Findings) -> Section:
         "Points of AP50 that an arm would gain if all its errors of one type were put right (TIDE, arXiv 2008.08115), "
         "mean over the seeds. The types do not add up: putting one error right may hide another."
     )
-    drawing = forest.bars(ERROR_TYPES, rows, label="points of AP50 lost")
+    drawing = bars.bars(ERROR_TYPES, rows, label="points of AP50 lost")
     return Section("What goes wrong", [Figure("errors", drawing, caption)], (table,))
 
 
@@ -149,7 +148,7 @@ def weights(found: Findings) -> Section:
     for arm, one in found.evidence.items():
         drawn = _weight_charts(list(one.weights.values()))
         if drawn:
-            drawing = charts.curves(drawn, label="learnt weight", columns=min(4, len(drawn)), tall=170)
+            drawing = curves.curves(drawn, label="learnt weight", columns=min(4, len(drawn)), tall=170)
             caption = (
                 f"{arm}: each chart is a node, each line what it takes of an input. Mean and range over the seeds."
             )
@@ -159,7 +158,7 @@ def weights(found: Findings) -> Section:
     return Section("What fusion learnt", blocks)
 
 
-def _weight_charts(runs: Sequence[Curve]) -> list[charts.Chart]:
+def _weight_charts(runs: Sequence[Curve]) -> list[curves.Chart]:
     """A chart per node with a line per input; scalars that belong to no node get one each."""
     names = list(dict.fromkeys(name for run in runs for name in run if name != "step"))
     groups: dict[str, list[tuple[str, str]]] = {}
@@ -169,8 +168,8 @@ def _weight_charts(runs: Sequence[Curve]) -> list[charts.Chart]:
     drawn = []
     for node, columns in groups.items():
         series = [
-            series_of(label, plot.PALETTE[i % len(plot.PALETTE)], [run.get(name, []) for run in runs])
+            series_of(label, draw.PALETTE[i % len(draw.PALETTE)], [run.get(name, []) for run in runs])
             for i, (name, label) in enumerate(columns)
         ]
-        drawn.append(charts.Chart(node, tuple(one for one in series if one is not None)))
+        drawn.append(curves.Chart(node, tuple(one for one in series if one is not None)))
     return [chart for chart in drawn if chart.series]

@@ -8,7 +8,6 @@ from functools import cache, partial
 from pathlib import Path
 
 from detfuse.ablation.plan.prepared import Prepared
-from detfuse.ablation.plan.things import listed
 from detfuse.ablation.records import Plan, Run
 from detfuse.ablation.report import summary_text, write_report
 from detfuse.ablation.report.agreement import require_agreement
@@ -20,13 +19,16 @@ from detfuse.annotations import Results
 from detfuse.build import build_data, build_detector
 from detfuse.errors import InputError
 from detfuse.evaluation import read_results
-from detfuse.statistics.comparison import compare_runs
+from detfuse.evaluation.replicates import ReplicateEvaluator
+from detfuse.evaluation.scoring import score_runs
+from detfuse.statistics.comparison import judge, leave_out
 from detfuse.statistics.records import Comparison, Verdict
+from detfuse.words import listed
 
 _ANY_DIVISOR = 32  # nothing is padded here
 
 
-def conclude(folder: Path, prepared: Prepared, runs: Sequence[Run]) -> str:
+def write_conclusion(folder: Path, prepared: Prepared, runs: Sequence[Run]) -> str:
     """Write ``comparison.json``, what the arms cost, and the report.
 
     Args:
@@ -51,9 +53,13 @@ def conclude(folder: Path, prepared: Prepared, runs: Sequence[Run]) -> str:
     index = data.indexes["val"]
     files = dict(zip(index.ids, index.file_names, strict=True))
     read = cache(read_results)  # each file is parsed once; as columns, those of all runs fit into memory
-    found = compare_runs(
-        index,
-        {arm.name: {r.seed: partial(_results, r, read) for r in finished if r.arm == arm.name} for arm in plan.arms},
+    evaluator = ReplicateEvaluator(index)
+    results = {
+        arm.name: {r.seed: partial(_results, r, read) for r in finished if r.arm == arm.name} for arm in plan.arms
+    }
+    found = judge(
+        score_runs(evaluator, results, leave_out(evaluator.num_images)),
+        evaluator.metrics,
         plan.baseline.name,
         equivalence=plan.equivalence,
         missing={

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from detfuse.ablation.records import Plan, Run
 from detfuse.ablation.report.evidence import ArmEvidence
 from detfuse.ablation.report.pictures import ImageOf
-from detfuse.ablation.report.wording import coverage, decimals_for, main_metric
+from detfuse.ablation.report.wording import coverage, decimals_for, in_points, main_metric
 from detfuse.annotations import Annotations
 from detfuse.statistics.records import Comparison, Difference, Score
-from detfuse.visualize import forest, plot
+from detfuse.visualize import draw, forest
 
 THRESHOLDS, SIZES = ("AP50", "AP75"), ("APs", "APm", "APl")
 EXPLORATORY = "Exploratory: not corrected for the number of comparisons; a lead to follow, not a result."
@@ -42,7 +42,7 @@ class Findings:
     @property
     def colors(self) -> dict[str, str]:
         """Arm -> its colour in all figures."""
-        return {arm.name: plot.color_of(i) for i, arm in enumerate(self.plan.arms)}
+        return {arm.name: draw.color_of(i) for i, arm in enumerate(self.plan.arms)}
 
     @property
     def decimals(self) -> int:
@@ -63,11 +63,6 @@ class Findings:
 def sentence(text: str) -> str:
     """With a capital and a full stop."""
     return f"{text[0].upper()}{text[1:]}."
-
-
-def in_points(fraction: float | None) -> float | None:
-    """A fraction in points."""
-    return None if fraction is None else 100 * fraction
 
 
 def mark(difference: Difference | None, color: str, text: str = "") -> forest.Mark:

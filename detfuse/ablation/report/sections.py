@@ -14,12 +14,12 @@ from detfuse.ablation.storage import plan_yaml
 def all_sections(found: Findings) -> list[Section]:
     """The report, from the verdict to the recipe."""
     return [
-        answer.verdict(found),
+        answer.opening(found),
         answer.differences(found),
         answer.scores(found),
         answer.control(found),
         answer.costs(found),
-        behaviour.curves(found),
+        behaviour.learning_curves(found),
         behaviour.details(found),
         behaviour.errors(found),
         Section("Where the arms disagree most", disagreements(found.evidence, found.ground_truth, found.image_of)),

@@ -12,23 +12,16 @@ from detfuse.ablation.plan.start import shown
 from detfuse.ablation.records import Plan, Run
 from detfuse.ablation.report.blocks import Column, Table
 from detfuse.ablation.report.evidence import ArmEvidence
-from detfuse.ablation.report.wording import NARROW, points, si, title_of
+from detfuse.ablation.report.wording import NARROW, in_points, si, title_of, typeset
 from detfuse.evaluation.errors import ERROR_TYPES
 from detfuse.statistics.records import Comparison, Score
-from detfuse.visualize.charts import Point, front
+from detfuse.statistics.resolution import POWER, TOLD, measured, resolvable, seeds_for
+from detfuse.visualize.pareto import Point, front
 
 
-def _points_column(header: str, decimals: int, *, sign: bool = False) -> Column:
+def _points_column(header: str, decimals: int) -> Column:
     """Its values are in points already, as in the CSV file."""
-
-    def show(value: float | None) -> str:
-        return points(None if value is None else value / 100, decimals, sign=sign)
-
-    return Column(header, show)
-
-
-def _scaled(value: float | None) -> float | None:
-    return None if value is None else 100 * value
+    return Column(header, lambda value: typeset(None if value is None else value / 100, decimals))
 
 
 def scores_table(plan: Plan, scores: Sequence[Score], metrics: Sequence[str], decimals: int) -> Table:
@@ -38,8 +31,8 @@ def scores_table(plan: Plan, scores: Sequence[Score], metrics: Sequence[str], de
     def show(score: Score | None) -> str:
         if score is None or score.mean is None:
             return "n/a"
-        deviation = "" if score.deviation is None else f" ± {points(score.deviation, decimals)}"
-        return points(score.mean, decimals) + deviation
+        deviation = "" if score.deviation is None else f" ± {typeset(score.deviation, decimals)}"
+        return typeset(score.mean, decimals) + deviation
 
     columns = (Column("arm", numeric=False), *(Column(title_of(metric), show) for metric in metrics))
     rows = tuple((arm.name, *(by_key.get((arm.name, metric)) for metric in metrics)) for arm in plan.arms)
@@ -52,7 +45,7 @@ def scores_file(scores: Sequence[Score]) -> Table:
     header = ("mean", "standard deviation", *(f"seed {seed}" for seed in seeds))
     columns = (Column("arm"), Column("metric"), *(Column(f"{name} (points)") for name in header))
     rows = tuple(
-        (s.arm, s.metric, _scaled(s.mean), _scaled(s.deviation), *(_scaled(s.per_seed.get(seed)) for seed in seeds))
+        (s.arm, s.metric, *map(in_points, (s.mean, s.deviation, *(s.per_seed.get(seed) for seed in seeds))))
         for s in scores
     )
     return Table("scores", columns, rows)
@@ -67,7 +60,7 @@ def seeds_table(plan: Plan, runs: Sequence[Run], scores: Sequence[Score], metric
         run = by_run.get((arm, seed))
         if run is None or run.state != "finished":
             return "waiting" if run is None else run.state
-        return points(by_arm[arm].per_seed.get(seed) if arm in by_arm else None, decimals)
+        return typeset(by_arm[arm].per_seed.get(seed) if arm in by_arm else None, decimals)
 
     columns = (Column("arm", numeric=False), *(Column(f"seed {seed}") for seed in plan.seeds))
     rows = tuple((arm.name, *(cell(arm.name, seed) for seed in plan.seeds)) for arm in plan.arms)
@@ -92,12 +85,31 @@ def differences_file(comparisons: Sequence[Comparison]) -> Table:
     rows = []
     for comparison in comparisons:
         for i, d in enumerate(comparison.differences):
-            values = (_scaled(value) for value in (d.estimate, d.low, d.high, d.se_seeds, d.se_images))
+            values = (in_points(value) for value in (d.estimate, d.low, d.high, d.se_seeds, d.se_images))
             kind = "exploratory" if i else comparison.verdict.kind
             pairs = len(d.per_seed)
             p = (d.p, d.p_holm, d.p_equivalent, d.p_equivalent_holm)
             rows.append((comparison.arm, comparison.baseline, d.metric, *values, *p, pairs, kind, d.method))
     return Table("differences", columns, tuple(rows))
+
+
+def resolution_table(comparisons: Sequence[Comparison]) -> Table:
+    """What the runs' own noise lets an experiment find; no rows where it could not be measured."""
+    found = Column("smallest difference found (points)", "{:.2g}".format)
+    seeds = (Column(f"seeds to find {100 * size:.2g}") for size in TOLD)
+    rows = []
+    for comparison in comparisons:
+        noise = measured(comparison.differences[0]) if comparison.differences else None
+        if noise is not None:
+            needed = (seeds_for(noise, size) or "out of reach" for size in TOLD)
+            pairs = len(comparison.seeds)
+            rows.append((comparison.arm, pairs, in_points(resolvable(noise, pairs)), *needed))
+    caption = (
+        f"What such an experiment finds with {100 * POWER:.0f} % probability at the 95 % level, by the noise of these "
+        "runs: the smallest true difference that so many pairs find on these images, and the seeds that a difference "
+        "of so many points needs. Not corrected for the number of arms; from a few seeds, an order of magnitude."
+    )
+    return Table("resolution", (Column("arm", numeric=False), Column("pairs"), found, *seeds), tuple(rows), caption)
 
 
 def pairing_table(plan: Plan, comparisons: Sequence[Comparison]) -> Table:
@@ -161,7 +173,7 @@ def cost_points(
         score, cost = by_arm.get(arm), one.cost
         if cost is None or score is None or score.mean is None:
             continue
-        value = (100 * score.mean, _scaled(score.deviation))
+        value = (100 * score.mean, in_points(score.deviation))
         parameters.append(Point(arm, colors[arm], cost.parameters / 1e6, *value, tolerance=tolerance))
         flops.append(Point(arm, colors[arm], cost.flops / 1e9, *value, tolerance=tolerance))
         if cost.latency_ms is not None:
@@ -203,13 +215,13 @@ def _timing_note(evidence: Mapping[str, ArmEvidence]) -> str:
     if timings:
         sizes = sorted({size for timing in timings for size in timing.image_sizes}, key=prod)
         of_sizes = _pixels(sizes[0]) + (f" to {_pixels(sizes[-1])}" if len(sizes) > 1 else "")
-        number, rounds = _listed(t.num_images for t in timings), _listed(t.rounds for t in timings)
+        number, rounds = _either(t.num_images for t in timings), _either(t.rounds for t in timings)
         parts = [
-            f"Latency: the last checkpoint of seed {_listed(timing.seed for timing in timings)}, from the uint8 image "
+            f"Latency: the last checkpoint of seed {_either(timing.seed for timing in timings)}, from the uint8 image "
             f"on the device up to its detections, one image at a time; mean of {number} validation images (padded: "
             f"{of_sizes} pixels), median and quartiles of {rounds} rounds in which the arms take turns. Device "
-            f"{_listed(t.device for t in timings)}, threads {_listed(t.threads for t in timings)}, precision "
-            f"{_listed(t.precision for t in timings)}."
+            f"{_either(t.device for t in timings)}, threads {_either(t.threads for t in timings)}, precision "
+            f"{_either(t.precision for t in timings)}."
         ]
     return " ".join([*parts, *(f"{arm}: {cost.untimed}." for arm, cost in costs.items() if cost.untimed)])
 
@@ -222,7 +234,7 @@ def _pixels(size: tuple[int, int]) -> str:
     return f"{size[0]} × {size[1]}"
 
 
-def _listed(values: Iterable[Any]) -> str:
+def _either(values: Iterable[Any]) -> str:
     return " or ".join(map(str, dict.fromkeys(values)))
 
 
@@ -235,7 +247,7 @@ def errors_table(evidence: Mapping[str, ArmEvidence]) -> Table:
         *(Column(f"{name} (errors per seed)") for name in ERROR_TYPES),
     )
     rows = tuple(
-        (arm, *(_scaled(one.errors[name]) for name in ERROR_TYPES), *(one.error_counts.get(n) for n in ERROR_TYPES))
+        (arm, *(in_points(one.errors[name]) for name in ERROR_TYPES), *(one.error_counts.get(n) for n in ERROR_TYPES))
         for arm, one in evidence.items()
     )
     return Table("errors", columns, rows)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from detfuse.ablation.plan.things import listed
 from detfuse.ablation.records import Plan
 from detfuse.statistics.records import Comparison, Difference, Score, Verdict
+from detfuse.words import aligned, listed, points, signed
 
 MINUS, NARROW = "\N{MINUS SIGN}", "\N{NARROW NO-BREAK SPACE}"
 NAMES = {
@@ -27,24 +27,25 @@ def title_of(metric: str) -> str:
     return NAMES.get(metric, metric.removeprefix("mAP/"))
 
 
-def points(fraction: float | None, decimals: int, *, sign: bool = False) -> str:
-    """A fraction in points; a difference has its sign."""
-    if fraction is None:
-        return "n/a"
-    rounded = round(100 * fraction, decimals)
-    if rounded == 0:
-        return f"{0:.{decimals}f}"
-    return f"{rounded:{'+' if sign else ''}.{decimals}f}".replace("-", MINUS)
+def in_points(fraction: float | None) -> float | None:
+    """A fraction in points."""
+    return None if fraction is None else 100 * fraction
+
+
+def typeset(fraction: float | None, decimals: int, *, sign: bool = False) -> str:
+    """Points as a page has them: with a real minus, and without a sign where rounding leaves nothing."""
+    text = signed(fraction, decimals) if sign else points(fraction, decimals)
+    return (text if text.strip("+-0.") else text.lstrip("+-")).replace("-", MINUS)
 
 
 def interval(difference: Difference, decimals: int) -> str:
     """A difference with its interval."""
     if difference.estimate is None:
         return "n/a"
-    estimate = points(difference.estimate, decimals, sign=True)
+    estimate = typeset(difference.estimate, decimals, sign=True)
     if difference.low is None or difference.high is None:
         return f"{estimate} (no interval)"
-    low, high = (points(end, decimals, sign=True) for end in (difference.low, difference.high))
+    low, high = (typeset(end, decimals, sign=True) for end in (difference.low, difference.high))
     return f"{estimate} [{low}, {high}]"
 
 
@@ -113,10 +114,10 @@ def _called(plan: Plan, arm: str) -> str:
 
 
 def _gain(difference: Difference, decimals: int) -> str:
-    text = f"{points(difference.estimate, decimals)} points {title_of(difference.metric)}"
+    text = f"{typeset(difference.estimate, decimals)} points {title_of(difference.metric)}"
     if difference.low is None or difference.high is None:
         return text
-    return f"{text} (95 % interval {points(difference.low, decimals)} to {points(difference.high, decimals)})"
+    return f"{text} (95 % interval {typeset(difference.low, decimals)} to {typeset(difference.high, decimals)})"
 
 
 def coverage(comparisons: Sequence[Comparison], num_images: int) -> str:
@@ -143,18 +144,15 @@ def summary_text(plan: Plan, scores: Sequence[Score], comparisons: Sequence[Comp
     rows = []
     for arm in plan.arms:
         score, comparison = by_arm.get(arm.name), against.get(arm.name)
-        mean = points(score.mean, decimals) if score else "n/a"
+        mean = typeset(score.mean, decimals) if score else "n/a"
         deviation = score.deviation if score else None
-        value = mean if deviation is None else f"{mean} ± {points(deviation, decimals)}"
+        value = mean if deviation is None else f"{mean} ± {typeset(deviation, decimals)}"
         difference = "baseline" if arm is plan.baseline else "n/a"
         if comparison and comparison.differences:
             difference = interval(comparison.differences[0], decimals)
         rows.append((arm.name, value, difference, _in_short(comparison.verdict) if comparison else ""))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join(
-        [headline(plan, scores, comparisons), f"{title_of(metric)} in points, mean ± SD over seeds:", *lines]
-    )
+    title = f"{title_of(metric)} in points, mean ± SD over seeds:"
+    return "\n".join([headline(plan, scores, comparisons), title, *aligned(rows, left=range(4))])
 
 
 def _in_short(verdict: Verdict) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 
@@ -16,10 +17,12 @@ from rich.text import Text
 from detfuse.ablation.records import Run
 from detfuse.ablation.run.runner import LOG, score_of
 from detfuse.files.text import read_table
+from detfuse.words import clock, points
 
 _METRICS = "metrics.csv"
 _STYLES = {"finished": "green", "running": "bold", "waiting": "dim"}  # the rest went wrong
 _UNKNOWN = "-"
+_points = partial(points, unknown=_UNKNOWN)
 
 
 @dataclass(frozen=True)
@@ -102,7 +105,7 @@ class Monitor:
             left = clock(self._left(run, known)) if run.state in ("running", "waiting") else ""
             time = clock(run.seconds) if run.seconds else _UNKNOWN
             style = _STYLES.get(run.state, "red")
-            cells = (run.arm, str(run.seed), run.state, epoch, points(_score(run, known)), time, left)
+            cells = (run.arm, str(run.seed), run.state, epoch, _points(_score(run, known)), time, left)
             table.add_row(*(Text(cell) for cell in cells), style=style)
         return table
 
@@ -116,11 +119,11 @@ class Monitor:
         name = f"{run.arm} seed {run.seed}"
         if run.state == "running":
             of = f"epoch {known.done}/{self.num_epochs.get(run.arm, '?')}"
-            score = f"  AP {points(known.score)}  left {clock(self._left(run, known))}" if known.done else ""
+            score = f"  AP {_points(known.score)}  left {clock(self._left(run, known))}" if known.done else ""
             self._print(f"{name}: {of}{score}" if not first or known.done else f"{name}: started")
         elif run.state == "finished":
             again = "was finished" if first else f"finished after {clock(run.seconds)}"
-            self._print(f"{name}: {again}, AP {points(score_of(run))}  ({self._summary(runs, epochs)})")
+            self._print(f"{name}: {again}, AP {_points(score_of(run))}  ({self._summary(runs, epochs)})")
         else:
             self._print(f"{name}: {run.state}: {run.reason} (see {run.folder / LOG})")
 
@@ -159,15 +162,3 @@ def _epochs(metrics: Path) -> _Epochs:
 
 def _score(run: Run, known: _Epochs) -> float | None:
     return score_of(run) if run.state == "finished" else known.score
-
-
-def points(score: float | None) -> str:
-    """AP as people write it: 0.3914 is 39.14; what is undefined or unknown is a dash."""
-    return _UNKNOWN if score is None else f"{100 * score:.2f}"
-
-
-def clock(seconds: float) -> str:
-    """``2:05`` or ``1:02:05``."""
-    minutes, second = divmod(round(seconds), 60)
-    hours, minute = divmod(minutes, 60)
-    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"

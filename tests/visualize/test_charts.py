@@ -1,4 +1,4 @@
-"""The figures' parts: ticks are round, labels do not collide, the front is the front."""
+"""Charts: ticks are round, labels do not collide, the front is the front, and all of it is well-formed."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ import math
 import random
 import re
 from itertools import pairwise
+from xml.etree import ElementTree
 
 import pytest
 
-from detfuse.ablation.report.wording import points, si
-from detfuse.visualize.charts import Chart, Point, Series, cost_panels, curves, front
+from detfuse.visualize import draw
+from detfuse.visualize.axes import apart, domain, number, ticks
+from detfuse.visualize.curves import Chart, Series, curves
 from detfuse.visualize.forest import Mark, Row, forest
-from detfuse.visualize.plot import color_of, domain, number, spread, ticks
+from detfuse.visualize.pareto import Point, cost_panels, front
 
 
 @pytest.mark.parametrize(("low", "high"), [(-0.013, 0.02), (0, 1), (-37, 4100), (5.2e6, 5.21e6), (1e-9, 3e-9)])
@@ -32,16 +34,16 @@ def test_a_domain_is_never_empty() -> None:
 
 
 def test_labels_are_spread_and_stay_near() -> None:
-    draw = random.Random(0)
+    generator = random.Random(0)
     for _ in range(100):
-        wanted = [draw.uniform(0, 100) for _ in range(draw.randint(1, 6))]
-        placed = spread(wanted, 15, 0, 100)
+        wanted = [generator.uniform(0, 100) for _ in range(generator.randint(1, 6))]
+        placed = apart(wanted, 15, 0, 100)
         ordered = sorted(placed)
         assert all(b - a >= 15 - 1e-9 for a, b in pairwise(ordered))
         assert ordered[0] >= 0
         assert ordered[-1] <= 100
         assert [wanted.index(w) for w in sorted(wanted)] == [placed.index(p) for p in ordered], "their order is kept"
-    assert spread([10.0, 50.0], 15, 0, 100) == [10.0, 50.0]
+    assert apart([10.0, 50.0], 15, 0, 100) == [10.0, 50.0]
 
 
 def test_the_front_is_what_no_other_beats() -> None:
@@ -76,19 +78,27 @@ def test_a_latency_orders_only_where_its_spread_separates() -> None:
     assert "polyline" not in drawing
 
 
-def test_numbers_for_people() -> None:
-    assert points(0.0123, 1, sign=True) == "+1.2"
-    assert points(-0.0123, 2, sign=True) == "\N{MINUS SIGN}1.23"
-    assert points(-0.0001, 1, sign=True) == "0.0"
-    assert points(None, 1) == "n/a"
+def test_marks_are_well_formed_whatever_they_say() -> None:
+    evil = "</text><script>\"&'"
+    marks = [
+        draw.text(0, 1.25, evil, title=evil),
+        draw.dot(1 / 3, 1e-9, 2, "red", title=evil),
+        draw.element("path", d="M0 0", marker_end='url("#a")', class_="added", rx=None),
+    ]
+    root = ElementTree.fromstring(draw.document(20, 10.04, marks, evil))
+    assert (root.get("aria-label"), root.get("viewBox")) == (evil, "0 0 20 10")
+    text, dot, path = root
+    assert (text.text, [title.text for title in text], dot[0].text) == (evil, [evil], evil)
+    assert (text.get("y"), dot.get("cx"), dot.get("cy")) == ("1.2", "0.3", "0")
+    assert path.attrib == {"d": "M0 0", "marker-end": 'url("#a")', "class": "added"}
+
+
+def test_a_tick_has_a_real_minus() -> None:
     assert number(-0.5, sign=True) == "\N{MINUS SIGN}0.5"
-    assert [si(value).split("\N{NARROW NO-BREAK SPACE}") for value in (5_470_000, 12_300, 999, 2.31e12)] == [
-        ["5.47", "M"], ["12.3", "k"], ["999"], ["2.31", "T"]
-    ]  # fmt: skip
 
 
 def test_neighbouring_arms_never_share_a_colour() -> None:
-    assert len({color_of(i) for i in range(9)}) == 9
+    assert len({draw.color_of(i) for i in range(9)}) == 9
 
 
 def texts(drawing: str) -> dict[str, tuple[float, float]]:

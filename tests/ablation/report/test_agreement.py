@@ -15,8 +15,10 @@ from detfuse.ablation.records import Run
 from detfuse.ablation.report.agreement import DisagreementError, require_agreement
 from detfuse.ablation.run.runner import Job, state_of
 from detfuse.ablation.storage import write_run
+from detfuse.evaluation.replicates import ReplicateEvaluator
+from detfuse.evaluation.scoring import score_runs
 from detfuse.files.records import StorageError
-from detfuse.statistics.comparison import compare_runs
+from detfuse.statistics.comparison import judge, leave_out
 
 
 def rows(run: Run) -> list[dict[str, Any]]:
@@ -28,7 +30,9 @@ def check(fake: FakeAblation) -> None:
     """As a conclusion does it: score all predictions, then compare with what the runs stored."""
     runs = [run for run in fake.runs if run.arm in ("fpn", "pafpn") and run.seed < 2]
     predictions = {arm: {run.seed: partial(rows, run) for run in runs if run.arm == arm} for arm in ("fpn", "pafpn")}
-    require_agreement(runs, compare_runs(fake.ground_truth, predictions, "fpn").scores)
+    evaluator = ReplicateEvaluator(fake.ground_truth)
+    scored = score_runs(evaluator, predictions, leave_out(evaluator.num_images))
+    require_agreement(runs, judge(scored, evaluator.metrics, "fpn").scores)
 
 
 @pytest.fixture

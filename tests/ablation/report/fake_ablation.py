@@ -56,7 +56,13 @@ class FakeAblation:
 
 
 def make_ablation(
-    root: Path, *, num_images: int = 24, size: int = 96, max_size: float = 60, rename: dict[int, str] | None = None
+    root: Path,
+    *,
+    num_images: int = 24,
+    size: int = 96,
+    max_size: float = 60,
+    rename: dict[int, str] | None = None,
+    id_of: Callable[[int], int | str] = int,
 ) -> FakeAblation:
     """Write the folder ``root/necks``.
 
@@ -66,6 +72,7 @@ def make_ablation(
         size: of the pictures, in pixels.
         max_size: of their objects.
         rename: category id -> another name.
+        id_of: number of an image -> its id in the file.
     """
     parameters = Shapes(
         num_train=1, num_val=num_images, image_size=size, min_size=8, max_size=max_size, max_objects=6, data_seed=0
@@ -74,6 +81,9 @@ def make_ablation(
     truth = json.loads((data / "annotations" / "instances_val.json").read_text())
     for category in truth["categories"]:
         category["name"] = (rename or {}).get(category["id"], category["name"])
+    for kind, key in (("images", "id"), ("annotations", "image_id")):
+        for record in truth[kind]:
+            record[key] = id_of(record[key])
     files = {image["id"]: data / "images" / "val" / image["file_name"] for image in truth["images"]}
     folder = root / "necks"
     plan = _plan()

@@ -1,0 +1,33 @@
+"""Numbers, names and tables as people read them."""
+
+from __future__ import annotations
+
+from detfuse.words import aligned, clock, listed, points, ruled, signed, some
+
+
+def test_points_and_differences_of_them() -> None:
+    assert [points(0.3914), points(0.3914, 1), points(0.0), points(None), points(None, unknown="-")] == [
+        "39.14", "39.1", "0.00", "n/a", "-"
+    ]  # fmt: skip
+    assert [signed(0.0123), signed(-0.0123, 1), signed(0.0), signed(None)] == ["+1.23", "-1.2", "+0.00", "n/a"]
+
+
+def test_times() -> None:
+    assert [clock(0.4), clock(125), clock(59.6), clock(3725)] == ["0:00", "2:05", "1:00", "1:02:05"]
+
+
+def test_names() -> None:
+    assert [listed(names) for names in ([], ["a"], ["a", "b"], ["a", "b", "c"])] == ["", "a", "a and b", "a, b and c"]
+    assert [some(list("abc"), 3), some(list("abcd"), 3), some([])] == ["a, b, c", "a, b, c ... (4 in all)", ""]
+
+
+def test_columns_are_as_wide_as_their_widest_cell() -> None:
+    rows = [["name", "number", "note"], ["a", "1", ""], ["longer", "12", "x"]]
+    assert aligned(rows, left=(0, 2)) == ["name    number  note", "a            1", "longer      12  x"]
+    assert ruled(rows[0], rows[1:]) == [
+        "name    number  note",
+        "------  ------  ----",
+        "a            1",
+        "longer      12     x",
+    ]
+    assert ruled(["name"], []) == ["name", "----"]
