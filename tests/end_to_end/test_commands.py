@@ -188,6 +188,8 @@ def test_the_wheel_has_everything_and_runs_anywhere(tmp_path: Path) -> None:
         wheel.extractall(site)
     shipped = {file.relative_to(REPOSITORY / "conf") for file in (REPOSITORY / "conf").rglob("*.yaml")}
     assert {file.relative_to(site / "detfuse/conf") for file in (site / "detfuse/conf").rglob("*")} >= shipped
+    package = [file for file in (REPOSITORY / "detfuse").rglob("*") if file.is_file() and file.suffix != ".pyc"]
+    assert [file for file in package if not (site / file.relative_to(REPOSITORY)).is_file()] == []
     assert {path.name for path in site.iterdir() if not path.name.endswith(".dist-info")} == {"detfuse"}
     code = "import detfuse, sys; assert 'site' in detfuse.__file__; from detfuse.cli import train; train()"
     argv = [*TINY, "trainer.fast_dev_run=true"]
