@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from functools import partial
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 from torchvision.models import resnet18
 
-from detfuse.attention.inserts import AttentionChoice
+from detfuse.attention.inserts import Attention, AttentionChoice, Site, inserts_of
 from detfuse.attention.se import SE
 from detfuse.backbones.torchvision_backbone import TorchvisionBackbone
 
@@ -73,9 +74,41 @@ def test_a_copy_freezes_its_own_stages() -> None:
     assert twin.model.layer2.training
 
 
+AT_STAGES: Attention = {"stage": AttentionChoice(partial(SE, ratio=4))}
+
+
+@torch.no_grad()
+def test_attention_at_the_last_layer_of_a_stage_reaches_its_map_and_the_next_stages() -> None:
+    first = TorchvisionBackbone(AT_STAGES, name="mobilenet_v3_small", levels=[2, 5])
+    assert [insert.at for insert in inserts_of(first).values()] == ["c2", "c5"]
+    images = torch.randn(2, 3, 64, 64)
+    for backbone in (first, copy.deepcopy(first)):
+        for at, changed in (("c5", [False, True]), ("c2", [True, True])):
+            for training in (True, False):
+                before = backbone.train(training)(images)
+                (insert,) = (insert for insert in inserts_of(backbone).values() if insert.at == at)
+                kept, insert.attention = insert.attention, torch.nn.Threshold(math.inf, 0.0)  # always zero
+                after = backbone(images)
+                insert.attention = kept
+                assert [not torch.equal(a, b) for a, b in zip(before, after, strict=True)] == changed
+
+
+@pytest.mark.parametrize(
+    ("name", "site", "message"),
+    [
+        ("resnet18", "stage", r"resnet18 has no such site, since only timm's .*backbone.name=resnet18\); .*: none"),
+        ("mobilenet_v3_small", "branch", r"backbone.name=resnet50\); it offers: none"),
+        ("shufflenet_v2_x0_5", "stage", "backbone.name=resnet50"),
+    ],
+)
+def test_where_torchvision_has_no_place_for_attention_timms_model_is_named(name: str, site: Site, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        TorchvisionBackbone({site: AT_STAGES["stage"]}, name=name)
+
+
 def test_attention_of_checkpoints_from_when_it_stood_in_the_traced_model_is_read() -> None:
     with torch.device("meta"):
-        backbone = TorchvisionBackbone({"stage": AttentionChoice(partial(SE, ratio=4))}, name="vgg11", levels=[3, 4])
+        backbone = TorchvisionBackbone(AT_STAGES, name="vgg11", levels=[3, 4])
     state = backbone.state_dict()
     old = {f"model.{key}" if key.startswith("attention.") else key: value for key, value in state.items()}
     assert old.keys() != state.keys()
