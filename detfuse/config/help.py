@@ -8,9 +8,9 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from detfuse.config.compose import Composer
 from detfuse.config.location import conf_dir
 from detfuse.config.mistakes import CHECKPOINT_COMMANDS
+from detfuse.config.schema.compose import Composer, composer_of
 from detfuse.config.settings import SETTINGS
 
 _PURPOSE = {
@@ -74,7 +74,7 @@ def help_text(config_name: str, user: Path | None = None) -> str:
         config_name: of the command, such as ``train``.
         user: a folder given by ``--config-dir``, whose options are listed too.
     """
-    composer = Composer(conf_dir(), user, config_name)
+    composer = composer_of(conf_dir(), user, config_name)
     composed = composer.compose([])
     command = f"detfuse-{config_name}"
     usage = f"{command} {'[group=option ...] ' if composed.choices else ''}[key=value ...]"

@@ -8,9 +8,8 @@ from omegaconf import OmegaConf
 
 from detfuse.attention.inserts import Site
 from detfuse.build import targets
-from detfuse.config import check, conf_dir, help_text
-from detfuse.config.location import group_options
-from detfuse.config.signatures import signature_of
+from detfuse.config import check, conf_dir, group_options, help_text
+from detfuse.config.schema.signatures import signature_of
 
 FILES = sorted(conf_dir().rglob("*.yaml"))
 
