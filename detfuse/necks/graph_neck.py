@@ -82,7 +82,7 @@ class GraphNeck(nn.Module):
         nodes: Sequence[Mapping[str, Any]] | None = None,
         outputs: Sequence[str] | None = None,
         scales: Mapping[str, PositiveFloat] | None = None,
-        out_channels: PositiveInt = 256,
+        out_channels: PositiveInt = 64,
         width: PositiveInt | None = None,
         norm: NormName = "none",
         norm_eps: NonNegativeFloat = 1e-5,
