@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torchvision import models
 from torchvision.models.feature_extraction import create_feature_extractor
 
-from detfuse.attention.inserts import BACKBONE_SITES, Attention, only_sites
-from detfuse.backbones.attention import Stage, attend_graphs
+from detfuse.attention.inserts import BACKBONE_SITES, Sites, only_sites
 from detfuse.backbones.extractor import Extractor, accepts_size, dummy_size, last_per_stride, stage_parameters
+from detfuse.backbones.inserts import Stage, attend_graphs
 from detfuse.backbones.pretrained import everything, is_file, load_file, no_network, require_reachable
 from detfuse.errors import InputError
 from detfuse.ranges import NonNegativeInt, PositiveInt, checked
@@ -63,7 +63,7 @@ class TorchvisionBackbone(Extractor):
 
     def __init__(
         self,
-        attention: Attention | None = None,
+        attention: Sites | None = None,
         *,
         name: str,
         levels: Sequence[PositiveInt] = (3, 4, 5),

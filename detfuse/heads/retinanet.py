@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from detfuse.attention.inserts import Attention
+from detfuse.attention.inserts import Sites
 from detfuse.errors import InputError
 from detfuse.heads.candidates import best_of_level, cells_inside, combine_images, finish
 from detfuse.heads.tower import (
@@ -113,7 +113,7 @@ class RetinaNetHead(nn.Module):
         self,
         in_spec: FeatureSpec,
         num_classes: PositiveInt,
-        attention: Attention | None = None,
+        attention: Sites | None = None,
         *,
         num_convs: NonNegativeInt = 4,
         tower_channels: PositiveInt | None = None,

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from detfuse.attention.inserts import HEAD_SITES, Attention, chosen_levels, make_insert, only_sites
+from detfuse.attention.inserts import HEAD_SITES, Sites, chosen_levels, make_insert, only_sites
 from detfuse.errors import InputError
 from detfuse.norms import group_norm
 from detfuse.structures import FeatureSpec
@@ -69,7 +69,7 @@ class ConvTower(nn.Sequential):
         channels: int,
         num_convs: int,
         norm: Norm,
-        attention: Attention | None = None,
+        attention: Sites | None = None,
         name: str = "tower",
     ) -> None:
         super().__init__()
@@ -103,7 +103,7 @@ class ConvTower(nn.Sequential):
         return x
 
 
-def attended_levels(attention: Attention | None, in_spec: FeatureSpec, num_convs: int, head: str) -> list[bool]:
+def attended_levels(attention: Sites | None, in_spec: FeatureSpec, num_convs: int, head: str) -> list[bool]:
     """Per level, whether the towers' attention is applied.
 
     Raises:
