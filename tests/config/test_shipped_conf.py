@@ -16,6 +16,7 @@ from detfuse.attention.inserts import Site
 from detfuse.build import targets
 from detfuse.config import check, conf_dir, group_options, help_text
 from detfuse.config.schema.signatures import signature_of
+from detfuse.config.settings import SETTINGS
 
 FILES = sorted(conf_dir().rglob("*.yaml"))
 ASKS = {"factors", "arms", "common"}  # what an ablation's page is about: no default would do
@@ -161,6 +162,15 @@ def test_help_shows_every_option_and_the_syntax() -> None:
         assert all(option in text[text.index(line) :].split("=", 2)[1] for option in options), key
     for part in ("resample@resample.up=bilinear", "+key=value", "--config-dir", "-m", "resume=", "seed=0"):
         assert part in text
+
+
+@pytest.mark.parametrize("command", SETTINGS)
+def test_help_explains_every_setting(command: str) -> None:
+    lines = help_text(command).splitlines()
+    shown = lines[lines.index("Settings of the command:") + 1 :]
+    for line, name in zip(shown, SETTINGS[command].__dataclass_fields__, strict=False):
+        assert re.match(rf"  {name}=\S+ +\S.*[^.]$", line), line
+    assert not shown[len(SETTINGS[command].__dataclass_fields__)]
 
 
 def test_help_of_a_command_without_groups_shows_its_settings_only() -> None:
