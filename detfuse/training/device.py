@@ -11,11 +11,9 @@ from typing import Any
 
 import torch
 from pytorch_lightning.accelerators import CUDAAccelerator, MPSAccelerator
-from pytorch_lightning.plugins.precision import DoublePrecision, HalfPrecision, MixedPrecision, Precision
+from pytorch_lightning.plugins.precision import HalfPrecision, MixedPrecision, Precision
 
 from detfuse.errors import InputError
-
-_BYTES = {"64-true": 8, "32-true": 4}  # all others compute in two
 
 
 def compute_device(accelerator: str = "auto", devices: Any = 1) -> torch.device:
@@ -72,11 +70,9 @@ def precision_of(name: str | int, device: torch.device) -> Precision:
         return MixedPrecision(name, device.type)  # type: ignore[arg-type]  # one of the two
     if name in ("16-true", "bf16-true"):
         return HalfPrecision(name)  # type: ignore[arg-type]  # likewise
-    if name == "64-true":
-        return DoublePrecision()
     if name == "32-true":
         return Precision()
-    raise InputError(f"trainer.precision={name}: choose one of 32-true, 64-true, 16-mixed, bf16-mixed, bf16-true")
+    raise InputError(f"trainer.precision={name}: choose one of 32-true, 16-mixed, bf16-mixed, bf16-true")
 
 
 def memory_format_of(config: Mapping[str, Any]) -> torch.memory_format:
@@ -86,4 +82,4 @@ def memory_format_of(config: Mapping[str, Any]) -> torch.memory_format:
 
 def bytes_of(precision: Precision) -> int:
     """Bytes of a number that convolutions compute with."""
-    return _BYTES.get(str(precision.precision), 2)
+    return 4 if str(precision.precision) == "32-true" else 2

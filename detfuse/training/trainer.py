@@ -16,7 +16,7 @@ from detfuse.ranges import Fraction, NonNegativeFloat, NonNegativeInt, PositiveI
 from detfuse.training.checkpoint import AtomicCheckpointIO
 from detfuse.training.loops import use_collective_evaluation
 
-Precision = Literal["32-true", "64-true", "16-mixed", "bf16-mixed", "bf16-true"]
+Precision = Literal["32-true", "16-mixed", "bf16-mixed", "bf16-true"]
 
 _NOISE = (  # advice of Lightning that does not apply here, as the start of its message
     "The '.*_dataloader' does not have many workers",  # small data sets on few cores are fastest without
