@@ -53,7 +53,7 @@ class Composed:
     overrides: list[str]
 
     def origin(self, path: str) -> str | None:
-        """The last YAML file that sets a key, as ``experiment/x.yaml``."""
+        """The last YAML file that sets a key, as ``group/x.yaml``."""
         return self.composer.origin(path, self.overrides)
 
 
