@@ -21,7 +21,7 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import OmegaConf
 
 from detfuse.annotations import Annotations
-from detfuse.attention.inserts import BACKBONE_SITES, HEAD_SITES, NECK_SITES, Attention, AttentionChoice, Levels, Site
+from detfuse.attention.inserts import BACKBONE_SITES, HEAD_SITES, NECK_SITES, AttentionChoice, Levels, Site, Sites
 from detfuse.data import DetectionDataModule
 from detfuse.detector import Detector, normalization_of
 from detfuse.errors import InputError
@@ -128,7 +128,7 @@ def size_divisor(spec: FeatureSpec) -> int:
     return max(_MIN_DIVISOR, spec.strides[-1])
 
 
-def build_attention(config: Config, sites: Sequence[Site]) -> Attention:
+def build_attention(config: Config, sites: Sequence[Site]) -> Sites:
     """What the configuration puts at some of the sites; those without attention are left out, whatever their levels.
 
     So a sweep may hold levels fixed and have ``none`` among its kinds.
@@ -153,9 +153,7 @@ def build_backbone(config: Config) -> Backbone:
     return built
 
 
-def _attention_for(
-    part: Callable[..., Any], config: Config, sites: tuple[Site, ...], kind: str
-) -> dict[str, Attention]:
+def _attention_for(part: Callable[..., Any], config: Config, sites: tuple[Site, ...], kind: str) -> dict[str, Sites]:
     """The argument ``attention`` of a part, if it takes one."""
     attention = build_attention(config, sites)
     if "attention" in inspect.signature(part).parameters:

@@ -19,7 +19,7 @@ from detfuse.build import (
     without_pretrained,
 )
 from detfuse.config import conf_dir
-from detfuse.config.compose import Composer
+from detfuse.config.schema.compose import Composer
 from detfuse.structures import IMAGENET, FeatureSpec
 
 

@@ -1,7 +1,17 @@
 """Attention at its place: the sites that the rooms offer, and the module that stands there.
 
-A room is given :data:`Attention`, the choices for its own sites, and asks :func:`make_insert` for what stands at one of
-its places. Every insert is found again by walking the modules: the summary, the drawing and the memory check read
+A part is given its :data:`Sites`, what stands at each, and asks :func:`make_insert` for one of its places. In a
+notebook that is a factory per site:
+
+>>> from functools import partial
+>>> from detfuse.attention import SE
+>>> from detfuse.heads.retinanet import RetinaNetHead
+>>> from detfuse.structures import FeatureSpec
+>>> head = RetinaNetHead(FeatureSpec((32,), (8,)), 3, num_convs=1, attention={"head": partial(SE, ratio=8)})
+>>> [f"{place.kind} at {place.at}" for place in places_of(head)]
+['SE at cls_tower.0', 'SE at box_tower.0']
+
+Every insert is found again by walking the modules: the summary, the drawing and the memory check read
 :class:`Insert`, and no room keeps a list.
 """
 
@@ -9,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from torch import Tensor, nn
 
@@ -17,7 +27,10 @@ from detfuse.errors import InputError
 from detfuse.protocols import AttentionFactory
 from detfuse.ranges import PositiveInt, checked
 
-Site = Literal["stage", "branch", "before_last_block", "lateral", "fused", "output", "head"]
+BackboneSite = Literal["stage", "branch", "before_last_block"]
+NeckSite = Literal["lateral", "fused", "output"]
+HeadSite = Literal["head"]
+Site = Literal[BackboneSite, NeckSite, HeadSite]
 """Where attention may stand:
 
 * ``stage``: on C_i at a stage's end, before the neck and the next stage;
@@ -29,14 +42,14 @@ Site = Literal["stage", "branch", "before_last_block", "lateral", "fused", "outp
 * ``head``: after every activation of a head's towers.
 """
 
-BACKBONE_SITES: tuple[Site, ...] = ("stage", "branch", "before_last_block")
-NECK_SITES: tuple[Site, ...] = ("lateral", "fused", "output")
-HEAD_SITES: tuple[Site, ...] = ("head",)
+BACKBONE_SITES: tuple[Site, ...] = get_args(BackboneSite)
+NECK_SITES: tuple[Site, ...] = get_args(NeckSite)
+HEAD_SITES: tuple[Site, ...] = get_args(HeadSite)
 
 
 @dataclass(frozen=True)
 class AttentionChoice:
-    """What stands at a site.
+    """What stands at a site, where it is not to stand on every level.
 
     Attributes:
         factory: makes the module from the width of the map.
@@ -61,8 +74,8 @@ class Levels:
     head: Sequence[PositiveInt] | None = None
 
 
-Attention = Mapping[Site, AttentionChoice]
-"""The sites in use; one that is absent has no attention and costs nothing."""
+Sites = Mapping[Site, AttentionFactory | AttentionChoice]
+"""What stands at the sites in use; one that is absent has no attention and costs nothing."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +123,7 @@ class Insert(nn.Module):
 
 
 def make_insert(
-    attention: Attention, site: Site, at: str, level: int | None, channels: int, *, nhwc: bool = False
+    attention: Sites, site: Site, at: str, level: int | None, channels: int, *, nhwc: bool = False
 ) -> Insert:
     """What stands at one place of a site that is in use; see :func:`chosen_levels` for the levels that get one.
 
@@ -118,14 +131,14 @@ def make_insert(
         ValueError: naming the place, if the attention cannot take the width.
     """
     try:
-        made = attention[site].factory(channels)
+        made = _choice(attention, site).factory(channels)
     except InputError as error:
         raise InputError(f"attention.{site} at {at} ({channels} channels): {error}") from error
     return Insert(made, site, at, level, nhwc=nhwc)
 
 
 def chosen_levels(
-    attention: Attention | None,
+    attention: Sites | None,
     site: Site,
     levels: Sequence[int],
     part: str,
@@ -146,9 +159,9 @@ def chosen_levels(
     Raises:
         ValueError: if a level was chosen that the part does not have there, or none at all.
     """
-    choice = (attention or {}).get(site)
-    if choice is None:
+    if attention is None or site not in attention:
         return ()
+    choice = _choice(attention, site)
     has = sorted(set(levels))
     wanted: Sequence[int] | None = choice.levels
     if wanted is None:
@@ -161,7 +174,19 @@ def chosen_levels(
     return tuple(wanted)
 
 
-def only_sites(attention: Attention | None, offered: Sequence[Site], part: str, why: str = "") -> None:
+def _choice(attention: Sites, site: Site) -> AttentionChoice:
+    """What stands at a site; a bare factory stands on every level."""
+    given = attention[site]
+    choice = given if isinstance(given, AttentionChoice) else AttentionChoice(given)
+    if not callable(choice.factory) or isinstance(choice.factory, nn.Module):
+        raise InputError(
+            f"attention.{site}: expected what makes a module from its number of channels, such as SE or "
+            f"partial(SE, ratio=8), got {choice.factory!r}"
+        )
+    return choice
+
+
+def only_sites(attention: Sites | None, offered: Sequence[Site], part: str, why: str = "") -> None:
     """Refuse sites that a part cannot offer.
 
     Raises:

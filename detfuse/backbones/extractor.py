@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from detfuse.attention.inserts import Attention, inserts_of
+from detfuse.attention.inserts import Sites, inserts_of
 from detfuse.backbones.norms import Norm, convert_norms
 from detfuse.errors import InputError
 from detfuse.structures import FeatureSpec, Pretrained
@@ -72,7 +72,7 @@ class Extractor(nn.Module):
             self.pretrained = replace(read, parameters=frozenset(f"model.{key}" for key in kept))
         self.train(self.training)
 
-    def _check_attention(self, name: str, attention: Attention) -> None:
+    def _check_attention(self, name: str, attention: Sites) -> None:
         """See that the maps kept their shapes.
 
         Raises:

@@ -8,7 +8,7 @@ from typing import Literal
 from timm.layers.norm_act import convert_sync_batchnorm, freeze_batch_norm_2d
 from torch import nn
 
-from detfuse.errors import InputError
+from detfuse.ranges import checked
 
 Norm = Literal["train", "frozen", "sync"]
 """``train``: as the model has them; ``frozen``: BatchNorm with fixed statistics and scales, for batches of one or two
@@ -22,6 +22,7 @@ _CONVERSIONS: dict[str, Callable[[nn.Module], nn.Module]] = {
 }
 
 
+@checked
 def convert_norms(module: nn.Module, norm: Norm) -> nn.Module:
     """Convert every BatchNorm of ``module``, in place; layers of other kinds (LayerNorm ...) stay as they are.
 
@@ -33,6 +34,4 @@ def convert_norms(module: nn.Module, norm: Norm) -> nn.Module:
     """
     # timm's functions are used for torchvision's models too: they know torch's BatchNorm and timm's fused
     # BatchNorm + activation, whose activation torch's own conversion would drop.
-    if norm not in _CONVERSIONS:
-        raise InputError(f"norm must be one of {', '.join(_CONVERSIONS)}, got {norm!r}")
     return _CONVERSIONS[norm](module)

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torchvision import models
 from torchvision.models.feature_extraction import create_feature_extractor
 
-from detfuse.attention.inserts import Attention, only_sites
-from detfuse.backbones.attention import Stage, attend_stages
+from detfuse.attention.inserts import Sites, only_sites
 from detfuse.backbones.extractor import Extractor, accepts_size, dummy_size, last_per_stride, stage_parameters
+from detfuse.backbones.inserts import Stage, attend_stages
 from detfuse.backbones.pretrained import everything, is_file, load_file, no_network, require_reachable
 from detfuse.errors import InputError
 from detfuse.ranges import NonNegativeInt, PositiveInt, checked
@@ -66,7 +66,7 @@ class TorchvisionBackbone(Extractor):
 
     def __init__(
         self,
-        attention: Attention | None = None,
+        attention: Sites | None = None,
         *,
         name: str,
         levels: Sequence[PositiveInt] = (3, 4, 5),
@@ -135,7 +135,7 @@ def _last_layers(model: Any) -> dict[int, str]:
     return {int(stride): str(node.target) for stride, node in maps.items() if calls[node.target] == 1}
 
 
-def _in_timm(name: str, attention: Attention) -> str:
+def _in_timm(name: str, attention: Sites) -> str:
     """Where what is asked for can stand, for people: in timm's form of this model, if that has the place."""
     short = name.replace("_v", "v")
     found = next((known for known in (name, short, f"{short}_100") if is_model(known)), "resnet50")

@@ -18,8 +18,7 @@ from detfuse.build import build_backbone, build_neck, instantiate, size_divisor
 from detfuse.cli import results
 from detfuse.cli.jobs import Invocation
 from detfuse.cli.outputs import require_file
-from detfuse.config import CostSettings
-from detfuse.config.location import group_options
+from detfuse.config import CostSettings, group_options
 from detfuse.data.collate import padded_size
 from detfuse.errors import InputError, UserError
 from detfuse.fusion.graph import FusionGraph

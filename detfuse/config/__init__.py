@@ -1,11 +1,12 @@
 """The configuration: where it lies, what it may say, and the check that runs before torch is imported."""
 
-from detfuse.config.compose import COMPOSITION_ERRORS, explained_composition
 from detfuse.config.help import help_text
 from detfuse.config.location import conf_dir
 from detfuse.config.mistakes import CHECKPOINT_COMMANDS, check, replacements
-from detfuse.config.overrides import CommandLine, read_command_line
 from detfuse.config.resolve import Resolved, resolve
+from detfuse.config.schema.compose import COMPOSITION_ERRORS, explained_composition
+from detfuse.config.schema.groups import group_options
+from detfuse.config.schema.overrides import CommandLine, read_command_line
 from detfuse.config.settings import (
     AblateSettings,
     CompareSettings,
@@ -33,6 +34,7 @@ __all__ = [
     "check",
     "conf_dir",
     "explained_composition",
+    "group_options",
     "help_text",
     "read_command_line",
     "replacements",

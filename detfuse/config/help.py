@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import re
+import inspect
 import textwrap
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from detfuse.config.compose import Composer
 from detfuse.config.location import conf_dir
 from detfuse.config.mistakes import CHECKPOINT_COMMANDS
+from detfuse.config.schema.compose import Composer, composer_of
 from detfuse.config.settings import SETTINGS
 
 _PURPOSE = {
@@ -74,7 +76,7 @@ def help_text(config_name: str, user: Path | None = None) -> str:
         config_name: of the command, such as ``train``.
         user: a folder given by ``--config-dir``, whose options are listed too.
     """
-    composer = Composer(conf_dir(), user, config_name)
+    composer = composer_of(conf_dir(), user, config_name)
     composed = composer.compose([])
     command = f"detfuse-{config_name}"
     usage = f"{command} {'[group=option ...] ' if composed.choices else ''}[key=value ...]"
@@ -129,10 +131,17 @@ def _wrapped(listed: str, start: str) -> list[str]:
 
 
 def _settings(config_name: str, config: DictConfig) -> list[str]:
-    meanings = dict(re.findall(r"^ +(\w+): (.+)$", SETTINGS[config_name].__doc__ or "", re.MULTILINE))
     lines = []
-    for name in SETTINGS[config_name].__dataclass_fields__:
+    for name, meaning in _meanings(SETTINGS[config_name]).items():
         missing = OmegaConf.is_missing(config, name)
         value = "(required)" if missing else "null" if config[name] is None else str(config[name]).lower()
-        lines.append(f"  {f'{name}={value}':<24}{meanings.get(name, '').replace('``', '').rstrip('.')}")
+        lines.append(f"  {f'{name}={value}':<24}{meaning}")
     return lines
+
+
+def _meanings(kind: type[Any]) -> dict[str, str]:
+    """What the docstring of a dataclass says about each of its fields, without marks."""
+    text = (inspect.getdoc(kind) or "").partition("Args:\n")[2].partition("\n\n")[0]
+    lines = textwrap.dedent(text).replace("\n    ", " ").splitlines()  # what is indented goes on
+    said = {name: meaning for name, _, meaning in (line.partition(": ") for line in lines)}
+    return {field.name: said[field.name].replace("``", "").rstrip(".") for field in fields(kind)}

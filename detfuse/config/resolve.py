@@ -7,9 +7,12 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from detfuse.config.compose import COMPOSITION_ERRORS, Composer, explained_composition
 from detfuse.config.location import conf_dir
-from detfuse.config.overrides import read_command_line
+from detfuse.config.mistakes import schema_of
+from detfuse.config.schema.check import apply
+from detfuse.config.schema.compose import COMPOSITION_ERRORS, composer_of, explained_composition
+from detfuse.config.schema.keys import Keys
+from detfuse.config.schema.overrides import read_command_line
 from detfuse.errors import InputError
 
 
@@ -27,19 +30,25 @@ class Resolved:
 
 
 def resolve(argv: list[str], command: str) -> Resolved:
-    """What a command would run with; :func:`detfuse.config.check` comes first, this does not explain mistakes.
+    """What a command would run with; :func:`detfuse.config.check` comes first and tells all mistakes, this the first.
 
     Args:
-        argv: arguments of the command, as in ``sys.argv[1:]``.
+        argv: arguments of the command, as in ``sys.argv[1:]``; of a sweep, its first run.
         command: the primary configuration, such as ``train``.
 
     Raises:
-        InputError: for what the check lets pass and Hydra does not.
+        InputError: for a command line that cannot be composed.
     """
     line = read_command_line(argv, conf_dir())
-    composer = Composer(conf_dir(), line.config_dir, command)
+    composer = composer_of(conf_dir(), line.config_dir, command)
+    groups, settings = composer.parted(line.choices)
+    wrong = list(line.problems)
     try:
-        composed = composer.compose([choice.typed for choice in line.choices])
+        composed = composer.compose([choice.single() for choice in groups])
+        keys = Keys(composed, schema_of(command, composer.directories))
+        wrong += [problem for choice in settings if (problem := apply(choice, 0, keys)) is not None]
+        if wrong:
+            raise InputError(f"{' '.join(argv)}: {wrong[0]}")
         config = OmegaConf.to_container(composed.config, resolve=True)
     except COMPOSITION_ERRORS as error:
         raise InputError(f"{' '.join(argv)}: {explained_composition(error)}") from error

@@ -17,6 +17,7 @@ _MOVED = {
 
 _RETIRED: dict[str, dict[str, str]] = {
     "detfuse.ops.postprocess.WeightedBoxFusion": {"score": "it is always the mean, as in the paper"},
+    "detfuse.training.progress.ProgressReport": {"refresh_per_second": "the bar is drawn four times a second"},
     "detfuse.training.loggers.MetricsCsv": {"file_name": "it is always metrics.csv, which monitor and report read"},
     "detfuse.training.loggers.tensorboard": {
         "folder": "it is always tensorboard",

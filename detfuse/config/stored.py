@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from detfuse.config.frame import Frame, frame_of
 from detfuse.config.location import conf_dir
-from detfuse.config.nodes import NodeCheck
+from detfuse.config.mistakes import schema_of
 from detfuse.config.retired import brought_up_to_date
+from detfuse.config.schema.frame import Frame
+from detfuse.config.schema.nodes import NodeCheck
 from detfuse.errors import InputError
 
 
 @dataclass(frozen=True)
 class _Stored:
-    """See :class:`detfuse.config.nodes.Whole`."""
+    """See :class:`detfuse.config.schema.keys.Whole`."""
 
     config: DictConfig
     source: Path
@@ -42,16 +43,15 @@ def as_stored(config: Mapping[str, Any], source: Path, directories: list[Path]) 
         InputError: naming everything that does not fit, as after an edit or a cut.
     """
     current: dict[str, Any] = brought_up_to_date(config)
-    roots = tuple(folder.parent for folder in directories)
-    stored = _Stored(OmegaConf.create(current), source)
-    problems = NodeCheck(stored, _old_enough(current), roots, "train", {}).check_all()
+    schema = schema_of("train", [conf_dir(), *directories[1:]])
+    schema = replace(schema, frame=_old_enough(schema.frame, current))
+    problems = NodeCheck(_Stored(OmegaConf.create(current), source), schema).check_all()
     if problems:
         raise InputError("\n  ".join([f"{source}: its configuration does not fit:", *problems]))
     return current
 
 
-def _old_enough(config: Mapping[str, Any]) -> Frame:
-    """The frame of ``train`` without what came later: groups of places that the configuration knows nothing of."""
-    frame = frame_of(conf_dir(), "train")
+def _old_enough(frame: Frame, config: Mapping[str, Any]) -> Frame:
+    """The frame without what came later: groups of places that the configuration knows nothing of."""
     parts = {place: group for place, group in frame.parts.items() if "." not in place or place.split(".")[0] in config}
     return Frame(parts, frame.collections, frame.brought, settings={"seed"})

@@ -21,9 +21,12 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from detfuse.attention.inserts import Attention
+from detfuse.attention.inserts import Sites
 from detfuse.heads.dense import Level, all_priors, by_prior
-from detfuse.heads.tower import TowerHead, predictor
+from detfuse.heads.tower import (
+    TowerHead,
+    predictor,
+)
 from detfuse.losses import Normalizer, binary_cross_entropy, giou_loss, normalizer_of
 from detfuse.ops.boxes import decode_distances
 from detfuse.ops.matching import Crowd, Match, match_points, points_in_crowds
@@ -94,7 +97,7 @@ class FCOSHead(TowerHead[FCOSOutputs]):
         self,
         in_spec: FeatureSpec,
         num_classes: PositiveInt,
-        attention: Attention | None = None,
+        attention: Sites | None = None,
         *,
         num_convs: NonNegativeInt = 4,
         tower_channels: PositiveInt | None = None,

@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from detfuse.attention.inserts import Attention
+from detfuse.attention.inserts import Sites
 from detfuse.errors import InputError
 from detfuse.heads.dense import Level, all_priors, by_prior
 from detfuse.heads.tower import TowerHead, predictor
@@ -101,7 +101,7 @@ class RetinaNetHead(TowerHead[RetinaNetOutputs]):
         self,
         in_spec: FeatureSpec,
         num_classes: PositiveInt,
-        attention: Attention | None = None,
+        attention: Sites | None = None,
         *,
         num_convs: NonNegativeInt = 4,
         tower_channels: PositiveInt | None = None,

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from detfuse.attention.inserts import HEAD_SITES, Attention, chosen_levels, make_insert, only_sites
+from detfuse.attention.inserts import HEAD_SITES, Sites, chosen_levels, make_insert, only_sites
 from detfuse.errors import InputError
 from detfuse.heads.dense import Assigned, DenseHead, Maps, by_cell
 from detfuse.losses import focal_loss
@@ -34,7 +34,7 @@ class TowerHead(DenseHead[Maps]):
     focal_gamma: float
 
     def build_towers(
-        self, attention: Attention | None, num_convs: int, tower_channels: int | None, norm: Norm, probability: float
+        self, attention: Sites | None, num_convs: int, tower_channels: int | None, norm: Norm, probability: float
     ) -> int:
         """Make the towers and ``cls_logits``, which needs to know ``priors_per_cell``.
 
@@ -110,7 +110,7 @@ class ConvTower(nn.Sequential):
         channels: int,
         num_convs: int,
         norm: Norm,
-        attention: Attention | None = None,
+        attention: Sites | None = None,
         name: str = "tower",
     ) -> None:
         super().__init__()
@@ -189,7 +189,7 @@ def _tower_width(head: str, num_convs: int, channels: int | None, in_channels: i
     return in_channels if channels is None else channels
 
 
-def _attended_levels(attention: Attention | None, in_spec: FeatureSpec, num_convs: int, head: str) -> list[bool]:
+def _attended_levels(attention: Sites | None, in_spec: FeatureSpec, num_convs: int, head: str) -> list[bool]:
     """Per level, whether the towers' attention is applied; refused if there is no such level or no tower."""
     why = "" if num_convs else "num_convs=0 leaves it no tower"
     only_sites(attention, HEAD_SITES if num_convs else (), head, why)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from detfuse.attention.inserts import NECK_SITES, Attention, Site, chosen_levels, make_insert, only_sites
+from detfuse.attention.inserts import NECK_SITES, Site, Sites, chosen_levels, make_insert, only_sites
 from detfuse.errors import InputError, UserError
 from detfuse.fill import Fill, fill_convolutions
 from detfuse.fusion.blocks import BLOCKS, ActivationName, NormName, Style
@@ -76,13 +76,13 @@ class GraphNeck(nn.Module):
         operator: OperatorFactory,
         resample_up: ResampleFactory,
         resample_down: ResampleFactory,
-        attention: Attention | None = None,
+        attention: Sites | None = None,
         *,
         topology: Topology | None = None,
         nodes: Sequence[Mapping[str, Any]] | None = None,
         outputs: Sequence[str] | None = None,
         scales: Mapping[str, PositiveFloat] | None = None,
-        out_channels: PositiveInt = 256,
+        out_channels: PositiveInt = 64,
         width: PositiveInt | None = None,
         norm: NormName = "none",
         norm_eps: NonNegativeFloat = 1e-5,
@@ -169,7 +169,7 @@ class GraphNeck(nn.Module):
         y: Tensor = self.inserts[key](x) if key in self.inserts else x
         return y
 
-    def _make_inserts(self, widths: _Widths, attention: Attention | None) -> nn.ModuleDict:
+    def _make_inserts(self, widths: _Widths, attention: Sites | None) -> nn.ModuleDict:
         only_sites(attention, NECK_SITES, "the neck")
         graph = self.graph
         laterals = [(source, node) for source, node in graph.edges if source in widths.backbone]

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from detfuse.attention.inserts import Attention, chosen_levels, make_insert, only_sites
+from detfuse.attention.inserts import Sites, chosen_levels, make_insert, only_sites
 from detfuse.errors import InputError
 from detfuse.fill import fill_convolutions
 from detfuse.ranges import PositiveFloat, PositiveInt, Range, checked
@@ -67,7 +67,7 @@ class SSDExtras(nn.Module):
     def __init__(
         self,
         in_spec: FeatureSpec,
-        attention: Attention | None = None,
+        attention: Sites | None = None,
         *,
         l2_norm_scale: PositiveFloat | None = 20.0,
         fc_channels: PositiveInt | None = 1024,

@@ -82,4 +82,4 @@ def memory_format_of(config: Mapping[str, Any]) -> torch.memory_format:
 
 def bytes_of(precision: Precision) -> int:
     """Bytes of a number that convolutions compute with."""
-    return 4 if precision.precision == "32-true" else 2
+    return 4 if str(precision.precision) == "32-true" else 2

@@ -128,7 +128,7 @@ def sgd(
     weight_decay: NonNegativeFloat = 1e-4,
     nesterov: bool = False,
     backbone_multiplier: NonNegativeFloat = 1.0,
-    reference_batch: PositiveInt | None = None,
+    reference_batch: PositiveInt | None = 16,
     fused: bool = True,
 ) -> Optimizer:
     """Stochastic gradient descent with momentum.
@@ -165,7 +165,7 @@ def adamw(
     eps: NonNegativeFloat = 1e-8,
     weight_decay: NonNegativeFloat = 0.05,
     backbone_multiplier: NonNegativeFloat = 1.0,
-    reference_batch: PositiveInt | None = None,
+    reference_batch: PositiveInt | None = 8,
     fused: bool = True,
 ) -> Optimizer:
     """AdamW: Loshchilov and Hutter, "Decoupled Weight Decay Regularization", 2019, https://arxiv.org/abs/1711.05101.

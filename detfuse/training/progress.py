@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from detfuse.ranges import NonNegativeFloat, PositiveFloat, checked
+from detfuse.ranges import NonNegativeFloat, checked
 from detfuse.words import clock
 
 _RECENT = 100  # batches over which speed is averaged
@@ -25,12 +25,12 @@ class ProgressReport(pl.Callback):
     that takes long adds a line from time to time.
 
     Args:
-        refresh_per_second: how often the bar is drawn.
         line_every: seconds between lines within an epoch where there is no terminal; 0 for none.
     """
 
-    def __init__(self, *, refresh_per_second: PositiveFloat = 4.0, line_every: NonNegativeFloat = 60.0) -> None:
-        self.refresh_per_second = refresh_per_second
+    refresh_per_second = 4.0  # of the bar
+
+    def __init__(self, *, line_every: NonNegativeFloat = 60.0) -> None:
         self.line_every = line_every
         self.console = Console(highlight=False, soft_wrap=True)
         self._bar: Progress | None = None

@@ -31,7 +31,7 @@ def make_trainer(
     callbacks: Sequence[pl.Callback],
     loggers: Sequence[Logger],
     *,
-    max_epochs: Annotated[int, Range(at_least=-1)] = 20,
+    max_epochs: Annotated[int, Range(at_least=-1)] = 7,
     max_steps: Annotated[int, Range(at_least=-1)] = -1,
     accelerator: str = "auto",
     devices: Annotated[int, Range(at_least=-1)] | str | list[NonNegativeInt] = 1,

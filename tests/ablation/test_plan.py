@@ -70,7 +70,7 @@ def test_one_factor_at_a_time_or_every_combination() -> None:
 def test_a_value_is_written_so_that_hydra_reads_it_back(value: Any, text: str) -> None:
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    from detfuse.config.overrides import plain
+    from detfuse.config.schema.overrides import plain
 
     assert override("k", value) == text
     assert plain(OverridesParser.create().parse_override(text).value()) == value

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torchvision import models
 
-from detfuse.attention.inserts import Attention, AttentionChoice, inserts_of
+from detfuse.attention.inserts import AttentionChoice, Sites, inserts_of
 from detfuse.attention.se import SE
 from detfuse.backbones.timm_backbone import TimmBackbone
 from detfuse.backbones.torchvision_backbone import TorchvisionBackbone
@@ -289,7 +289,7 @@ def test_a_file_may_say_itself_what_its_images_are(tmp_path: Path, form: str, ti
 
 @pytest.mark.parametrize("norm", ["train", "frozen", "sync"])
 def test_what_was_read_is_named_as_the_backbone_names_it(tiny_file: Path, norm: Any) -> None:
-    attention: Attention = {"branch": AttentionChoice(SE), "stage": AttentionChoice(SE)}
+    attention: Sites = {"branch": AttentionChoice(SE), "stage": AttentionChoice(SE)}
     backbone = TimmBackbone(attention, name=TINY, pretrained=str(tiny_file), norm=norm)
     inserts = tuple(inserts_of(backbone))
     assert backbone.pretrained is not None

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torchvision.models import resnet18
 
-from detfuse.attention.inserts import Attention, AttentionChoice, Site, inserts_of
+from detfuse.attention.inserts import AttentionChoice, Site, Sites, inserts_of
 from detfuse.attention.se import SE
 from detfuse.backbones.torchvision_backbone import TorchvisionBackbone
 
@@ -74,7 +74,7 @@ def test_a_copy_freezes_its_own_stages() -> None:
     assert twin.model.layer2.training
 
 
-AT_STAGES: Attention = {"stage": AttentionChoice(partial(SE, ratio=4))}
+AT_STAGES: Sites = {"stage": AttentionChoice(partial(SE, ratio=4))}
 
 
 @torch.no_grad()

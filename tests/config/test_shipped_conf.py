@@ -1,31 +1,92 @@
 from __future__ import annotations
 
+import inspect
+import re
+from collections.abc import Iterator
+from dataclasses import MISSING, fields, is_dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
+import yaml
 from omegaconf import OmegaConf
 
 from detfuse.attention.inserts import Site
 from detfuse.build import targets
-from detfuse.config import check, conf_dir, help_text
-from detfuse.config.location import group_options
-from detfuse.config.signatures import signature_of
+from detfuse.config import check, conf_dir, group_options, help_text
+from detfuse.config.schema.signatures import signature_of
+from detfuse.config.settings import SETTINGS
 
 FILES = sorted(conf_dir().rglob("*.yaml"))
+ASKS = {"factors", "arms", "common"}  # what an ablation's page is about: no default would do
+
+
+def _content(file: Path) -> dict[str, Any]:
+    """What a file says, with the keys of those of its group that it begins with."""
+    content = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
+    assert isinstance(content, dict)
+    for entry in content.pop("defaults", []):
+        if isinstance(entry, str) and entry != "_self_" and file.parent != conf_dir():
+            content = _content(file.with_name(f"{entry}.yaml")) | content
+    return {str(key): value for key, value in content.items()}
+
+
+def _nodes(content: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Key, target and arguments of every node."""
+    for path, target in targets(content):
+        node = OmegaConf.to_container(OmegaConf.select(OmegaConf.create(content), path)) if path else content
+        assert isinstance(node, dict)
+        yield path, target, {str(k): v for k, v in node.items() if k not in {"_target_", "_partial_"}}
+
+
+def _lines(node: yaml.Node, path: str = "") -> Iterator[tuple[str, int]]:
+    """Every key of a file with the line that it stands in."""
+    for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
+        below = f"{path}.{key.value}".lstrip(".")
+        yield below, key.start_mark.line
+        yield from _lines(value, below)
+
+
+def _defaults(target: str) -> dict[str, Any]:
+    """The defaults of what a YAML may set."""
+    module, _, name = target.rpartition(".")
+    part = getattr(import_module(module), name)
+    made = {f.name: f.default_factory for f in fields(part)} if is_dataclass(part) else {}
+    signature = signature_of(target)
+    assert signature is not None
+    return {
+        name: list(default) if isinstance(default, tuple) else default
+        for name, parameter in inspect.signature(part).parameters.items()
+        if name in signature.configured and parameter.default is not inspect.Parameter.empty
+        for default in [made[name]() if made.get(name, MISSING) is not MISSING else parameter.default]
+    }
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.relative_to(conf_dir()).as_posix())
 def test_every_target_is_detfuses_and_lists_its_arguments(file: Path) -> None:
-    content = OmegaConf.to_container(OmegaConf.load(file))
-    for path, target in targets(content):
+    for path, target, node in _nodes(_content(file)):
         assert target.startswith("detfuse."), f"{path}: {target}"
         signature = signature_of(target)
         assert signature is not None
-        node = OmegaConf.to_container(OmegaConf.select(OmegaConf.load(file), path)) if path else content
-        assert isinstance(node, dict)
-        given = {key for key in node if key not in {"_target_", "_partial_", "defaults"}}
-        assert given == set(signature.configured), f"{path}: {target}"
+        assert set(node) == set(signature.configured), f"{path}: {target}"
+
+
+def test_there_is_one_truth_on_defaults() -> None:
+    """A notebook builds what the commands build; a file that means otherwise says why: ``# not the default: ...``."""
+    wrong = []
+    for file in FILES:
+        text = file.read_text()
+        written = dict(_lines(yaml.compose(text) or yaml.MappingNode("", [])))
+        for path, target, node in _nodes(_content(file)):
+            for name, default in _defaults(target).items():
+                key = f"{path}.{name}".lstrip(".")
+                is_part = isinstance(node[name], dict) and "_target_" in node[name]
+                if key in written and not is_part and name not in ASKS:
+                    says_why = re.search("not the default: [a-zA-Z]", text.splitlines()[written[key]]) is not None
+                    if (node[name] != default) is not says_why:
+                        wrong.append(f"{file.name}: {key} is {node[name]!r}, the default of {target} is {default!r}")
+    assert not wrong, "\n".join(wrong)
 
 
 @pytest.mark.parametrize(
@@ -61,10 +122,15 @@ def test_what_no_signature_says_is_told_by_the_check_too(command: str, argv: lis
     assert says in problem
 
 
-def test_every_option_of_every_group_is_right() -> None:
-    choices = {key: options for key, options in _choices().items() if key != "experiment"}
-    argv = ["-m", "data.root=x", *(f"{key}={','.join(options)}" for key, options in choices.items())]
-    assert check(argv, "train") == []
+def test_every_option_of_every_group_is_right_at_every_place() -> None:
+    necks = _choices().pop("neck")  # not all bring an operator
+    choices = {key: options for key, options in _choices().items() if key not in {"experiment", "neck"}}
+    turns = [
+        [f"{key}={options[turn % len(options)]}" for key, options in choices.items()]
+        for turn in range(max(map(len, choices.values())))
+    ]
+    for argv in [*turns, *([f"neck={neck}"] for neck in necks)]:
+        assert check(["data.root=x", *argv], "train") == []
 
 
 def test_every_experiment_is_right() -> None:
@@ -96,6 +162,15 @@ def test_help_shows_every_option_and_the_syntax() -> None:
         assert all(option in text[text.index(line) :].split("=", 2)[1] for option in options), key
     for part in ("resample@resample.up=bilinear", "+key=value", "--config-dir", "-m", "resume=", "seed=0"):
         assert part in text
+
+
+@pytest.mark.parametrize("command", SETTINGS)
+def test_help_explains_every_setting(command: str) -> None:
+    lines = help_text(command).splitlines()
+    shown = lines[lines.index("Settings of the command:") + 1 :]
+    for line, name in zip(shown, SETTINGS[command].__dataclass_fields__, strict=False):
+        assert re.match(rf"  {name}=\S+ +\S.*[^.]$", line), line
+    assert not shown[len(SETTINGS[command].__dataclass_fields__)]
 
 
 def test_help_of_a_command_without_groups_shows_its_settings_only() -> None:

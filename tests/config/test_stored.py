@@ -34,6 +34,7 @@ def test_arguments_that_were_removed_since_are_left_out(composed: dict[str, Any]
         "csv": {**stored["logger"]["csv"], "file_name": "metrics.csv"},
         "tensorboard": {**stored["logger"]["tensorboard"], "folder": "tensorboard", "flush_secs": 30},
     }
+    stored["callbacks"]["progress"] = {**stored["callbacks"]["progress"], "refresh_per_second": 10.0}
     stored["callbacks"]["fusion_weights"] = {**stored["callbacks"]["fusion_weights"], "file_name": "w.csv"}
     before = repr(stored)
     assert as_stored(stored, SOURCE, [conf_dir()]) == composed

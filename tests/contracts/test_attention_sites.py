@@ -143,7 +143,7 @@ def test_every_site_learns_at_one_rate_on_pretrained_weights(tmp_path: Path) -> 
     model = everywhere("cbam", "fcos", backbone=f"backbone.pretrained={tmp_path / 'w.pth'}")
     rates = {
         id(parameter): (group["lr"], group["name"].partition(",")[0])
-        for group in sgd(model, 8, lr=1.0, backbone_multiplier=0.125).param_groups
+        for group in sgd(model, 16, lr=1.0, backbone_multiplier=0.125).param_groups
         for parameter in group["params"]
     }
     inserts = inserts_of(model)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+from typing import get_args
+
 import pytest
 import torch
 from composing import compose_train, options
 from torchvision import models
 
+from detfuse.attention.inserts import Levels, Site
 from detfuse.build import build_backbone, with_normalization, without_pretrained
 from detfuse.fusion.operators import OPERATORS
 from detfuse.fusion.resample import DOWN, UP
@@ -17,6 +21,13 @@ def test_there_is_a_yaml_for_every_shipped_choice() -> None:
     assert set(options("operator")) == set(OPERATORS)
     assert set(options("resample")) == (set(UP) | set(DOWN)) - {"subsample"}  # P6's form, pinned by the topologies
     assert set(options("neck")) >= {"unfused", "early", "early_pyramid", "fpn", "unet", "pafpn", "bifpn"}
+
+
+def test_every_site_has_a_place_and_its_levels() -> None:
+    sites = list(get_args(Site))
+    attention = compose_train()["attention"]
+    assert [field.name for field in fields(Levels)] == sites
+    assert [place for place in attention if place != "levels"] == sites
 
 
 def test_the_published_ssd_normalises_as_caffe_did_and_as_imagenet_from_scratch(

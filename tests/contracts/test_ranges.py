@@ -12,8 +12,8 @@ from omegaconf import OmegaConf
 
 from detfuse.build import targets
 from detfuse.config import conf_dir
+from detfuse.config.schema.signatures import signature_of
 from detfuse.config.settings import SETTINGS
-from detfuse.config.signatures import signature_of
 from detfuse.ranges import Range, allows
 
 TARGETS = sorted(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from commands import run
 
-from detfuse.config.location import conf_dir, group_options
+from detfuse.config import conf_dir, group_options
 
 QUICK = ("size=[60,64]", "batch=1", "rounds=2", "neck.out_channels=8")
 OPERATORS = group_options([conf_dir()])["operator"]

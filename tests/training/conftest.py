@@ -150,7 +150,7 @@ def make_module(data: Quadrants, *, lr: float = 0.1, **options: Any) -> Detectio
         CocoEvaluator(data.ground_truth()),
         CATEGORIES,
         {"neck": {"_target_": "tiny", "levels": [3, 4]}, "seed": 0},
-        partial(sgd, lr=lr),
+        partial(sgd, lr=lr, reference_batch=None),
         partial(cosine, warmup_steps=2),
         **options,
     )

@@ -35,7 +35,7 @@ def trainer_of(tmp_path: Path, **settings: Any) -> pl.Trainer:
 def test_a_precision_is_what_the_trainer_makes_of_it(name: Any, tmp_path: Path) -> None:
     ours, theirs = precision_of(name, CPU), trainer_of(tmp_path, precision=name, accelerator="cpu").precision_plugin
     assert (type(ours), ours.precision) == (type(theirs), theirs.precision)
-    size = {"32-true": 4}.get(name, 2)
+    size = 4 if name == "32-true" else 2
     assert bytes_of(ours) == bytes_of(theirs) == size
     with ours.forward_context():
         maps = torch.nn.functional.conv2d(*ours.convert_input([torch.zeros(1, 1, 2, 2), torch.zeros(1, 1, 1, 1)]))

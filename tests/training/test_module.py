@@ -140,7 +140,7 @@ def test_outputs_that_are_not_finite_in_some_images_are_told_once(fit: Fit) -> N
 
 def test_clipping_bounds_the_norm_of_the_whole_gradient(fit: Fit) -> None:
     module = make_module(Quadrants())
-    module._optimizer = partial(sgd, lr=0.5, momentum=0.0, weight_decay=0.0)
+    module._optimizer = partial(sgd, lr=0.5, reference_batch=None, momentum=0.0, weight_decay=0.0)
     module._scheduler = partial(cosine, warmup_steps=0)
     before = {name: p.detach().clone() for name, p in module.named_parameters()}
     fit(module=module, callbacks=[], gradient_clip_val=0.01, max_steps=1)

@@ -23,7 +23,7 @@ def with_pretrained(detector: Detector, *names: str) -> Detector:
 
 def test_norms_and_biases_do_not_decay_and_a_backbone_that_does_not_say_counts_as_pretrained() -> None:
     detector = make_detector()
-    optimizer = sgd(detector, 8, lr=0.1, weight_decay=0.01, backbone_multiplier=0.25)
+    optimizer = sgd(detector, 16, lr=0.1, weight_decay=0.01, backbone_multiplier=0.25)
     names = {id(p): name for name, p in detector.named_parameters()}
     found = {
         names[id(p)]: (group["lr"], group["weight_decay"]) for group in optimizer.param_groups for p in group["params"]
@@ -81,9 +81,9 @@ def test_what_was_read_is_known_in_copies_and_under_wrappers() -> None:
 def test_a_multiplier_without_pretrained_weights_is_said_to_have_no_effect() -> None:
     detector = make_detector()
     detector.backbone.pretrained = None  # type: ignore[attr-defined]  # as a backbone from scratch says
-    told = describe_rates(sgd(detector, 8, lr=0.1, backbone_multiplier=0.25))
+    told = describe_rates(sgd(detector, 16, lr=0.1, backbone_multiplier=0.25))
     assert told == "0.1 (backbone_multiplier=0.25 has no effect: nothing that learns is pretrained)"
-    assert describe_rates(sgd(detector, 8, lr=0.1)) == "0.1"
+    assert describe_rates(sgd(detector, 16, lr=0.1)) == "0.1"
 
 
 def test_frozen_parameters_are_left_out_and_an_all_frozen_detector_is_refused() -> None:

@@ -41,7 +41,8 @@ def test_a_long_epoch_outside_a_terminal_gives_a_sign_of_life(fit: Fit) -> None:
 
 
 def test_in_a_terminal_a_bar_shows_step_loss_speed_and_time_left(fit: Fit) -> None:
-    progress = ProgressReport(refresh_per_second=1000)
+    progress = ProgressReport()
+    progress.refresh_per_second = 1000
     progress.console = Console(file=io.StringIO(), force_terminal=True, width=120)
     fit(callbacks=[progress])
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", reported(progress.console))

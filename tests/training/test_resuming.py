@@ -40,7 +40,7 @@ def module_of(read: frozenset[str] | None, *, multiplier: float, site: str = "")
         if kind in site:
             part.register_module("insert", Insert(nn.Conv2d(8, 8, 1), kind, "c4", 4))  # type: ignore[arg-type]
             part.register_forward_hook(lambda part, _, maps: [part.insert(x) for x in maps])
-    module._optimizer = partial(adamw, lr=0.1, backbone_multiplier=multiplier)
+    module._optimizer = partial(adamw, lr=0.1, reference_batch=None, backbone_multiplier=multiplier)
     found: DetectionModule = module
     return found
 

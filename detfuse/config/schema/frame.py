@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from detfuse.config.location import group_options
+from detfuse.config.schema.groups import group_options
 
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -23,16 +23,16 @@ class Frame:
     """The places of a configuration, by their keys.
 
     Attributes:
-        parts: where a node must stand -> the option that stands there by default, such as ``neck/fpn``; None for one
-            written in place (``detector``, ``attention.levels``).
-        collections: mappings of named nodes (``callbacks``): name -> the options of the group that bring it.
-        brought: parts that come with another's option, as ``operator`` comes with a neck; a private one may do without.
+        parts: where a node must stand -> the option that stands there by default, as ``group/option``; None for one
+            that is written in place in a primary configuration.
+        collections: mappings of named nodes: name -> the options of the group that bring it.
+        brought: parts that come with another's option -> the place of that one, whose private options may do without.
         settings: the command's own keys.
     """
 
     parts: dict[str, str | None] = field(default_factory=dict)
     collections: dict[str, dict[str, list[str]]] = field(default_factory=dict)
-    brought: set[str] = field(default_factory=set)
+    brought: dict[str, str] = field(default_factory=dict)
     settings: set[str] = field(default_factory=set)
 
     def below(self, path: str) -> list[str]:
@@ -46,53 +46,68 @@ class Frame:
         places = [place for place in self.parts if place == path or place.startswith(f"{path}.")]
         return all(place in self.brought for place in places)
 
+    def without_what_it_brings(self, place: str) -> str:
+        """What is wrong with an option that brings nothing to a place where others bring parts, and the remedy."""
+        brought = dict.fromkeys(part.split(".")[0] for part, by in self.brought.items() if by == place)
+        example = (self.parts[place] or "").rpartition("/")[2]
+        return f"brings no {' and no '.join(brought)}; begin it with `defaults: [{example}, _self_]`"
+
 
 @cache
 def frame_of(shipped: Path, config_name: str) -> Frame:
     """The frame of a command.
 
     Args:
-        shipped: detfuse's configuration folder.
+        shipped: the project's own configuration folder.
         config_name: the primary configuration.
     """
     frame = Frame()
-    _take_file(frame, shipped, config_name, brought=False)
+    _take_file(frame, shipped, config_name, None)
     return frame
 
 
-def _take_file(frame: Frame, shipped: Path, name: str, *, brought: bool) -> None:
-    """What a file's defaults list brings, and in a primary configuration what is written in it."""
+def _take_file(frame: Frame, shipped: Path, name: str, bringer: str | None) -> None:
+    """What a file's defaults list brings (to ``bringer``, its place), and what a primary configuration has in place."""
     content, _ = _read(shipped / f"{name}.yaml")
     folder = name.rpartition("/")[0]
     for entry in content.pop("defaults", []):
         if isinstance(entry, str):
             if entry != "_self_":
-                _take_file(frame, shipped, f"{folder}/{entry}" if folder else entry, brought=brought)
+                _take_file(frame, shipped, f"{folder}/{entry}" if folder else entry, bringer)
             continue
         key, option = next(iter(entry.items()))
         if not key.startswith("override "):
-            _take_option(frame, shipped, key.lstrip("/"), str(option), brought=brought)
+            _take_option(frame, shipped, key.lstrip("/"), str(option), bringer)
     if not folder:
         content.pop("hydra", None)
         frame.parts.update((path, None) for path in _nodes(content, ""))
         frame.settings.update(key for key, value in content.items() if not isinstance(value, Mapping))
 
 
-def _take_option(frame: Frame, shipped: Path, mount: str, option: str, *, brought: bool) -> None:
+def _take_option(frame: Frame, shipped: Path, mount: str, option: str, bringer: str | None) -> None:
     group, _, package = mount.partition("@")
     place = (package or group).removeprefix("_global_.")
-    content, header = _read(shipped / group / f"{option}.yaml")
+    content, header = _with_its_defaults(shipped / group, option)
     if "_target_" in content:
         frame.parts[place] = f"{group}/{option}"
-        if brought:
-            frame.brought.add(place)
+        if bringer is not None:
+            frame.brought[place] = bringer
     elif "@package _global_" not in header:
         names = frame.collections.setdefault(place, {})
         for each in group_options([shipped])[group]:
             for name, node in _read(shipped / group / f"{each}.yaml")[0].items():
                 if name != "defaults":
                     names.setdefault(name, []).extend([each] if isinstance(node, Mapping) else [])
-    _take_file(frame, shipped, f"{group}/{option}", brought=True)
+    _take_file(frame, shipped, f"{group}/{option}", place)
+
+
+def _with_its_defaults(folder: Path, option: str) -> tuple[dict[str, Any], str]:
+    """An option's file with the keys of those of its group that it begins with."""
+    content, header = _read(folder / f"{option}.yaml")
+    begins = [entry for entry in content.get("defaults", []) if isinstance(entry, str) and entry != "_self_"]
+    for entry in begins:
+        content = _with_its_defaults(folder, entry)[0] | content
+    return content, header
 
 
 def _nodes(content: Any, path: str) -> Iterator[str]:

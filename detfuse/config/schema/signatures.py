@@ -13,7 +13,9 @@ from pathlib import Path
 
 from detfuse.errors import InputError
 
-_PACKAGE_ROOT = Path(__file__).resolve().parent.parent.parent
+PACKAGE = __name__.partition(".")[0]
+"""The one that this check belongs to: its parts are found wherever it runs from."""
+_HOME = Path(__file__).resolve().parents[__name__.count(".")]
 Definition = ast.ClassDef | ast.FunctionDef | ast.expr
 
 
@@ -45,7 +47,7 @@ class Parameter:
         name: as in the YAML.
         annotation: its type, None if not annotated.
         required: it has no default.
-        wired: it stands before ``*``: detfuse hands it over, users may not set it.
+        wired: it stands before ``*``: it is handed over in code, users may not set it.
     """
 
     name: str
@@ -128,8 +130,7 @@ def read_module(name: str, roots: tuple[Path, ...] = ()) -> Module | None:
 
 
 def _locate(name: str, roots: tuple[Path, ...]) -> Path | None:
-    own = name.split(".")[0] == "detfuse"
-    places = (_PACKAGE_ROOT,) if own else (*roots, *(Path(entry) for entry in sys.path if entry))
+    places = (_HOME,) if name.split(".")[0] == PACKAGE else (*roots, *(Path(entry) for entry in sys.path if entry))
     relative = Path(*name.split("."))
     for place in places:
         for path in (place / relative / "__init__.py", place / relative.with_suffix(".py")):
@@ -142,7 +143,7 @@ def signature_of(target: str, roots: tuple[Path, ...] = ()) -> Signature | None:
     """The signature of a class, dataclass or function by its dotted name.
 
     Args:
-        target: such as ``detfuse.heads.fcos.FCOSHead``.
+        target: such as ``package.module.Class``.
         roots: folders to search for private modules.
 
     Returns:
@@ -155,7 +156,7 @@ def signature_of(target: str, roots: tuple[Path, ...] = ()) -> Signature | None:
     module = read_module(module_name, roots)
     if module is None:
         top = module_name.split(".")[0]
-        if top and top != "detfuse" and _locate(top, roots) is not None and _locate_any(module_name, roots):
+        if top and top != PACKAGE and _locate(top, roots) is not None and _locate_any(module_name, roots):
             return None
         raise UnknownTargetError(f"there is no module {module_name or target!r}")
     found = module.find(name)
@@ -173,8 +174,8 @@ def signature_of(target: str, roots: tuple[Path, ...] = ()) -> Signature | None:
 
 
 def _is_local(module_name: str, roots: tuple[Path, ...]) -> bool:
-    """Whether a module is detfuse's or the user's: others define names in ways that source does not show."""
-    if module_name.split(".")[0] == "detfuse":
+    """Whether a module is our own or the user's: others define names in ways that source does not show."""
+    if module_name.split(".")[0] == PACKAGE:
         return True
     path = _locate(module_name, roots)
     return path is not None and any(path.is_relative_to(root) for root in roots)

@@ -13,7 +13,7 @@ import timm.models.res2net
 import timm.models.resnet
 from torch import Tensor, nn
 
-from detfuse.attention.inserts import Attention, Insert, Site, chosen_levels, make_insert
+from detfuse.attention.inserts import Insert, Site, Sites, chosen_levels, make_insert
 from detfuse.errors import InputError
 
 _BRANCHED = (timm.models.resnet.BasicBlock, timm.models.resnet.Bottleneck, timm.models.res2net.Bottle2neck)
@@ -61,7 +61,7 @@ Stages = Mapping[int, Stage]
 """Level -> stage, finest first."""
 
 
-def attend_stages(model: nn.Module, stages: Stages, attention: Attention, name: str) -> nn.ModuleDict:
+def attend_stages(model: nn.Module, stages: Stages, attention: Sites, name: str) -> nn.ModuleDict:
     """Put attention into a model.
 
     Args:
@@ -101,12 +101,12 @@ def attend_stages(model: nn.Module, stages: Stages, attention: Attention, name: 
     return made
 
 
-def _chosen(attention: Attention, site: Site, stages: Stages, part: str) -> list[tuple[int, Stage]]:
+def _chosen(attention: Sites, site: Site, stages: Stages, part: str) -> list[tuple[int, Stage]]:
     returned = [level for level, stage in stages.items() if stage.returned]
     return [(level, stages[level]) for level in chosen_levels(attention, site, list(stages), part, returned)]
 
 
-def _made(attention: Attention, site: Site, level: int, stage: Stage) -> Insert:
+def _made(attention: Sites, site: Site, level: int, stage: Stage) -> Insert:
     return make_insert(attention, site, f"c{level}", level, stage.channels, nhwc=stage.nhwc)
 
 

@@ -13,7 +13,7 @@ from hydra.core.override_parser.types import Glob, Override, OverrideType
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from detfuse.config.location import collisions, group_options
+from detfuse.config.schema.groups import collisions, group_options
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Choice:
     Attributes:
         typed: the whole argument.
         sign: ``""``, ``"+"``, ``"++"`` or ``"~"``.
-        key: what stands left of ``=`` without the sign, such as ``neck.out_channels`` or ``resample@resample.up``.
+        key: what stands left of ``=`` without the sign, such as ``part.key`` or ``group@place``.
         values: plain values, one unless swept.
         texts: the values as one would type them.
     """

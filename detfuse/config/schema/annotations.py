@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
-from detfuse.config.signatures import Annotation, Module
+from detfuse.config.schema.signatures import Annotation, Module
 from detfuse.ranges import Range
 
 _SEQUENCES = {"list", "tuple", "set", "frozenset", "Sequence", "Iterable", "Collection", "List", "Tuple"}

@@ -8,13 +8,10 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from detfuse.config.annotations import choices, fits, in_words
-from detfuse.config.frame import Frame
-from detfuse.config.keys import HYDRA_KEYS, Keys, Whole, wired
-from detfuse.config.overrides import did_you_mean
-from detfuse.config.retired import moved, why_retired
-from detfuse.config.settings import SETTINGS
-from detfuse.config.signatures import Parameter, Signature, UnknownTargetError, signature_of
+from detfuse.config.schema.annotations import choices, fits, in_words
+from detfuse.config.schema.keys import HYDRA_KEYS, Keys, Schema, Whole, wired
+from detfuse.config.schema.overrides import did_you_mean
+from detfuse.config.schema.signatures import Parameter, Signature, UnknownTargetError, signature_of
 from detfuse.errors import InputError
 
 _MISSING = "???"
@@ -25,22 +22,16 @@ class NodeCheck:
 
     Args:
         composed: what to check.
-        frame: the places that it should have.
-        roots: folders to search for private targets.
-        command: whose top-level keys are meant.
-        typed: keys set on the command line, with the override as typed.
+        schema: of its command.
     """
 
-    def __init__(
-        self, composed: Whole, frame: Frame, roots: tuple[Any, ...], command: str, typed: dict[str, str]
-    ) -> None:
+    def __init__(self, composed: Whole, schema: Schema) -> None:
         self.composed = composed
-        self.frame = frame
-        self.roots = roots
-        self.command = command
-        self.typed = typed
+        self.schema = schema
+        self.frame = schema.frame
+        self.typed: dict[str, str] = {}  # keys set on the command line, with the override as typed
         self.problems: list[str] = []
-        self.keys = Keys(composed, roots, command)
+        self.keys = Keys(composed, schema)
         self._names = list(self.keys.settings.parameters) if self.keys.settings else []
 
     def check_all(self) -> list[str]:
@@ -51,7 +42,7 @@ class NodeCheck:
             if path not in self._names:
                 self._check_place(path, self._plain(path))
         self._check_missing("", [name for name in self.frame.below("") if name not in self.frame.collections], config)
-        self._check_mounts()
+        self._check_brought()
         self._check_settings()
         return self.problems
 
@@ -63,10 +54,10 @@ class NodeCheck:
                 self._check_value(name, self._plain(name), self.keys.parameter(name))
             elif name in self.frame.settings:
                 expected = self._expected(self.keys.parameter(name))
-                self.problems.append(f"{name} is missing: {self.command} needs it ({expected})")
+                self.problems.append(f"{name} is missing: {self.schema.command} needs it ({expected})")
         if len(self.problems) == before and set(self._names) <= set(config):
             try:  # what they must be together
-                SETTINGS[self.command](**{name: self._plain(name) for name in self._names})
+                self.schema.settings(**{name: self._plain(name) for name in self._names})
             except InputError as error:
                 self.problems.append(str(error))
 
@@ -113,13 +104,14 @@ class NodeCheck:
             below = f"{path}.{name}" if path else name
             if name not in present and not self.frame.may_lack(below):
                 remedy = self._choose(below)
-                self.problems.append(f"{below} is missing: {self.command} needs it{remedy}")
+                self.problems.append(f"{below} is missing: {self.schema.command} needs it{remedy}")
 
     def _report_unknown(self, path: str, value: Any, known: list[str]) -> None:
         leaf = path.rpartition(".")[2]
         hint = did_you_mean(leaf, known)
         if not hint and "." not in path:
-            hint = "; a key of your own is read by nothing: refer to where a value stands, as in ${neck.out_channels}"
+            place = self.keys.place_of(f"${{{path}}}") or "part.key"
+            hint = f"; a key of your own is read by nothing: refer to where a value stands, as in ${{{place}}}"
         self.problems.append(
             f"{self._where(path, value)}: there is no {path}{hint}{'' if hint.endswith('?') else ';'} there are: "
             f"{', '.join(known)}"
@@ -156,9 +148,9 @@ class NodeCheck:
     def _check_target(self, path: str, node: dict[str, Any]) -> None:
         target = node["_target_"]
         try:
-            signature = signature_of(str(target), self.roots)
+            signature = signature_of(str(target), self.schema.roots)
         except UnknownTargetError as error:
-            now = moved(str(target))
+            now = self.schema.moved(str(target))
             hint = f"; it is {now} now" if now != target else did_you_mean(error.wrong, list(error.options))
             self.problems.append(f"{self._where(f'{path}._target_', target)}: {error}{hint}")
             return
@@ -169,7 +161,7 @@ class NodeCheck:
             parameter = signature.parameters.get(key) if signature else None
             if signature is not None and parameter is None and not signature.open:
                 known = signature.configured
-                why = why_retired(str(target), key) or did_you_mean(key, known)
+                why = self.schema.why_retired(str(target), key) or did_you_mean(key, known)
                 self.problems.append(
                     f"{self._where(below, value)}: {target} takes no {key}{why or ';'} "
                     f"it takes: {', '.join(known) or 'nothing'}"
@@ -185,25 +177,23 @@ class NodeCheck:
             if parameter.required and not parameter.wired and name not in node:
                 self.problems.append(f"{path}.{name} is missing: give +{path}.{name}=... ({self._expected(parameter)})")
 
-    def _check_mounts(self) -> None:
-        """A private neck that was written without the shipped defaults has no operator to be given."""
-        neck = self.keys.select("neck")
-        signature = self.keys.signature(neck) if isinstance(neck, DictConfig) else None
-        taken = signature.parameters if signature else {}
-        missing = [
-            place
-            for place in self.frame.parts
-            if place in self.frame.brought
-            if place.replace(".", "_") in taken and self.keys.select(place) is None
-        ]
-        if any(place == "operator" for place in missing):
-            chosen = f"neck={self.composed.choices['neck']}" if "neck" in self.composed.choices else "neck"
-            self.problems.append(
-                f"{chosen} ({self.composed.origin('neck._target_')}): brings no operator and no resample; begin it "
-                "with `defaults: [fpn, _self_]`"
-            )
-        else:
-            self.problems += [f"{place} is missing: the neck needs it{self._choose(place)}" for place in missing]
+    def _check_brought(self) -> None:
+        """A part may be given what its option should have brought: ``a.b`` as its argument ``a_b``.
+
+        A private option that was written without the shipped defaults brings none of it.
+        """
+        for place in dict.fromkeys(self.frame.brought.values()):
+            node = self.keys.select(place)
+            signature = self.keys.signature(node) if isinstance(node, DictConfig) else None
+            taken = signature.parameters if signature else {}
+            parts = [p for p, by in self.frame.brought.items() if by == place and p.replace(".", "_") in taken]
+            missing = [part for part in parts if self.keys.select(part) is None]
+            if missing and missing == parts:
+                chosen = f"{place}={self.composed.choices[place]}" if place in self.composed.choices else place
+                origin = self.composed.origin(f"{place}._target_")
+                self.problems.append(f"{chosen} ({origin}): {self.frame.without_what_it_brings(place)}")
+            else:
+                self.problems += [f"{part} is missing: {place} needs it{self._choose(part)}" for part in missing]
 
     def _plain(self, path: str) -> Any:
         """A node as plain containers, interpolations resolved where they can be."""

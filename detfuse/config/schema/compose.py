@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from detfuse.config.location import group_options
+from detfuse.config.schema.groups import group_options
+from detfuse.config.schema.overrides import Choice
 
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, YAMLError)
 """What composing raises for what was typed or written in a file."""
@@ -40,7 +42,7 @@ class Composed:
 
     Attributes:
         config: without Hydra's own node.
-        choices: mount point (``neck``, ``resample@resample.up``) -> option.
+        choices: mount point (``group``, ``group@place``) -> option.
         composer: who composed it.
         overrides: from which overrides.
     """
@@ -51,15 +53,27 @@ class Composed:
     overrides: list[str]
 
     def origin(self, path: str) -> str | None:
-        """The last YAML file that sets a key, as ``experiment/x.yaml``."""
+        """The last YAML file that sets a key, as ``group/x.yaml``."""
         return self.composer.origin(path, self.overrides)
+
+
+def composer_of(shipped: Path, user: Path | None, config_name: str) -> Composer:
+    """The composer of a command: the same one, with all that it composed, until a file of its folders changes."""
+    folders = (shipped, user) if user else (shipped,)
+    files = ((file, file.stat()) for folder in folders for file in sorted(folder.rglob("*.yaml")))
+    return _composer(shipped, user, config_name, tuple((file, stat.st_mtime_ns, stat.st_size) for file, stat in files))
+
+
+@lru_cache(maxsize=4)
+def _composer(shipped: Path, user: Path | None, config_name: str, _: tuple[tuple[Path, int, int], ...]) -> Composer:
+    return Composer(shipped, user, config_name)
 
 
 class Composer:
     """Composes one primary configuration from the shipped folder and the user's.
 
     Args:
-        shipped: detfuse's conf.
+        shipped: the project's own configuration.
         user: the folder given by ``--config-dir``.
         config_name: the primary configuration.
     """
@@ -72,6 +86,15 @@ class Composer:
         self._known: dict[tuple[str, ...], Composed] = {}
         self._files: dict[tuple[str, ...], list[tuple[str, str, Any]]] = {}
         self._searchpath = [f'hydra.searchpath=["file://{user}"]'] if user else []
+
+    def parted(self, choices: Iterable[Choice]) -> tuple[list[Choice], list[Choice]]:
+        """Overrides that choose an option of a group, and those that set a key."""
+        groups: list[Choice] = []
+        settings: list[Choice] = []
+        for choice in choices:
+            is_group = choice.group in self.groups and (choice.sign != "~" or not choice.texts[0])
+            (groups if is_group else settings).append(choice)
+        return groups, settings
 
     def compose(self, overrides: list[str]) -> Composed:
         """Compose (once: the next time it is a copy); Hydra's and OmegaConf's errors pass through."""
@@ -112,7 +135,7 @@ class Composer:
         return [(path, package, self.read(file)) for path, package in found if (file := self.file(path)) is not None]
 
     def file(self, config_path: str) -> Path | None:
-        """The file of a configuration such as ``neck/fpn``."""
+        """The file of a configuration such as ``group/option``."""
         name = config_path.removesuffix(".yaml") + ".yaml"
         return next((d / name for d in self.directories if (d / name).is_file()), None)
 
@@ -131,9 +154,9 @@ class Composer:
         content = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
         return {k: v for k, v in content.items() if k != "defaults"} if isinstance(content, dict) else {}
 
-    def lacks_mounts(self, group: str, option: str) -> bool:
-        """Whether an option's file has no defaults list, so that it brings none of the parts it needs."""
-        file = self.file(f"{group}/{option}")
+    def begins_with_nothing(self, config_path: str) -> bool:
+        """Whether a file has no defaults list, so that it brings no parts."""
+        file = self.file(config_path)
         return file is not None and "defaults" not in OmegaConf.load(file)
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from omegaconf import DictConfig, OmegaConf
 
-from detfuse.config.annotations import fits
-from detfuse.config.overrides import Choice, did_you_mean
-from detfuse.config.settings import SETTINGS
-from detfuse.config.signatures import Parameter, Signature, UnknownTargetError, signature_of
+from detfuse.config.schema.annotations import fits
+from detfuse.config.schema.frame import Frame
+from detfuse.config.schema.overrides import Choice, did_you_mean
+from detfuse.config.schema.signatures import PACKAGE, Parameter, Signature, UnknownTargetError, signature_of
 
 HYDRA_KEYS = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
 
@@ -31,21 +33,40 @@ class Whole(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Schema:
+    """What the configuration of one command is checked against.
+
+    Attributes:
+        command: its name, which is that of the primary configuration.
+        frame: the places that it has.
+        settings: the dataclass of its own top-level keys.
+        roots: folders to search for private targets.
+        moved: where a target stands now, itself if it never stood elsewhere.
+        why_retired: what to say about an argument that a target no longer takes; nothing if it never did.
+    """
+
+    command: str
+    frame: Frame
+    settings: type[Any]
+    roots: tuple[Path, ...]
+    moved: Callable[[str], str]
+    why_retired: Callable[[str, str], str]
+
+
 class Keys:
     """Finds nodes and their signatures.
 
     Args:
         whole: the configuration.
-        roots: folders to search for private targets.
-        command: whose top-level keys are meant.
+        schema: of its command.
     """
 
-    def __init__(self, whole: Whole, roots: tuple[Any, ...], command: str) -> None:
+    def __init__(self, whole: Whole, schema: Schema) -> None:
         self.whole = whole
         self.config = whole.config
-        self.roots = roots
-        kind = SETTINGS[command]
-        self.settings = signature_of(f"{kind.__module__}.{kind.__qualname__}")
+        self.roots = schema.roots
+        self.settings = signature_of(f"{schema.settings.__module__}.{schema.settings.__qualname__}")
 
     def select(self, path: str) -> Any:
         """What stands at a key; the whole for ``""``."""
@@ -70,7 +91,7 @@ class Keys:
         return signature.parameters.get(leaf) if signature else None
 
     def takes_any_keys(self, path: str) -> bool:
-        """Whether a setting is a mapping whose keys are the user's, such as the factors of an ablation."""
+        """Whether a setting is a mapping whose keys are the user's, as those of a dictionary are."""
         parameter = self.parameter(path)
         return parameter is not None and parameter.annotation is not None and fits({}, parameter.annotation)
 
@@ -138,20 +159,26 @@ class Keys:
         return f"there is no node {parent}"
 
     def _elsewhere(self, leaf: str) -> str:
-        """Where a key of this name does exist: ``max_epochs`` is meant as ``trainer.max_epochs``."""
-        found = list(_paths(OmegaConf.to_container(self.config, resolve=False), leaf, ""))
+        """Where a key of this name does exist, if it was typed without its part."""
+        found = [path for path, _ in self._entries() if path.endswith(f".{leaf}")]
         return f"; did you mean {' or '.join(found[:3])}?" if found else ""
+
+    def _entries(self) -> Iterator[tuple[str, Any]]:
+        return _entries(OmegaConf.to_container(self.config, resolve=False))
+
+    def place_of(self, value: str) -> str | None:
+        """The first key that is set to a value, as it is written."""
+        return next((path for path, written in self._entries() if written == value), None)
 
 
 def wired(name: str, node: Any) -> str:
-    """The mistake of setting what detfuse hands over."""
-    return f"{node['_target_']} is given {name} by detfuse itself; remove it"
+    """The mistake of setting what is handed over in code."""
+    return f"{node['_target_']} is given {name} by {PACKAGE} itself; remove it"
 
 
-def _paths(content: Any, leaf: str, prefix: str) -> list[str]:
-    if not isinstance(content, dict):
-        return []
-    found = [f"{prefix}{leaf}"] if leaf in content and prefix else []
-    for key, value in content.items():
-        found += _paths(value, leaf, f"{prefix}{key}.")
-    return found
+def _entries(content: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every key of a configuration by its path, with what stands there, nodes too."""
+    if isinstance(content, dict):
+        for key, value in content.items():
+            yield f"{prefix}{key}", value
+            yield from _entries(value, f"{prefix}{key}.")
