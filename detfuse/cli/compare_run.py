@@ -11,12 +11,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from detfuse.cli.jobs import Invocation
-from detfuse.cli.outputs import require_folder
-from detfuse.config import CompareSettings
+from detfuse.cli.commands import CompareSettings
 from detfuse.errors import InputError, UserError
 from detfuse.evaluation.table import aligned
 from detfuse.files.text import write_json, write_text
+from detfuse.runs.invocation import Invocation
+from detfuse.runs.outputs import require_folder
 from detfuse.statistics.comparison import Results, compare_runs
 from detfuse.statistics.records import Comparison, Difference, Score
 
@@ -25,7 +25,7 @@ SHOWN_CLASSES = 20
 
 def run(invocation: Invocation) -> None:
     """Print scores, differences with their intervals, and the verdict; write them into ``output`` if it is given."""
-    settings = CompareSettings(**{name: invocation.config[name] for name in CompareSettings.__dataclass_fields__})
+    settings = CompareSettings.of(invocation.config)
     sides = {"a": _paths(settings.a), "b": _paths(settings.b)}
     annotations = Path(settings.annotations).expanduser()
     _check_files(sides, annotations)

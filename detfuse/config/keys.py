@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from detfuse.config.annotations import fits
 from detfuse.config.overrides import Choice, did_you_mean
-from detfuse.config.settings import SETTINGS
+from detfuse.config.settings import Settings
 from detfuse.config.signatures import Parameter, Signature, UnknownTargetError, signature_of
 
 HYDRA_KEYS = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
@@ -37,15 +37,14 @@ class Keys:
     Args:
         whole: the configuration.
         roots: folders to search for private targets.
-        command: whose top-level keys are meant.
+        settings: the top-level keys.
     """
 
-    def __init__(self, whole: Whole, roots: tuple[Any, ...], command: str) -> None:
+    def __init__(self, whole: Whole, roots: tuple[Any, ...], settings: type[Settings]) -> None:
         self.whole = whole
         self.config = whole.config
         self.roots = roots
-        kind = SETTINGS[command]
-        self.settings = signature_of(f"{kind.__module__}.{kind.__qualname__}")
+        self.settings = signature_of(f"{settings.__module__}.{settings.__qualname__}")
 
     def select(self, path: str) -> Any:
         """What stands at a key; the whole for ``""``."""

@@ -21,21 +21,15 @@ from detfuse.config.keys import Keys
 from detfuse.config.location import conf_dir
 from detfuse.config.nodes import NodeCheck
 from detfuse.config.overrides import Choice, CommandLine, did_you_mean, read_command_line
-
-# What the commands that start from a checkpoint may still change; the rest is the checkpoint's.
-CHECKPOINT_COMMANDS = {
-    "evaluate": ("data", "evaluation", "trainer", "combine"),
-    "predict": ("data", "trainer", "combine"),
-    "export": ("data", "combine"),
-}
+from detfuse.config.settings import Settings
 
 
-def check(argv: list[str], config_name: str, shipped: Path | None = None) -> list[str]:
+def check(argv: list[str], settings: type[Settings], shipped: Path | None = None) -> list[str]:
     """Every mistake in a command line and in the configuration that it selects.
 
     Args:
         argv: arguments of the command, as in ``sys.argv[1:]``.
-        config_name: the primary configuration: the command's name, such as ``train``.
+        settings: of the command.
         shipped: the configuration folder, by default detfuse's own.
 
     Returns:
@@ -45,16 +39,16 @@ def check(argv: list[str], config_name: str, shipped: Path | None = None) -> lis
     line = read_command_line(argv, directory)
     if any(problem.startswith("--config-dir") for problem in line.problems):
         return line.problems
-    composer = Composer(directory, line.config_dir, config_name)
-    return _Check(composer, line, config_name).run()
+    composer = Composer(directory, line.config_dir, settings.command)
+    return _Check(composer, line, settings).run()
 
 
 class _Check:
-    def __init__(self, composer: Composer, line: CommandLine, command: str) -> None:
+    def __init__(self, composer: Composer, line: CommandLine, settings: type[Settings]) -> None:
         self.composer = composer
         self.line = line
-        self.command = command
-        self.frame = frame_of(composer.directories[0], command)
+        self.settings = settings
+        self.frame = frame_of(composer.directories[0], settings.command)
         self.roots = tuple(folder.parent for folder in composer.directories)
         self.problems: dict[str, None] = dict.fromkeys(line.problems)
 
@@ -66,17 +60,17 @@ class _Check:
         reported = set(self.problems)
         for combination in self._combinations(groups, settings):
             self._check_combination(*combination)
-        if self.command in CHECKPOINT_COMMANDS and set(self.problems) != reported:
+        if self.settings.open_groups is not None and set(self.problems) != reported:
             self._try_other_data(groups, settings, reported)
         return list(self.problems)
 
     def _is_allowed(self, choice: Choice) -> bool:
         root = choice.group.split(".")[0].split("/")[0]
-        allowed = CHECKPOINT_COMMANDS.get(self.command)
-        if allowed is None or root in allowed or root not in {*self.composer.groups, *_INLINE_NODES}:
+        allowed = self.settings.open_groups
+        if allowed is None or root in allowed or root not in {*self.composer.groups, *self.frame.below(""), "seed"}:
             return True
         self._report(
-            f"{choice.typed}: the checkpoint decides this: {self.command} takes weights and settings from it; "
+            f"{choice.typed}: the checkpoint decides this: {self.settings.command} takes weights and settings from it; "
             f"what may be changed: {', '.join(allowed)}"
         )
         return False
@@ -126,7 +120,7 @@ class _Check:
             return True
         if not mounts:
             parts = ", ".join(sorted({mount.split("@")[0] for mount in all_mounts})) or "no parts"
-            self._report(f"{choice.typed}: {self.command} has no place for {choice.group}; it has: {parts}")
+            self._report(f"{choice.typed}: {self.settings.command} has no place for {choice.group}; it has: {parts}")
         elif choice.sign == "~":
             self._report(f"{choice.typed}: {choice.group} has several places: {', '.join(mounts)}")
         else:
@@ -153,7 +147,7 @@ class _Check:
         except COMPOSITION_ERRORS as error:
             self._report(self._explain(selected, error))
             return
-        nodes = NodeCheck(composed, self.frame, self.roots, self.command, {})
+        nodes = NodeCheck(composed, self.frame, self.roots, self.settings, {})
         typed: dict[str, str] = {}
         for choice, index in settings:
             problem = nodes.keys.mistake(choice)
@@ -173,7 +167,7 @@ class _Check:
                 f"neck={neck} ({self.composer.label('neck/' + neck)}): brings no operator and no resample; "
                 "begin it with `defaults: [fpn, _self_]`"
             )
-        return f"{' '.join(selected) or self.command}: {explained_composition(error)}"
+        return f"{' '.join(selected) or self.settings.command}: {explained_composition(error)}"
 
     def _try_other_data(self, groups: list[Choice], settings: list[Choice], reported: set[str]) -> None:
         """A checkpoint may have been trained on any kind of data: a key is right if one of them has it."""
@@ -188,9 +182,6 @@ class _Check:
             if len(self.problems) < len(best):
                 best = self.problems
         self.problems = best
-
-
-_INLINE_NODES = {"detector", "module", "seed"}
 
 
 def _apply(config: DictConfig, choice: Choice, value: Any, keys: Keys) -> str | None:
@@ -208,12 +199,12 @@ def _apply(config: DictConfig, choice: Choice, value: Any, keys: Keys) -> str | 
     return None
 
 
-def replacements(line: CommandLine, command: str) -> dict[str, list[str]]:
+def replacements(line: CommandLine, settings: type[Settings]) -> dict[str, list[str]]:
     """Typed settings that replace a mapping with free keys, with what makes Hydra do so: it would merge the two.
 
     Args:
         line: a command line that has been checked.
-        command: the primary configuration.
+        settings: of the command.
 
     Returns:
         The override as typed -> the overrides that stand for it.
@@ -221,9 +212,9 @@ def replacements(line: CommandLine, command: str) -> dict[str, list[str]]:
     mappings = [choice for choice in line.choices if choice.sign == "" and isinstance(choice.values[0], dict)]
     if not mappings:
         return {}
-    composer = Composer(conf_dir(), line.config_dir, command)
+    composer = Composer(conf_dir(), line.config_dir, settings.command)
     composed = composer.compose([choice.single() for choice in line.choices if choice.group in composer.groups])
-    keys = Keys(composed, (), command)
+    keys = Keys(composed, (), settings)
     free = [choice for choice in mappings if keys.takes_any_keys(choice.key)]
     there = {choice.key: OmegaConf.select(composed.config, choice.key) is not None for choice in free}
     return {choice.typed: [*([f"~{choice.key}"] * there[choice.key]), f"++{choice.typed}"] for choice in free}

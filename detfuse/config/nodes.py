@@ -13,7 +13,7 @@ from detfuse.config.frame import Frame
 from detfuse.config.keys import HYDRA_KEYS, Keys, Whole, wired
 from detfuse.config.overrides import did_you_mean
 from detfuse.config.retired import moved, why_retired
-from detfuse.config.settings import SETTINGS
+from detfuse.config.settings import Settings
 from detfuse.config.signatures import Parameter, Signature, UnknownTargetError, signature_of
 from detfuse.errors import InputError
 
@@ -27,20 +27,20 @@ class NodeCheck:
         composed: what to check.
         frame: the places that it should have.
         roots: folders to search for private targets.
-        command: whose top-level keys are meant.
+        settings: the top-level keys.
         typed: keys set on the command line, with the override as typed.
     """
 
     def __init__(
-        self, composed: Whole, frame: Frame, roots: tuple[Any, ...], command: str, typed: dict[str, str]
+        self, composed: Whole, frame: Frame, roots: tuple[Any, ...], settings: type[Settings], typed: dict[str, str]
     ) -> None:
         self.composed = composed
         self.frame = frame
         self.roots = roots
-        self.command = command
+        self.settings = settings
         self.typed = typed
         self.problems: list[str] = []
-        self.keys = Keys(composed, roots, command)
+        self.keys = Keys(composed, roots, settings)
         self._names = list(self.keys.settings.parameters) if self.keys.settings else []
 
     def check_all(self) -> list[str]:
@@ -63,10 +63,10 @@ class NodeCheck:
                 self._check_value(name, self._plain(name), self.keys.parameter(name))
             elif name in self.frame.settings:
                 expected = self._expected(self.keys.parameter(name))
-                self.problems.append(f"{name} is missing: {self.command} needs it ({expected})")
+                self.problems.append(f"{name} is missing: {self.settings.command} needs it ({expected})")
         if len(self.problems) == before and set(self._names) <= set(config):
             try:  # what they must be together
-                SETTINGS[self.command](**{name: self._plain(name) for name in self._names})
+                self.settings(**{name: self._plain(name) for name in self._names})
             except InputError as error:
                 self.problems.append(str(error))
 
@@ -113,7 +113,7 @@ class NodeCheck:
             below = f"{path}.{name}" if path else name
             if name not in present and not self.frame.may_lack(below):
                 remedy = self._choose(below)
-                self.problems.append(f"{below} is missing: {self.command} needs it{remedy}")
+                self.problems.append(f"{below} is missing: {self.settings.command} needs it{remedy}")
 
     def _report_unknown(self, path: str, value: Any, known: list[str]) -> None:
         leaf = path.rpartition(".")[2]

@@ -13,6 +13,7 @@ from detfuse.config.frame import Frame, frame_of
 from detfuse.config.location import conf_dir
 from detfuse.config.nodes import NodeCheck
 from detfuse.config.retired import brought_up_to_date
+from detfuse.config.settings import TrainSettings
 from detfuse.errors import InputError
 
 
@@ -44,7 +45,7 @@ def as_stored(config: Mapping[str, Any], source: Path, directories: list[Path]) 
     current: dict[str, Any] = brought_up_to_date(config)
     roots = tuple(folder.parent for folder in directories)
     stored = _Stored(OmegaConf.create(current), source)
-    problems = NodeCheck(stored, _old_enough(current), roots, "train", {}).check_all()
+    problems = NodeCheck(stored, _old_enough(current), roots, TrainSettings, {}).check_all()
     if problems:
         raise InputError("\n  ".join([f"{source}: its configuration does not fit:", *problems]))
     return current

@@ -13,11 +13,11 @@ import yaml
 from detfuse.ablation.design import PlanError
 from detfuse.ablation.plan import probe
 from detfuse.cli import evaluation_run, training_run
-from detfuse.cli.jobs import Invocation
-from detfuse.cli.outputs import require_file, require_folder
 from detfuse.config import conf_dir
 from detfuse.config.resolve import resolve
 from detfuse.errors import InputError, UserError
+from detfuse.runs.invocation import Invocation
+from detfuse.runs.outputs import require_file, require_folder
 
 
 def invocation(command: str, *argv: str) -> Invocation:
@@ -129,6 +129,6 @@ def test_training_and_evaluation_ask_before_they_build(monkeypatch: pytest.Monke
     monkeypatch.setattr("detfuse.build.build_backbone", broken(AssertionError("built")))
     with pytest.raises(UserError, match="is a file"):
         training_run.run(invocation("train", f"runs_dir={tmp_path}/file/runs"))
-    monkeypatch.setattr(evaluation_run, "stored", lambda _: (None, {}))
+    monkeypatch.setattr(evaluation_run, "open_checkpoint", lambda _: (None, {}))
     with pytest.raises(UserError, match="is a file"):
         evaluation_run.run(invocation("evaluate", "checkpoint=x", f"output={tmp_path}/file/o"))

@@ -8,7 +8,9 @@ from omegaconf import OmegaConf
 
 from detfuse.attention.inserts import Site
 from detfuse.build import targets
-from detfuse.config import check, conf_dir, help_text
+from detfuse.cli import COMMANDS
+from detfuse.cli.commands import AblateSettings
+from detfuse.config import TrainSettings, check, conf_dir
 from detfuse.config.location import group_options
 from detfuse.config.signatures import signature_of
 
@@ -42,7 +44,7 @@ def test_every_target_is_detfuses_and_lists_its_arguments(file: Path) -> None:
     ],
 )
 def test_the_defaults_of_every_command_are_right(command: str, argv: list[str]) -> None:
-    assert check(argv, command) == []
+    assert check(argv, COMMANDS[command].settings) == []
 
 
 @pytest.mark.parametrize(
@@ -57,24 +59,24 @@ def test_the_defaults_of_every_command_are_right(command: str, argv: list[str]) 
     ],
 )
 def test_what_no_signature_says_is_told_by_the_check_too(command: str, argv: list[str], says: str) -> None:
-    (problem,) = check(argv, command)
+    (problem,) = check(argv, COMMANDS[command].settings)
     assert says in problem
 
 
 def test_every_option_of_every_group_is_right() -> None:
     choices = {key: options for key, options in _choices().items() if key != "experiment"}
     argv = ["-m", "data.root=x", *(f"{key}={','.join(options)}" for key, options in choices.items())]
-    assert check(argv, "train") == []
+    assert check(argv, TrainSettings) == []
 
 
 def test_every_experiment_is_right() -> None:
     for experiment in _choices()["experiment"]:  # by itself: it sets options of the parts that it chooses
-        assert check([f"experiment={experiment}", "data.root=x"], "train") == []
+        assert check([f"experiment={experiment}", "data.root=x"], TrainSettings) == []
 
 
 def test_every_ablation_page_is_right() -> None:
     for page in group_options([conf_dir()])["ablation"]:
-        assert check([f"ablation={page}"], "ablate") == []
+        assert check([f"ablation={page}"], AblateSettings) == []
 
 
 def _choices() -> dict[str, list[str]]:
@@ -88,7 +90,7 @@ def _choices() -> dict[str, list[str]]:
 
 
 def test_help_shows_every_option_and_the_syntax() -> None:
-    text = help_text("train")
+    text = COMMANDS["train"].help()
     for key, options in _choices().items():
         # places with the same options share the list below the last of them
         lines = text[text.index(f"  {key}=") :].splitlines()
@@ -99,7 +101,7 @@ def test_help_shows_every_option_and_the_syntax() -> None:
 
 
 def test_help_of_a_command_without_groups_shows_its_settings_only() -> None:
-    text = help_text("compare")
+    text = COMMANDS["compare"].help()
     assert "annotations=(required)" in text
     assert "equivalence=0.005" in text
     assert "roup" not in text
@@ -107,7 +109,7 @@ def test_help_of_a_command_without_groups_shows_its_settings_only() -> None:
 
 def test_help_of_commands_on_checkpoints_shows_what_may_change() -> None:
     for command in ("evaluate", "predict", "export"):
-        text = help_text(command)
+        text = COMMANDS[command].help()
         assert "checkpoint=(required)" in text
         assert "  combine=" in text
         assert "  neck=" not in text.split("How to write")[0]

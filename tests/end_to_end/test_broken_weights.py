@@ -14,7 +14,7 @@ from test_export import invocation
 
 from detfuse.build import build_detector
 from detfuse.cli import evaluation_run, export_run, prediction_run
-from detfuse.cli.jobs import UserError
+from detfuse.errors import UserError
 from detfuse.export import Deployed, Description, Exported, Resize, program_of, written
 from detfuse.ops.postprocess import Nms
 from detfuse.structures import Categories

@@ -20,6 +20,7 @@ from detfuse.ablation.report.pairing import share_equal
 from detfuse.ablation.storage import write_comparison
 from detfuse.build import build_data, build_detector
 from detfuse.errors import InputError
+from detfuse.files.run_files import PREDICTIONS
 from detfuse.statistics.comparison import compare_runs
 from detfuse.statistics.records import Comparison, Verdict
 
@@ -85,7 +86,7 @@ def _of_all_things(comparison: Comparison, plan: Plan) -> Verdict:
 
 
 def _rows(run: Run) -> list[dict[str, Any]]:
-    path = run.folder / "predictions.json"
+    path = run.folder / PREDICTIONS
     try:
         rows: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from detfuse.build import ConfigError, check_stored_config
-from detfuse.cli.jobs import Invocation
-from detfuse.cli.stored_config import evaluated, resumed
 from detfuse.config import conf_dir
 from detfuse.errors import UserError
+from detfuse.runs.invocation import Invocation
+from detfuse.runs.stored_config import evaluated, resumed
 
 STORED: dict[str, Any] = {
     "seed": 0,
