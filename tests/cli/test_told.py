@@ -132,3 +132,31 @@ def test_training_and_evaluation_ask_before_they_build(monkeypatch: pytest.Monke
     monkeypatch.setattr(evaluation_run, "open_checkpoint", lambda _: (None, {}))
     with pytest.raises(UserError, match="is a file"):
         evaluation_run.run(invocation("evaluate", "checkpoint=x", f"output={tmp_path}/file/o"))
+
+
+TINY_RUN = (
+    "data.num_train=2",
+    "data.num_val=1",
+    "data.loader.batch_size=1",
+    "neck.out_channels=16",
+    "trainer.accelerator=cpu",
+)
+
+
+@pytest.mark.parametrize(
+    ("typed", "says"),
+    [
+        (["trainer.strategy=nonsense"], "trainer: .*nonsense"),
+        (["neck.norm=batch"], "1 value per statistic"),
+        (["attention@attention.fused=non_local"], "memory"),
+        (["trainer.max_epochs=-1"], "a run needs an end"),  # Lightning asks for it once the files are written
+    ],
+)
+def test_a_refusal_before_the_first_step_leaves_nothing_behind(
+    typed: list[str], says: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(training_run, "device_memory", lambda device: 2**10)
+    given = [*TINY_RUN, *typed, f"data.root={tmp_path}/data", f"runs_dir={tmp_path}/runs"]
+    with pytest.raises(UserError, match=says):
+        training_run.run(invocation("train", *given))
+    assert [entry.name for entry in tmp_path.iterdir()] == ["data"]

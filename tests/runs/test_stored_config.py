@@ -51,6 +51,19 @@ def test_a_resumed_run_may_go_on_longer_elsewhere() -> None:
     assert STORED["trainer"]["max_epochs"] == 2
 
 
+def test_a_resumed_run_may_tell_more_but_not_read_elsewhere() -> None:
+    typed = ["trainer.log_every_n_steps=1", "callbacks.fusion_weights=null", "evaluate=last", "project=q"]
+    given = invocation([*typed, "data.root=y"], data__root="y", trainer__log_every_n_steps=1)
+    given.config["callbacks"] = {"fusion_weights": None}
+    with pytest.raises(
+        UserError, match=r"^[^:]*: data\.root=y \(the run has x\)\. What may change: trainer\.max_epochs,"
+    ):
+        resumed(STORED, CHOICES, given)
+    given.typed.remove("data.root=y")
+    changed = {"trainer": {**STORED["trainer"], "log_every_n_steps": 1}, "callbacks": {"fusion_weights": None}}
+    assert resumed(STORED, CHOICES, given) == {**STORED, **changed}
+
+
 def test_a_resumed_run_names_every_setting_that_differs() -> None:
     typed = ["neck=pafpn", "neck.out_channels=16", "seed=1"]
     with pytest.raises(UserError) as error:
