@@ -118,11 +118,11 @@ def claimed(base: Path, *, numbered: bool, overwrite: bool) -> Iterator[Held]:
         held = Held(folder, stays=replaces)
         try:
             yield held
-        except BaseException:
+            held.stays = True  # it has come to its end, with or without steps
+        finally:
             if not held.stays:
                 shutil.rmtree(folder)
                 _remove_empty(absent)
-            raise
 
 
 @contextmanager

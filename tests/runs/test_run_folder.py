@@ -58,12 +58,11 @@ def test_the_runs_of_a_sweep_get_names_of_their_own() -> None:
 
 
 def claim(base: Path, *, numbered: bool = False, overwrite: bool = False) -> Path:
-    """A run that begins, takes a step and ends."""
+    """A run that begins and ends."""
     with claimed(base, numbered=numbered, overwrite=overwrite) as held:
         if overwrite:
             held.empty()
         (held.path / "config.yaml").touch()
-        held.stays = True
         return held.path
 
 
