@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtr
 
+from detfuse.config import TrainSettings
 from detfuse.evaluation.replicates import ReplicateEvaluator
 from detfuse.files.text import write_text
 from detfuse.runs.threads import GENTLE
@@ -271,7 +272,7 @@ def steps() -> None:
     from detfuse.config.resolve import resolve
     from detfuse.structures import Batch, Targets
 
-    config = resolve([], "train").config
+    config = resolve([], TrainSettings).config
     detector = build_detector(config, 3).to(memory_format=torch.channels_last)
     optimizer = instantiate(config["optimizer"])(detector, 8)
     generator = torch.Generator().manual_seed(0)

@@ -10,13 +10,12 @@ import yaml
 
 from detfuse.ablation.records import Cost, Plan, Run
 from detfuse.files.records import from_plain, loaded, to_plain
+from detfuse.files.run_files import COST, STATE
 from detfuse.files.text import write_json, write_text
 from detfuse.statistics.records import Comparison, Score
 
 PLAN = "plan.yaml"
 COMPARISON = "comparison.json"
-STATE = "state.json"
-COST = "cost.json"
 
 
 def write_plan(folder: Path, plan: Plan) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import sys
 import time
@@ -31,11 +30,13 @@ from detfuse.ablation.run.launcher import LocalLauncher
 from detfuse.ablation.run.monitor import Monitor
 from detfuse.ablation.run.runner import Job, Runner, state_of
 from detfuse.ablation.storage import PLAN, read_plan
-from detfuse.cli.jobs import Invocation
-from detfuse.cli.outputs import require_folder
-from detfuse.config import AblateSettings
+from detfuse.cli.commands import AblateSettings
+from detfuse.config.schema.overrides import key_of
 from detfuse.errors import UserError
+from detfuse.files.run_files import LOCK
 from detfuse.runs import run_folder
+from detfuse.runs.invocation import Invocation
+from detfuse.runs.outputs import require_folder
 
 if TYPE_CHECKING:
     from detfuse.ablation.plan.probe import Facts, Read
@@ -49,7 +50,7 @@ def run(invocation: Invocation) -> None:
     Raises:
         UserError: whatever the user can put right; runs that are missing at the end.
     """
-    settings = AblateSettings(**{field.name: invocation.config[field.name] for field in fields(AblateSettings)})
+    settings = AblateSettings.of(invocation.config)
     page = _page(invocation, settings)
     if invocation.multirun:
         raise UserError("-m: an ablation is a sweep of its own; give the values as levels of a factor")
@@ -67,8 +68,8 @@ def run(invocation: Invocation) -> None:
     )
     if settings.plan_only:
         return
+    slots, jobs = slots_of(settings.jobs, prepared), jobs_of(prepared, folder)
     with _claimed(folder, settings):
-        slots, jobs = slots_of(settings.jobs, prepared), jobs_of(prepared, folder)
         refuse_other_environment(jobs, slots, prepared.plan)
         said = store(folder, prepared)
         print(f"\n{said}" if said else "", flush=True)
@@ -132,7 +133,7 @@ def _page(invocation: Invocation, settings: AblateSettings) -> Ablation:
 def _common(invocation: Invocation) -> list[str]:
     """What was typed besides the ablation's own settings: overrides of ``train`` for all arms."""
     own = {field.name for field in fields(AblateSettings)} | {"ablation"}
-    return [text for text in invocation.typed if text.lstrip("+~").partition("=")[0].split(".")[0] not in own]
+    return [text for text in invocation.typed if key_of(text).split(".")[0] not in own]
 
 
 def _flags(invocation: Invocation) -> list[str]:
@@ -236,15 +237,11 @@ def _stopped_by_signals(folder: Path) -> Iterator[None]:
 @contextmanager
 def _claimed(folder: Path, settings: AblateSettings) -> Iterator[None]:
     """Hold the ablation's folder; delete what was in it if that was asked for."""
-    foreign = folder.exists() and any(entry.name != run_folder.LOCK for entry in folder.iterdir())
+    foreign = folder.exists() and any(entry.name != LOCK for entry in folder.iterdir())
     if foreign and not (folder / PLAN).is_file():
         raise UserError(f"{folder} is not empty and has no {PLAN}, so it is no ablation's: give another name=")
     folder.mkdir(parents=True, exist_ok=True)
     with run_folder.locked(folder):
         if settings.overwrite:
-            for entry in folder.iterdir():
-                if entry.is_dir() and not entry.is_symlink():
-                    shutil.rmtree(entry)
-                elif entry.name != run_folder.LOCK:
-                    entry.unlink()
+            run_folder.empty(folder, keep=(LOCK,))
         yield

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from detfuse.annotations import Annotations, Results
-from detfuse.cli.jobs import Invocation
-from detfuse.cli.outputs import require_folder
-from detfuse.config import CompareSettings
+from detfuse.cli.commands import CompareSettings
 from detfuse.errors import UserError
 from detfuse.evaluation import read_annotations, read_results
 from detfuse.evaluation.replicates import ReplicateEvaluator
 from detfuse.evaluation.scoring import score_runs
 from detfuse.files.text import write_json, write_text
+from detfuse.runs.invocation import Invocation
+from detfuse.runs.outputs import require_folder
 from detfuse.statistics.comparison import Statistics, judge, leave_out
 from detfuse.statistics.records import Comparison, Difference, Score
 from detfuse.statistics.verdict import Subject
@@ -29,7 +29,7 @@ SHOWN_CLASSES = 20
 
 def run(invocation: Invocation) -> None:
     """Print scores, differences with their intervals, and the verdict; write them into ``output`` if it is given."""
-    settings = CompareSettings(**{name: invocation.config[name] for name in CompareSettings.__dataclass_fields__})
+    settings = CompareSettings.of(invocation.config)
     sides = {"a": _paths(settings.a), "b": _paths(settings.b)}
     annotations = Path(settings.annotations).expanduser()
     _check_files(sides, annotations)

@@ -15,12 +15,11 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from detfuse.build import build_backbone, build_neck, instantiate, size_divisor
-from detfuse.cli import results
-from detfuse.cli.jobs import Invocation
-from detfuse.cli.outputs import require_file
-from detfuse.config import CostSettings, group_options
+from detfuse.cli.commands import CostSettings
+from detfuse.config import group_options
 from detfuse.data.collate import padded_size
 from detfuse.errors import InputError, UserError
+from detfuse.files.text import write_json
 from detfuse.fusion.graph import FusionGraph
 from detfuse.inspect.cost import (
     Counts,
@@ -34,7 +33,9 @@ from detfuse.inspect.cost import (
     training_step,
 )
 from detfuse.necks.graph_neck import GraphNeck
-from detfuse.runs.environment import environment
+from detfuse.runs.environment import describe_device, environment
+from detfuse.runs.invocation import Invocation
+from detfuse.runs.outputs import require_file
 from detfuse.structures import FeatureSpec
 from detfuse.training.device import compute_device, memory_format_of
 from detfuse.words import ruled
@@ -63,7 +64,7 @@ def run(invocation: Invocation) -> None:
         UserError: whatever the user can put right; an operator that the neck refuses is a row of the table.
     """
     config = invocation.config
-    settings = CostSettings(**{name: config[name] for name in CostSettings.__dataclass_fields__})
+    settings = CostSettings.of(config)
     output = require_file(Path(settings.output).expanduser()) if settings.output else None
     spec = build_backbone(config).out_spec
     size = padded_size(*settings.size, size_divisor(spec))
@@ -81,7 +82,7 @@ def run(invocation: Invocation) -> None:
     table = _table(measured, settings.batch, invocation.choices.get("operator"))
     print(f"\n{table}\n\n{_notes(measured, settings, idle)}")
     if output is not None:
-        results.write_json(output, _as_json(measured, settings, size, invocation))
+        write_json(output, _as_json(measured, settings, size, invocation))
         print(f"written to {output}")
 
 
@@ -156,7 +157,7 @@ def _heading(invocation: Invocation, spec: FeatureSpec, size: tuple[int, int], d
         "neck": f"{choices['neck']}{fusion}",
         "backbone": f"{choices['backbone']}: {levels} channels",
         "images": f"{batch} of {size[0]} x {size[1]} pixels, float32",
-        "device": results.device(device),
+        "device": describe_device(device),
     }
     return "\n".join(f"{name:<10}{text}" for name, text in rows.items())
 

@@ -9,12 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from detfuse.build import build_combine, build_data, build_detector, instantiate, size_divisor
-from detfuse.cli import results
-from detfuse.cli.evaluation_run import stored
-from detfuse.cli.jobs import Invocation
-from detfuse.cli.outputs import require_file
-from detfuse.config import ExportSettings
+from detfuse.build import build_combine, build_data, instantiate, size_divisor
+from detfuse.cli.commands import ExportSettings
 from detfuse.data import Transforms
 from detfuse.data.collate import padded_size
 from detfuse.data.dataset import DetectionDataset, Key
@@ -31,9 +27,12 @@ from detfuse.export import (
     read_exported,
     written,
 )
+from detfuse.runs.header import describe
+from detfuse.runs.invocation import Invocation
+from detfuse.runs.outputs import require_file
 from detfuse.runs.run_folder import run_folder_of
+from detfuse.runs.stored import open_checkpoint, trained_detector
 from detfuse.structures import Size
-from detfuse.weights.checkpoint import load_weights
 
 _PICTURES = 3
 
@@ -45,10 +44,9 @@ def run(invocation: Invocation) -> None:
     the checkpoint pad each batch as little as they can; as norms and biases let the padding reach the scores, theirs
     differ, the more the larger the file's size is than its images.
     """
-    settings = ExportSettings(**{name: invocation.config[name] for name in ExportSettings.__dataclass_fields__})
-    checkpoint, config = stored(invocation)
-    detector = build_detector(config, len(checkpoint.categories)).eval()
-    load_weights(detector, checkpoint)
+    settings = ExportSettings.of(invocation.config)
+    checkpoint, config = open_checkpoint(invocation)
+    detector = trained_detector(checkpoint, config).eval()
     combine = build_combine(config)
     deployed = Deployed(detector, combine)
     transform: Transforms = instantiate(config["data"]["transform"])()
@@ -60,7 +58,7 @@ def run(invocation: Invocation) -> None:
     assert size is not None
     description = Description(
         version=version("detfuse"),
-        model=results.describe(detector, config),
+        model=describe(detector, config),
         categories=checkpoint.categories,
         size=size,
         resize=Resize(transform.size, transform.short_side, transform.long_side),

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import glob
 from collections import Counter
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from detfuse.cli.jobs import Invocation
-from detfuse.cli.outputs import require_folder
-from detfuse.cli.predictors import Predictor, open_predictor
-from detfuse.config import PredictSettings
+from detfuse.cli.commands import PredictSettings
 from detfuse.data import load_image
 from detfuse.errors import UserError
 from detfuse.evaluation import coco_results, rows_of
 from detfuse.export import ExportError
 from detfuse.files.text import write_json
+from detfuse.runs.invocation import Invocation
+from detfuse.runs.outputs import require_folder
+from detfuse.runs.predictors import Predictor, open_predictor
 from detfuse.runs.run_folder import run_folder_of
 from detfuse.structures import Categories, Detections
 from detfuse.visualize.boxes import draw_detections, save_picture
@@ -34,11 +35,11 @@ def run(invocation: Invocation) -> None:
     Raises:
         UserError: after all pictures, if the detector's outputs were not finite in some of them.
     """
-    settings = PredictSettings(**{name: invocation.config[name] for name in PredictSettings.__dataclass_fields__})
+    settings = PredictSettings.of(invocation.config)
     files = find_pictures(settings.source)
     default = run_folder_of(Path(settings.checkpoint).expanduser()) / "predictions"
     output = require_folder(Path(settings.output).expanduser() if settings.output else default)
-    predictor = open_predictor(invocation)
+    predictor = open_predictor(invocation, [field.name for field in fields(PredictSettings)])
     rows: list[dict[str, Any]] = []
     taken: Counter[str] = Counter()
     broken: list[Path] = []

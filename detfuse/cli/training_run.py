@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -13,54 +12,64 @@ import yaml
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from detfuse.attention.inserts import places_of
-from detfuse.build import Parts, build_parts, build_trainer, check_stored_config
-from detfuse.cli import results
-from detfuse.cli.jobs import Invocation
-from detfuse.cli.outputs import require_folder
-from detfuse.cli.stored_config import resumed
-from detfuse.config import TrainSettings, as_stored
+from detfuse.build import Parts, build_parts, build_trainer
+from detfuse.config import TrainSettings
 from detfuse.errors import UserError
 from detfuse.files.records import to_plain
+from detfuse.files.run_files import BEST, COMMAND, CONFIG, ENVIRONMENT, FUSION, FUSION_DRAWING, LAST, SUMMARY
+from detfuse.files.text import write_json, write_text
 from detfuse.inspect.attention_memory import device_memory, require_fit
 from detfuse.inspect.batch_statistics import require_statistics
 from detfuse.inspect.summary import summarise
 from detfuse.necks.graph_neck import GraphNeck
 from detfuse.runs import run_folder
 from detfuse.runs.environment import environment
+from detfuse.runs.header import header
+from detfuse.runs.invocation import Invocation
+from detfuse.runs.outputs import require_folder
+from detfuse.runs.run_folder import Held
+from detfuse.runs.scoring import report, score
+from detfuse.runs.stored import config_to_resume
 from detfuse.training.datamodule import LightningData
 from detfuse.training.device import bytes_of
 from detfuse.visualize.graph import Fusion, svg
 from detfuse.weights.checkpoint import read_checkpoint
 
-_COMMAND = "command.json"
 _SIGTERM_EXIT = 143  # 128 + SIGTERM, as shells have it
 
 
 def run(invocation: Invocation) -> None:
     """Train, evaluate the best or the last checkpoint, write the run folder.
 
+    What is refused before the first step leaves nothing behind, and leaves a run alone that was to be overwritten.
+
     Raises:
         UserError: whatever the user can put right.
     """
     start = time.monotonic()
-    settings = TrainSettings(**{name: invocation.config[name] for name in TrainSettings.__dataclass_fields__})
+    settings = TrainSettings.of(invocation.config)
     _refuse_sweep_of_processes(invocation)
     base = run_folder.base_folder(settings, invocation.typed, multirun=invocation.multirun)
     resume = run_folder.folder_to_resume(settings.resume, base)
     require_folder(resume or base)
-    config = _stored(resume, invocation) if resume else invocation.config
+    config = config_to_resume(resume, invocation) if resume else invocation.config
     pl.seed_everything(config["seed"], workers=True, verbose=False)
-    # before the folder: a mistake leaves nothing behind
     parts = build_parts(config, stage="fit", pretrained=resume is None)
     config = parts.module.config  # with the numbers that were left to the backbone's weights
-    folder = resume or _new_folder(settings, base, numbered=settings.name == "auto" or invocation.multirun)
-    with run_folder.locked(folder):
+    numbered = settings.name == "auto" or invocation.multirun
+    with run_folder.continued(resume) if resume else _new(settings, base, numbered=numbered) as held:
+        folder = held.path
         trainer = build_trainer(config, folder)
-        _begin(trainer, parts, folder, config, invocation)
+        _require_possible(trainer, parts)
+        if settings.overwrite:
+            held.empty()
+        if trainer.is_global_zero:
+            _write_what_it_is(parts, folder, config, invocation)
+            print(header(parts, trainer, folder, config), flush=True)
         if resume:
-            _say(trainer, f"resuming from {folder / run_folder.LAST}")
-        _fit(trainer, parts, config["seed"], folder / run_folder.LAST if resume else None)
-        _finish(trainer, parts, folder / (run_folder.BEST if settings.evaluate == "best" else run_folder.LAST), folder)
+            _say(trainer, f"resuming from {folder / LAST}")
+        _fit(trainer, parts, config["seed"], held, folder / LAST if resume else None)
+        _finish(trainer, parts, folder / (BEST if settings.evaluate == "best" else LAST), folder)
         _say(trainer, f"run folder: {folder}\ntotal time: {_duration(time.monotonic() - start)}")
 
 
@@ -75,42 +84,18 @@ def _refuse_sweep_of_processes(invocation: Invocation) -> None:
         )
 
 
-def _new_folder(settings: TrainSettings, base: Path, *, numbered: bool) -> Path:
+def _new(settings: TrainSettings, base: Path, *, numbered: bool) -> AbstractContextManager[Held]:
     if settings.resume is True and run_folder.start_again(base):
         print(f"{base} ended before its first checkpoint: it begins again")
-        return base
+        return run_folder.continued(base)
     if settings.resume is True and run_folder.is_main_process():
         print(f"resume=true: there is no {base} yet: a new run begins")
     numbered = numbered and settings.resume is False and not settings.overwrite
-    return run_folder.claim(base, numbered=numbered, overwrite=settings.overwrite)
+    return run_folder.claimed(base, numbered=numbered, overwrite=settings.overwrite)
 
 
-def _stored(folder: Path, invocation: Invocation) -> dict[str, Any]:
-    """The configuration that a resumed run continues with."""
-    source = folder / run_folder.CONFIG
-    stored = _read(source, yaml.safe_load)
-    # Before the typed settings, which may call private targets: those are the user's own.
-    check_stored_config(stored, invocation.directories, source)
-    command = folder / _COMMAND
-    choices = _read(command, json.loads).get("choices") if command.is_file() else {}
-    if not isinstance(choices, dict):
-        raise UserError(f"{command}: has no 'choices'; delete the file, or take another copy of the run folder")
-    return resumed(as_stored(stored, source, invocation.directories), choices, invocation)
-
-
-def _read(file: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
-    """A record of a run folder."""
-    try:
-        content = parse(file.read_text(encoding="utf-8"))
-    except (ValueError, yaml.YAMLError) as error:
-        raise UserError(f"{file}: cannot be read ({' '.join(str(error).split())}); it was cut or edited") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{file}: expected a mapping; it was cut or edited")
-    return content
-
-
-def _begin(trainer: pl.Trainer, parts: Parts, folder: Path, config: dict[str, Any], invocation: Invocation) -> None:
-    """See that it can begin; write what the run is, and show it."""
+def _require_possible(trainer: pl.Trainer, parts: Parts) -> None:
+    """See that a step can be made and remembered, as far as that shows beforehand."""
     smallest = parts.data.smallest_training_batch(trainer.world_size)
     require_statistics(parts.detector, *smallest, processes=trainer.world_size)
     require_fit(
@@ -120,23 +105,23 @@ def _begin(trainer: pl.Trainer, parts: Parts, folder: Path, config: dict[str, An
         dtype_bytes=bytes_of(trainer.precision_plugin),
         available=device_memory(trainer.strategy.root_device),
     )
-    if not trainer.is_global_zero:
-        return
-    results.write_text(folder / run_folder.CONFIG, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
-    if not (folder / _COMMAND).is_file():
-        results.write_json(folder / _COMMAND, {"overrides": invocation.typed, "choices": invocation.choices})
-    results.write_json(folder / "environment.json", environment())
-    results.write_text(folder / "summary.txt", summarise(parts.detector, parts.data.largest_inference_size()) + "\n")
+
+
+def _write_what_it_is(parts: Parts, folder: Path, config: dict[str, Any], invocation: Invocation) -> None:
+    write_text(folder / CONFIG, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+    if not (folder / COMMAND).is_file():
+        write_json(folder / COMMAND, {"overrides": invocation.typed, "choices": invocation.choices})
+    write_json(folder / ENVIRONMENT, environment())
+    write_text(folder / SUMMARY, summarise(parts.detector, parts.data.largest_inference_size()) + "\n")
     if isinstance(parts.detector.neck, GraphNeck):
         neck = parts.detector.neck
         fusion = Fusion(neck.graph, tuple(places_of(parts.detector)), neck.scales)
         drawing = svg(fusion.graph, invocation.choices["neck"], fusion.attention, scales=fusion.scales)
-        results.write_text(folder / "fusion.svg", drawing)
-        results.write_json(folder / "fusion.json", to_plain(fusion))
-    print(results.header(parts, trainer, folder, config), flush=True)
+        write_text(folder / FUSION_DRAWING, drawing)
+        write_json(folder / FUSION, to_plain(fusion))
 
 
-def _fit(trainer: pl.Trainer, parts: Parts, seed: int, checkpoint: Path | None) -> None:
+def _fit(trainer: pl.Trainer, parts: Parts, seed: int, held: Held, checkpoint: Path | None) -> None:
     # Building may have drawn random numbers, more for one neck than for another: training begins alike for all.
     pl.seed_everything(seed, workers=True, verbose=False)
     try:
@@ -146,16 +131,21 @@ def _fit(trainer: pl.Trainer, parts: Parts, seed: int, checkpoint: Path | None) 
     except SystemExit:  # Lightning's answer to an interrupt, without a word
         if not trainer.interrupted:
             raise
-        raise KeyboardInterrupt(f"resume={trainer.default_root_dir} goes on from the last checkpoint") from None
+        can_continue = run_folder.can_continue(held.path)
+        raise KeyboardInterrupt(
+            f"resume={held.path} goes on from the last checkpoint" if can_continue else "before its first checkpoint"
+        ) from None
+    finally:
+        held.stays = held.stays or trainer.global_step > 0
 
 
 def _finish(trainer: pl.Trainer, parts: Parts, checkpoint: Path, folder: Path) -> None:
     if not checkpoint.is_file():
         _say(trainer, "no checkpoint was written (trainer.fast_dev_run, or no epoch was run): nothing to evaluate")
         return
-    module = results.score(trainer, parts, read_checkpoint(checkpoint))
+    module = score(trainer, parts, read_checkpoint(checkpoint))
     if trainer.is_global_zero:
-        results.report(module, folder)
+        report(module, folder)
         print(f"checkpoint: {checkpoint}")
 
 

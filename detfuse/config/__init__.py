@@ -2,33 +2,19 @@
 
 from detfuse.config.help import help_text
 from detfuse.config.location import conf_dir
-from detfuse.config.mistakes import CHECKPOINT_COMMANDS, check, replacements
+from detfuse.config.mistakes import check, replacements
 from detfuse.config.resolve import Resolved, resolve
 from detfuse.config.schema.compose import COMPOSITION_ERRORS, explained_composition
 from detfuse.config.schema.groups import group_options
 from detfuse.config.schema.overrides import CommandLine, read_command_line
-from detfuse.config.settings import (
-    AblateSettings,
-    CompareSettings,
-    CostSettings,
-    EvaluateSettings,
-    ExportSettings,
-    PredictSettings,
-    TrainSettings,
-)
+from detfuse.config.settings import Settings, TrainSettings
 from detfuse.config.stored import as_stored
 
 __all__ = [
-    "CHECKPOINT_COMMANDS",
     "COMPOSITION_ERRORS",
-    "AblateSettings",
     "CommandLine",
-    "CompareSettings",
-    "CostSettings",
-    "EvaluateSettings",
-    "ExportSettings",
-    "PredictSettings",
     "Resolved",
+    "Settings",
     "TrainSettings",
     "as_stored",
     "check",

@@ -11,55 +11,9 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from detfuse.config.location import conf_dir
-from detfuse.config.mistakes import CHECKPOINT_COMMANDS
 from detfuse.config.schema.compose import Composer, composer_of
-from detfuse.config.settings import SETTINGS
+from detfuse.config.settings import Settings
 
-_PURPOSE = {
-    "train": "Train a detector, evaluate its best checkpoint, and write everything into a run folder.",
-    "ablate": "Compare arms under the same seeds: plan, run, conclude. Any override of train holds for all arms.",
-    "evaluate": "Evaluate a checkpoint: prints exactly the numbers that training printed.",
-    "predict": "Detect objects in pictures: writes them with boxes, and the detections as COCO json.",
-    "export": "Write a checkpoint's detector with its NMS as one file for other programs, and check that file.",
-    "cost": "Compare what each fusion operator costs in a neck: weights, multiply-adds, memory and measured time.",
-    "compare": "Compare two sides of COCO result files of any framework: differences with intervals, and a verdict.",
-}
-_EXAMPLES = {
-    "train": """\
-        {command}                                            the default: generated data, a small detector
-        {command} data=coco data.root=DIR neck=pafpn operator=concat head=fcos
-        {command} resample@resample.up=bilinear trainer.max_epochs=20 seed=1
-        {command} attention@attention.lateral=se attention@attention.fused=sagan attention.levels.fused=[4]
-        {command} -m neck=early,fpn,unfused operator=add,concat seed=0,1      a sweep: every combination
-        {command} resume=runs/default/defaults trainer.max_epochs=40          continue a run, for longer
-        {command} --config-dir my neck=mine                   your own my/neck/mine.yaml
-        {command} neck=pafpn --cfg job                        show the configuration and stop""",
-    "ablate": """\
-        {command}                                            the quickstart: three necks, three seeds, generated data
-        {command} ablation=necks seeds=[0,1,2,3,4] data=coco data.root=DIR
-        {command} ablation=necks plan_only=true              the plan and its cost; nothing is run
-        {command} ablation=necks jobs=2                      again: what is finished is kept, the rest goes on
-        {command} --config-dir my ablation=mine              your own my/ablation/mine.yaml""",
-    "evaluate": """\
-        {command} checkpoint=runs/default/defaults/checkpoints/best.ckpt
-        {command} checkpoint=best.ckpt evaluation.engine=pycocotools
-        {command} checkpoint=best.ckpt data.root=DIR trainer.devices=2""",
-    "predict": """\
-        {command} checkpoint=runs/default/defaults/checkpoints/best.ckpt source=image.jpg
-        {command} checkpoint=best.ckpt source=folder threshold=0.5 output=pictures
-        {command} checkpoint=best.onnx source=folder          an exported file, which needs nothing else""",
-    "export": """\
-        {command} checkpoint=runs/default/defaults/checkpoints/best.ckpt
-        {command} checkpoint=best.ckpt format=pt2 size=[256,320] output=detector.pt2
-        {command} checkpoint=best.ckpt combine=nms combine.iou_threshold=0.5""",
-    "cost": """\
-        {command}                                             every operator in the default neck
-        {command} neck=bifpn backbone=resnet50 neck.out_channels=256 size=[800,1344]
-        {command} operator=complex operator.readout=complex_conv output=cost.json""",
-    "compare": """\
-        {command} a=x/predictions.json b=y/predictions.json annotations=instances_val.json
-        {command} a=[x0.json,x1.json,x2.json] b=[y0.json,y1.json,y2.json] annotations=val.json output=DIR""",
-}
 _SYNTAX = """\
   group=option          choose another part:            neck=pafpn
   group@place=option    where a group has several places: resample@resample.up=bilinear
@@ -69,32 +23,33 @@ _SYNTAX = """\
   Quote what the shell or the parser would take apart: 'data.root="/path with spaces, and commas"'."""
 
 
-def help_text(config_name: str, user: Path | None = None) -> str:
+def help_text(settings: type[Settings], purpose: str, examples: str, user: Path | None = None) -> str:
     """The help of a command.
 
     Args:
-        config_name: of the command, such as ``train``.
+        settings: of the command.
+        purpose: what it does, in a sentence.
+        examples: lines; ``{command}`` stands for the program.
         user: a folder given by ``--config-dir``, whose options are listed too.
     """
-    composer = composer_of(conf_dir(), user, config_name)
+    composer = composer_of(conf_dir(), user, settings.command)
     composed = composer.compose([])
-    command = f"detfuse-{config_name}"
+    command = f"detfuse-{settings.command}"
     usage = f"{command} {'[group=option ...] ' if composed.choices else ''}[key=value ...]"
-    examples = textwrap.dedent(_EXAMPLES[config_name]).format(command=command)
     return "\n".join(
         [
-            _PURPOSE[config_name],
+            purpose,
             "",
             f"{usage} [-m] [--config-dir DIR] [--cfg job]",
-            f"(in a checkout: python scripts/{config_name}.py)",
+            f"(in a checkout: python scripts/{settings.command}.py)",
             "",
-            *_groups(config_name, composer, composed.choices),
+            *_groups(settings, composer, composed.choices),
             "Settings of the command:",
-            *_settings(config_name, composed.config),
+            *_settings(settings, composed.config),
             "",
             *(["How to write:", _SYNTAX, ""] if composed.choices else []),
             "Examples:",
-            textwrap.indent(examples, "  "),
+            textwrap.indent(textwrap.dedent(examples).format(command=command), "  "),
             "",
             "Every setting with its default and meaning: --cfg job, and the comments in",
             f"  {conf_dir()}",
@@ -102,10 +57,10 @@ def help_text(config_name: str, user: Path | None = None) -> str:
     )
 
 
-def _groups(config_name: str, composer: Composer, chosen: dict[str, str]) -> list[str]:
+def _groups(settings: type[Settings], composer: Composer, chosen: dict[str, str]) -> list[str]:
     if not chosen:
         return []
-    allowed = CHECKPOINT_COMMANDS.get(config_name)
+    allowed = settings.open_groups
     lines = [
         "Groups (* marks the default):"
         if allowed is None
@@ -130,9 +85,9 @@ def _wrapped(listed: str, start: str) -> list[str]:
     return textwrap.wrap(listed, 118, initial_indent=f"{start:<26}", subsequent_indent=" " * 26)
 
 
-def _settings(config_name: str, config: DictConfig) -> list[str]:
+def _settings(settings: type[Settings], config: DictConfig) -> list[str]:
     lines = []
-    for name, meaning in _meanings(SETTINGS[config_name]).items():
+    for name, meaning in _meanings(settings).items():
         missing = OmegaConf.is_missing(config, name)
         value = "(required)" if missing else "null" if config[name] is None else str(config[name]).lower()
         lines.append(f"  {f'{name}={value}':<24}{meaning}")

@@ -14,33 +14,27 @@ from detfuse.config.schema.compose import Composer, composer_of
 from detfuse.config.schema.frame import frame_of
 from detfuse.config.schema.keys import Keys, Schema
 from detfuse.config.schema.overrides import Choice, CommandLine, read_command_line
-from detfuse.config.settings import SETTINGS
-
-# What the commands that start from a checkpoint may still change; the rest is the checkpoint's.
-CHECKPOINT_COMMANDS = {
-    "evaluate": ("data", "evaluation", "trainer", "combine"),
-    "predict": ("data", "trainer", "combine"),
-    "export": ("data", "combine"),
-}
+from detfuse.config.settings import Settings
 
 
-def schema_of(command: str, directories: Sequence[Path]) -> Schema:
+def schema_of(settings: type[Settings], directories: Sequence[Path]) -> Schema:
     """What a configuration of a command is checked against.
 
     Args:
-        command: such as ``train``.
+        settings: of the command.
         directories: the shipped configuration first, then the user's, beside which private targets lie.
     """
     roots = tuple(folder.parent for folder in directories)
-    return Schema(command, frame_of(directories[0], command), SETTINGS[command], roots, moved, why_retired)
+    frame = frame_of(directories[0], settings.command)
+    return Schema(settings.command, frame, settings, roots, moved, why_retired)
 
 
-def check(argv: list[str], config_name: str, shipped: Path | None = None) -> list[str]:
+def check(argv: list[str], settings: type[Settings], shipped: Path | None = None) -> list[str]:
     """Every mistake in a command line and in the configuration that it selects.
 
     Args:
         argv: arguments of the command, as in ``sys.argv[1:]``.
-        config_name: the primary configuration: the command's name, such as ``train``.
+        settings: of the command.
         shipped: the configuration folder, by default detfuse's own.
 
     Returns:
@@ -50,36 +44,38 @@ def check(argv: list[str], config_name: str, shipped: Path | None = None) -> lis
     line = read_command_line(argv, directory)
     if any(problem.startswith("--config-dir") for problem in line.problems):
         return line.problems
-    composer = composer_of(directory, line.config_dir, config_name)
-    schema = schema_of(config_name, composer.directories)
-    refused = [choice for choice in line.choices if _is_the_checkpoints(choice, composer, schema)]
+    composer = composer_of(directory, line.config_dir, settings.command)
+    schema = schema_of(settings, composer.directories)
+    refused = [choice for choice in line.choices if _is_the_checkpoints(choice, composer, schema, settings.open_groups)]
     usable = [choice for choice in line.choices if choice not in refused]
     found = Check(composer, schema).run(usable)
-    if found and config_name in CHECKPOINT_COMMANDS and all(choice.group != "data" for choice in usable):
+    if found and settings.open_groups is not None and all(choice.group != "data" for choice in usable):
         # The checkpoint may come from any kind of data: a key is right if one of them has it.
         kinds = [Choice(f"data={kind}", "", "data", (kind,), (kind,)) for kind in composer.groups.get("data", [])]
         found = min([found, *(Check(composer, schema).run([kind, *usable]) for kind in kinds)], key=len)
     told = [
-        f"{choice.typed}: the checkpoint decides this: {config_name} takes weights and settings from it; what may be "
-        f"changed: {', '.join(CHECKPOINT_COMMANDS[config_name])}"
+        f"{choice.typed}: the checkpoint decides this: {settings.command} takes weights and settings from it; what may "
+        f"be changed: {', '.join(settings.open_groups or ())}"
         for choice in refused
     ]
     return list(dict.fromkeys([*line.problems, *told, *found]))
 
 
-def _is_the_checkpoints(choice: Choice, composer: Composer, schema: Schema) -> bool:
+def _is_the_checkpoints(
+    choice: Choice, composer: Composer, schema: Schema, open_groups: tuple[str, ...] | None
+) -> bool:
     """Whether an override sets what a checkpoint has decided."""
     root = choice.group.split(".")[0].split("/")[0]
     of_training = {"seed", *composer.groups, *(place.split(".")[0] for place in schema.frame.parts)}
-    return root in of_training.difference(CHECKPOINT_COMMANDS.get(schema.command, of_training))
+    return open_groups is not None and root in of_training.difference(open_groups)
 
 
-def replacements(line: CommandLine, command: str) -> dict[str, list[str]]:
+def replacements(line: CommandLine, settings: type[Settings]) -> dict[str, list[str]]:
     """Typed settings that replace a mapping with free keys, with what makes Hydra do so: it would merge the two.
 
     Args:
         line: a command line that has been checked.
-        command: the primary configuration.
+        settings: of the command.
 
     Returns:
         The override as typed -> the overrides that stand for it.
@@ -87,10 +83,10 @@ def replacements(line: CommandLine, command: str) -> dict[str, list[str]]:
     mappings = [choice for choice in line.choices if choice.sign == "" and isinstance(choice.values[0], dict)]
     if not mappings:
         return {}
-    composer = composer_of(conf_dir(), line.config_dir, command)
+    composer = composer_of(conf_dir(), line.config_dir, settings.command)
     groups, _ = composer.parted(line.choices)
     composed = composer.compose([choice.single() for choice in groups])
-    keys = Keys(composed, schema_of(command, composer.directories))
+    keys = Keys(composed, schema_of(settings, composer.directories))
     free = [choice for choice in mappings if keys.takes_any_keys(choice.key)]
     there = {choice.key: OmegaConf.select(composed.config, choice.key) is not None for choice in free}
     return {choice.typed: [*([f"~{choice.key}"] * there[choice.key]), f"++{choice.typed}"] for choice in free}

@@ -13,6 +13,7 @@ from detfuse.config.schema.check import apply
 from detfuse.config.schema.compose import COMPOSITION_ERRORS, composer_of, explained_composition
 from detfuse.config.schema.keys import Keys
 from detfuse.config.schema.overrides import read_command_line
+from detfuse.config.settings import Settings
 from detfuse.errors import InputError
 
 
@@ -29,24 +30,24 @@ class Resolved:
     choices: dict[str, str]
 
 
-def resolve(argv: list[str], command: str) -> Resolved:
+def resolve(argv: list[str], settings: type[Settings]) -> Resolved:
     """What a command would run with; :func:`detfuse.config.check` comes first and tells all mistakes, this the first.
 
     Args:
         argv: arguments of the command, as in ``sys.argv[1:]``; of a sweep, its first run.
-        command: the primary configuration, such as ``train``.
+        settings: of the command.
 
     Raises:
         InputError: for a command line that cannot be composed.
     """
     line = read_command_line(argv, conf_dir())
-    composer = composer_of(conf_dir(), line.config_dir, command)
-    groups, settings = composer.parted(line.choices)
+    composer = composer_of(conf_dir(), line.config_dir, settings.command)
+    groups, typed = composer.parted(line.choices)
     wrong = list(line.problems)
     try:
         composed = composer.compose([choice.single() for choice in groups])
-        keys = Keys(composed, schema_of(command, composer.directories))
-        wrong += [problem for choice in settings if (problem := apply(choice, 0, keys)) is not None]
+        keys = Keys(composed, schema_of(settings, composer.directories))
+        wrong += [problem for choice in typed if (problem := apply(choice, 0, keys)) is not None]
         if wrong:
             raise InputError(f"{' '.join(argv)}: {wrong[0]}")
         config = OmegaConf.to_container(composed.config, resolve=True)

@@ -14,6 +14,7 @@ from detfuse.config.mistakes import schema_of
 from detfuse.config.retired import brought_up_to_date
 from detfuse.config.schema.frame import Frame
 from detfuse.config.schema.nodes import NodeCheck
+from detfuse.config.settings import TrainSettings
 from detfuse.errors import InputError
 
 
@@ -43,7 +44,7 @@ def as_stored(config: Mapping[str, Any], source: Path, directories: list[Path]) 
         InputError: naming everything that does not fit, as after an edit or a cut.
     """
     current: dict[str, Any] = brought_up_to_date(config)
-    schema = schema_of("train", [conf_dir(), *directories[1:]])
+    schema = schema_of(TrainSettings, [conf_dir(), *directories[1:]])
     schema = replace(schema, frame=_old_enough(schema.frame, current))
     problems = NodeCheck(_Stored(OmegaConf.create(current), source), schema).check_all()
     if problems:

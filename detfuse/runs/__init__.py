@@ -1,1 +1,1 @@
-"""The run folder: how it is named, claimed and found again, and what a run was made with."""
+"""The run folder: how it is named, claimed, continued and read; what a command does with a stored run."""

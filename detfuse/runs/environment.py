@@ -1,16 +1,22 @@
-"""What a run was made with, for its folder."""
+"""What a run was made with: written into its folder, and read again. Torch is imported only to look."""
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import subprocess
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 import detfuse
+from detfuse.errors import UserError
+from detfuse.files.run_files import ENVIRONMENT
+
+if TYPE_CHECKING:
+    import torch
 
 _PACKAGES = (
     "detfuse",
@@ -27,6 +33,8 @@ _PACKAGES = (
 
 def environment() -> dict[str, str]:
     """Versions, platform and devices as text, in a fixed order; no paths and no host or user names."""
+    import torch
+
     found = {"python": platform.python_version()}
     found.update({package: _version(package) for package in _PACKAGES})
     found["torch"] = torch.__version__  # names the CUDA build too
@@ -38,6 +46,36 @@ def environment() -> dict[str, str]:
     return found
 
 
+def read_environment(folder: Path) -> dict[str, str] | None:
+    """That of a run folder; None if it has none.
+
+    Raises:
+        UserError: if it cannot be read.
+    """
+    file = folder / ENVIRONMENT
+    try:
+        return {str(key): str(value) for key, value in json.loads(file.read_text(encoding="utf-8")).items()}
+    except FileNotFoundError:
+        return None
+    except (ValueError, AttributeError) as error:
+        raise UserError(f"{file}: cannot be read ({error}); delete {folder} to make this run again") from error
+
+
+def threads_of_runs(folders: Iterable[Path]) -> int | None:
+    """With how many threads the first of these runs that tells it was made; None if none does."""
+    found = (read_environment(folder) for folder in folders)
+    return next((int(made["threads"]) for made in found if made and "threads" in made), None)
+
+
+def describe_device(used: torch.device) -> str:
+    """What a command computes on, for people."""
+    import torch
+
+    if used.type == "cuda":
+        return torch.cuda.get_device_name(used)
+    return f"{used.type}, {torch.get_num_threads()} threads"
+
+
 def _version(package: str) -> str:
     try:
         return version(package)
@@ -46,6 +84,8 @@ def _version(package: str) -> str:
 
 
 def _device() -> str:
+    import torch
+
     if torch.cuda.is_available():
         names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
         return f"{', '.join(names)} (CUDA {torch.version.cuda})"

@@ -2,38 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from detfuse.config import TrainSettings
+from detfuse.config.kinds import kind_of
+from detfuse.config.schema.overrides import place_of
 from detfuse.errors import UserError
+from detfuse.files.run_files import CHECKPOINTS, CONFIG, LAST, LOCK
 
-CONFIG = "config.yaml"
-LAST = Path("checkpoints") / "last.ckpt"
-BEST = Path("checkpoints") / "best.ckpt"
-
-# What does not change a result, or says only where things lie, is not part of a name.
-_NO_SCIENCE = re.compile(
-    r"(project|name|runs_dir|overwrite|resume|hydra|logger|callbacks\.(progress|pictures|fusion_weights))\b.*"
-    r"|trainer\.(devices|accelerator|num_nodes|strategy|log_every_n_steps|detect_anomaly)"
-    r"|data\.(root|train_annotations|train_images|val_annotations|val_images|follow_symlinks|check_images)"
-    r"|data\.loader\.num_workers"
-)
 _MAX_LENGTH = 100
-LOCK = ".lock"
-_RUN_FOLDER_VARIABLE = "DETFUSE_RUN_FOLDER"
+# The folder of a run of several processes, for those that Lightning starts: they have the first one's command line and
+# environment, and would find the number taken that it has taken.
+_OF_FIRST_PROCESS = "DETFUSE_RUN_FOLDER"
 
 
 def run_folder_of(checkpoint: Path) -> Path:
     """The folder beside a checkpoint: that of its run, if it lies in one."""
     folder = checkpoint.parent
-    return folder.parent if folder.name == LAST.parent.name else folder
+    return folder.parent if folder.name == CHECKPOINTS else folder
 
 
 def auto_name(overrides: list[str]) -> str:
@@ -43,9 +38,10 @@ def auto_name(overrides: list[str]) -> str:
     """
     parts: dict[str, str] = {}
     for override in overrides:
-        key, _, value = override.lstrip("+").partition("=")
-        if not _NO_SCIENCE.fullmatch(key):
-            parts[key.partition("@")[2] or key] = value
+        place = place_of(override)
+        if kind_of(place) == "science":
+            left_out = "~" if override.startswith("~") else ""
+            parts[left_out + place] = override.partition("=")[2]
     # The parts and the seed first: they are what a shortened name must still show.
     ordered = sorted(parts.items(), key=lambda part: ("." in part[0], part[0] == "seed", part[0]))
     exact = "_".join(f"{key}-{value}" for key, value in ordered)
@@ -78,27 +74,101 @@ def is_torchrun() -> bool:
     return "TORCHELASTIC_RUN_ID" in os.environ
 
 
-def claim(base: Path, *, numbered: bool, overwrite: bool) -> Path:
-    """Make the run folder, which no other run can claim then.
+@dataclass
+class Held:
+    """A run folder in the hands of a run.
+
+    Attributes:
+        path: the folder.
+        stays: whether it stays if the run fails: it holds an earlier run, or this one has taken a step.
+    """
+
+    path: Path
+    stays: bool = True
+
+    def empty(self) -> None:
+        """Delete an earlier run: the folder is this one's from here on."""
+        if is_main_process():
+            empty(self.path, keep=(LOCK,))
+            self.stays = False
+
+
+@contextmanager
+def claimed(base: Path, *, numbered: bool, overwrite: bool) -> Iterator[Held]:
+    """Make a run folder and hold it. A run that fails before its first step leaves nothing behind.
 
     Args:
         base: the folder that was asked for.
         numbered: take the next free of ``base``, ``base-2``, ``base-3`` ... where it exists.
-        overwrite: delete ``base`` first, if it is a run folder.
+        overwrite: take ``base`` with the run that is in it, which the caller deletes when nothing is refused any more.
 
     Raises:
-        UserError: if the folder is taken, or is none that may be deleted.
+        UserError: if the folder is taken, is at work, or is none that may be deleted.
     """
     if not is_main_process():
-        # Lightning starts its child processes with this environment; under torchrun names are not numbered.
-        return Path(os.environ.get(_RUN_FOLDER_VARIABLE, str(base)))
-    if overwrite and _is_taken(base):
-        _delete(base)
-    numbered = numbered and not is_torchrun()
+        yield Held(Path(os.environ.get(_OF_FIRST_PROCESS) or base))  # torchrun sets none, and names are not numbered
+        return
+    replaces = overwrite and _is_taken(base)
+    if replaces:
+        _require_run_folder(base)
+    absent = [folder for folder in base.parents if not folder.exists()]
+    folder = base if replaces else _make(base, numbered=numbered and not is_torchrun())
+    os.environ[_OF_FIRST_PROCESS] = str(folder)
+    with locked(folder):
+        held = Held(folder, stays=replaces)
+        try:
+            yield held
+            held.stays = True  # it has come to its end, with or without steps
+        finally:
+            if not held.stays:
+                shutil.rmtree(folder)
+                _remove_empty(absent)
+
+
+@contextmanager
+def continued(folder: Path) -> Iterator[Held]:
+    """Hold the folder of a run that has begun.
+
+    Raises:
+        UserError: if it is at work.
+    """
+    with locked(folder):
+        yield Held(folder)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a folder for this process; the lock ends with the process, however that ends.
+
+    Raises:
+        UserError: if another process holds it.
+    """
+    if not is_main_process() or os.name != "posix":
+        yield
+        return
+    import fcntl
+
+    with (folder / LOCK).open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"another run is at work in {folder}: wait for it, or give another name=") from None
+        yield
+
+
+def empty(folder: Path, *, keep: Sequence[str]) -> None:
+    """Delete all that lies in a folder, but for files of these names; what links lead to is left alone."""
+    for entry in folder.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        elif entry.name not in keep:
+            entry.unlink()
+
+
+def _make(base: Path, *, numbered: bool) -> Path:
     for number in itertools.count(1):
         folder = base if number == 1 else base.with_name(f"{base.name}-{number}")
         if _take(folder):
-            os.environ[_RUN_FOLDER_VARIABLE] = str(folder)
             return folder
         if not numbered:
             raise UserError(
@@ -124,33 +194,17 @@ def _take(folder: Path) -> bool:
     return True
 
 
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold a run folder for this run; the lock ends with the process, however that ends.
-
-    Raises:
-        UserError: if another run holds it.
-    """
-    if not is_main_process() or os.name != "posix":
-        yield
-        return
-    import fcntl
-
-    with (folder / LOCK).open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"another run is at work in {folder}: wait for it, or give another name=") from None
-        yield
-
-
-def _delete(folder: Path) -> None:
+def _require_run_folder(folder: Path) -> None:
     if folder.is_symlink() or not (folder / CONFIG).is_file():
         raise UserError(
             f"overwrite=true: {folder} has no {CONFIG}, so it is no run folder and is left alone; give another name="
         )
-    with locked(folder):
-        shutil.rmtree(folder)
+
+
+def _remove_empty(folders: Sequence[Path]) -> None:
+    for folder in folders:
+        with contextlib.suppress(OSError):  # another run lies there by now
+            folder.rmdir()
 
 
 def folder_to_resume(resume: bool | str, base: Path) -> Path | None:
@@ -162,14 +216,12 @@ def folder_to_resume(resume: bool | str, base: Path) -> Path | None:
     if resume is False:
         return None
     folder = base if resume is True else Path(resume).expanduser()
-    if (folder / CONFIG).is_file() and (folder / LAST).is_file():
-        if is_main_process():
-            os.environ[_RUN_FOLDER_VARIABLE] = str(folder)
+    if can_continue(folder):
         return folder
     if resume is not True:
         missing = "there is no such folder" if not folder.is_dir() else f"it has no {CONFIG} with {LAST}"
         raise UserError(f"resume={resume}: nothing to continue: {missing}")
-    begun = folder / LAST.parent
+    begun = folder / CHECKPOINTS
     if begun.is_dir() and any(begun.iterdir()):
         raise UserError(
             f"resume=true: {folder} has checkpoints but no {LAST.name}; resuming would begin again and lose them. "
@@ -178,6 +230,11 @@ def folder_to_resume(resume: bool | str, base: Path) -> Path | None:
     return None
 
 
+def can_continue(folder: Path) -> bool:
+    """Whether a folder holds a run with a checkpoint to go on from."""
+    return (folder / CONFIG).is_file() and (folder / LAST).is_file()
+
+
 def start_again(base: Path) -> bool:
     """Whether a folder holds a run that ended before its first checkpoint: it may begin again in place."""
-    return (base / CONFIG).is_file() and not (base / LAST.parent).exists()
+    return (base / CONFIG).is_file() and not (base / CHECKPOINTS).exists()

@@ -13,6 +13,7 @@ from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.plugins import TorchCheckpointIO
 from pytorch_lightning.utilities import rank_zero_only
 
+from detfuse.files.run_files import BEST, LAST
 from detfuse.ranges import PositiveInt, checked
 
 Metric = Literal["mAP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"]
@@ -94,15 +95,15 @@ class Checkpoints(Checkpoint):
     @property
     def best_path(self) -> Path | None:
         """The best checkpoint; None if none was written (``fast_dev_run``)."""
-        return self._existing("best.ckpt")
+        return self._existing(BEST)
 
     @property
     def last_path(self) -> Path | None:
         """The last checkpoint; None if none was written (``fast_dev_run``)."""
-        return self._existing("last.ckpt")
+        return self._existing(LAST)
 
-    def _existing(self, name: str) -> Path | None:
-        path = None if self._folder is None else self._folder / name
+    def _existing(self, file: Path) -> Path | None:
+        path = None if self._folder is None else self._folder / file
         return path if path is not None and path.is_file() else None
 
     def best_meaning(self) -> str:
@@ -118,7 +119,7 @@ class Checkpoints(Checkpoint):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Find the run folder."""
-        self._folder = Path(trainer.default_root_dir) / "checkpoints"
+        self._folder = Path(trainer.default_root_dir)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write what this epoch deserves. Validation has run by now, and averaged weights are swapped back."""
@@ -130,9 +131,9 @@ class Checkpoints(Checkpoint):
             self.best_score, self.best_epoch = score, trainer.current_epoch
         assert self._folder is not None
         if is_best:
-            trainer.save_checkpoint(self._folder / "best.ckpt", weights_only=False)
+            trainer.save_checkpoint(self._folder / BEST, weights_only=False)
         if self._is_due(trainer):
-            trainer.save_checkpoint(self._folder / "last.ckpt", weights_only=False)
+            trainer.save_checkpoint(self._folder / LAST, weights_only=False)
 
     def _score(self, pl_module: pl.LightningModule) -> float | None:
         """The deciding metric, None where undefined."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 import pytorch_lightning as pl
 from torch import nn
 
+from detfuse.files.run_files import FUSION_WEIGHTS
 from detfuse.necks.graph_neck import GraphNeck
 from detfuse.protocols import Learnt
 from detfuse.training.loggers import MetricsCsv
 
 
 class _WeightsCsv(MetricsCsv):
-    file_name = "fusion_weights.csv"  # no option: an ablation's report reads it
+    file_name = FUSION_WEIGHTS  # no option: an ablation's report reads it
 
 
 class FusionWeights(pl.Callback):

@@ -11,6 +11,7 @@ from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_only
 
 from detfuse.errors import InputError
+from detfuse.files.run_files import METRICS_CSV
 from detfuse.files.text import append_text, as_line, read_table, write_text
 
 _KEYS = ("epoch", "step")
@@ -26,7 +27,7 @@ class MetricsCsv(Logger):
         run_dir: run folder.
     """
 
-    file_name = "metrics.csv"  # no option: the monitor of an ablation and its report read it
+    file_name = METRICS_CSV  # no option: the monitor of an ablation and its report read it
 
     def __init__(self, run_dir: str | os.PathLike[str]) -> None:
         super().__init__()

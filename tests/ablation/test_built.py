@@ -6,6 +6,7 @@ from functools import cache
 
 from detfuse.ablation.plan.built import description_of
 from detfuse.build import build_detector
+from detfuse.config import TrainSettings
 from detfuse.config.resolve import resolve
 
 SMALL = ("neck.out_channels=16", "head.num_convs=1")
@@ -13,7 +14,7 @@ SMALL = ("neck.out_channels=16", "head.num_convs=1")
 
 @cache
 def built(*overrides: str) -> dict[str, str]:
-    return dict(description_of(build_detector(resolve([*SMALL, *overrides], "train").config, 3)))
+    return dict(description_of(build_detector(resolve([*SMALL, *overrides], TrainSettings).config, 3)))
 
 
 def brought(*overrides: str) -> dict[str, tuple[str, str]]:

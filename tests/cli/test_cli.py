@@ -7,10 +7,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-# A command whose job does nothing but fail for some seeds: what launch does around it, without torch.
+from detfuse.cli import COMMANDS
+
+# A command that does nothing but fail for some seeds: what is done around it, without torch.
 _SWEEP = """
 import sys
-from detfuse.cli.jobs import launch
+from dataclasses import replace
+from detfuse.cli import train
 from detfuse.errors import UserError
 
 def job(invocation):
@@ -24,7 +27,7 @@ def job(invocation):
     if invocation.config["seed"] == 5:
         raise KeyboardInterrupt
 
-launch("train", job)
+replace(train, run=job)()
 """
 _NO_TORCH = """
 import sys
@@ -42,7 +45,7 @@ def run(folder: Path, code: str, *argv: str) -> subprocess.CompletedProcess[str]
     )
 
 
-@pytest.mark.parametrize("command", ["train", "ablate", "evaluate", "predict", "export", "cost", "compare"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help_comes_without_torch(tmp_path: Path, command: str) -> None:
     done = run(tmp_path, _NO_TORCH, command, "--help")
     assert done.returncode == 0, done.stderr
@@ -79,8 +82,9 @@ def test_what_hydra_refuses_is_told_plainly(tmp_path: Path, override: str) -> No
 
 def test_a_typed_mapping_replaces_the_page(tmp_path: Path) -> None:
     code = (
-        "from detfuse.cli.jobs import launch\n"
-        "launch('ablate', lambda job: print(*(job.config['ablation'][key] for key in ('factors', 'arms', 'common'))))"
+        "from dataclasses import replace\nfrom detfuse.cli import ablate\n"
+        "show = lambda job: print(*(job.config['ablation'][key] for key in ('factors', 'arms', 'common')))\n"
+        "replace(ablate, run=show)()"
     )
     arms = "ablation.arms={a: {neck: fpn}, b: {neck: pafpn, neck.out_channels: 32}}"
     done = run(tmp_path, code, "ablation.factors=null", arms, "ablation.common={trainer.max_epochs: 1}")

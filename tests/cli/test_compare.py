@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from detfuse.cli.compare_run import run
-from detfuse.cli.jobs import Invocation
 from detfuse.errors import UserError
+from detfuse.runs.invocation import Invocation
 
 
 def command(folder: Path, *argv: str) -> subprocess.CompletedProcess[str]:

@@ -13,15 +13,16 @@ import yaml
 from detfuse.ablation.design import PlanError
 from detfuse.ablation.plan import probe
 from detfuse.cli import evaluation_run, training_run
-from detfuse.cli.jobs import Invocation
-from detfuse.cli.outputs import require_file, require_folder
+from detfuse.cli.commands import COMMANDS
 from detfuse.config import conf_dir
 from detfuse.config.resolve import resolve
 from detfuse.errors import InputError, UserError
+from detfuse.runs.invocation import Invocation
+from detfuse.runs.outputs import require_file, require_folder
 
 
 def invocation(command: str, *argv: str) -> Invocation:
-    found = resolve(list(argv), command)
+    found = resolve(list(argv), COMMANDS[command].settings)
     return Invocation(found.config, list(argv), found.choices, multirun=False, directories=[conf_dir()])
 
 
@@ -129,6 +130,34 @@ def test_training_and_evaluation_ask_before_they_build(monkeypatch: pytest.Monke
     monkeypatch.setattr("detfuse.build.build_backbone", broken(AssertionError("built")))
     with pytest.raises(UserError, match="is a file"):
         training_run.run(invocation("train", f"runs_dir={tmp_path}/file/runs"))
-    monkeypatch.setattr(evaluation_run, "stored", lambda _: (None, {}))
+    monkeypatch.setattr(evaluation_run, "open_checkpoint", lambda _: (None, {}))
     with pytest.raises(UserError, match="is a file"):
         evaluation_run.run(invocation("evaluate", "checkpoint=x", f"output={tmp_path}/file/o"))
+
+
+TINY_RUN = (
+    "data.num_train=2",
+    "data.num_val=1",
+    "data.loader.batch_size=1",
+    "neck.out_channels=16",
+    "trainer.accelerator=cpu",
+)
+
+
+@pytest.mark.parametrize(
+    ("typed", "says"),
+    [
+        (["trainer.strategy=nonsense"], "trainer: .*nonsense"),
+        (["neck.norm=batch"], "1 value per statistic"),
+        (["attention@attention.fused=non_local"], "memory"),
+        (["trainer.max_epochs=-1"], "a run needs an end"),  # Lightning asks for it once the files are written
+    ],
+)
+def test_a_refusal_before_the_first_step_leaves_nothing_behind(
+    typed: list[str], says: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(training_run, "device_memory", lambda device: 2**10)
+    given = [*TINY_RUN, *typed, f"data.root={tmp_path}/data", f"runs_dir={tmp_path}/runs"]
+    with pytest.raises(UserError, match=says):
+        training_run.run(invocation("train", *given))
+    assert [entry.name for entry in tmp_path.iterdir()] == ["data"]

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from conftest import write_yaml
 
-from detfuse.config import check
+from detfuse.cli.commands import EvaluateSettings
+from detfuse.config import TrainSettings, check
 
 
 def only(problems: list[str]) -> str:
@@ -35,7 +36,7 @@ def only(problems: list[str]) -> str:
     ],
 )
 def test_a_right_command_line_has_no_problems(tiny_conf: Path, argv: list[str]) -> None:
-    assert check(argv, "train", tiny_conf) == []
+    assert check(argv, TrainSettings, tiny_conf) == []
 
 
 @pytest.mark.parametrize(
@@ -92,37 +93,37 @@ def test_a_right_command_line_has_no_problems(tiny_conf: Path, argv: list[str]) 
     ],
 )
 def test_a_mistake_is_told_with_the_remedy(tiny_conf: Path, override: str, says: list[str]) -> None:
-    problem = only(check([override], "train", tiny_conf))
+    problem = only(check([override], TrainSettings, tiny_conf))
     for text in says:
         assert text in problem
 
 
 def test_mistakes_of_every_kind_are_told_together(tiny_conf: Path) -> None:
     argv = ["neck=fnp", "+neck.out_chanels=3", "backbone.norm=frozn", "seed=zero", "project=a=b", "experiment=wrong"]
-    problems = check(argv, "train", tiny_conf)
+    problems = check(argv, TrainSettings, tiny_conf)
     for text in ("fnp", "out_chanels", "frozn", "zero", "a=b", "angle", "many"):
         assert sum(text in problem for problem in problems) == 1, (text, problems)
     assert len(problems) == 7
 
 
 def test_a_value_says_which_file_it_came_from(tiny_conf: Path) -> None:
-    readout, epochs = sorted(check(["experiment=wrong"], "train", tiny_conf))
+    readout, epochs = sorted(check(["experiment=wrong"], TrainSettings, tiny_conf))
     assert "operator.readout=angle (conf/experiment/wrong.yaml)" in readout
     assert "modulus, conv" in readout
     assert "trainer.max_epochs=many (conf/experiment/wrong.yaml)" in epochs
 
 
 def test_the_command_line_beats_the_experiment(tiny_conf: Path) -> None:
-    assert check(["experiment=wrong", "operator.readout=conv", "trainer.max_epochs=1"], "train", tiny_conf) == []
-    problem = only(check(["experiment=wrong", "operator=add", "trainer.max_epochs=1"], "train", tiny_conf))
+    assert check(["experiment=wrong", "operator.readout=conv", "trainer.max_epochs=1"], TrainSettings, tiny_conf) == []
+    problem = only(check(["experiment=wrong", "operator=add", "trainer.max_epochs=1"], TrainSettings, tiny_conf))
     assert "operator.readout=angle (conf/experiment/wrong.yaml)" in problem
     assert "takes no readout" in problem
 
 
 def test_each_option_of_a_sweep_is_checked(tiny_conf: Path) -> None:
-    assert "'fnp'" in only(check(["-m", "neck=fpn,fnp,pafpn"], "train", tiny_conf))
-    assert "'x'" in only(check(["-m", "neck=fpn,pafpn", "seed=0,x"], "train", tiny_conf))
-    problem = only(check(["-m", "operator=complex,add", "operator.readout=conv"], "train", tiny_conf))
+    assert "'fnp'" in only(check(["-m", "neck=fpn,fnp,pafpn"], TrainSettings, tiny_conf))
+    assert "'x'" in only(check(["-m", "neck=fpn,pafpn", "seed=0,x"], TrainSettings, tiny_conf))
+    problem = only(check(["-m", "operator=complex,add", "operator.readout=conv"], TrainSettings, tiny_conf))
     assert "operator.readout" in problem
 
 
@@ -131,7 +132,7 @@ def test_each_option_of_a_sweep_is_checked(tiny_conf: Path) -> None:
     ["seed=choice(1,2),3", "seed=a,interval(0,1)", "seed=interval(0,1)", "seed=range(0,3),5", "project=a,choice(b,c)"],
 )
 def test_a_sweep_without_a_list_of_values_is_told(tiny_conf: Path, override: str) -> None:
-    assert only(check(["-m", override], "train", tiny_conf)) == (
+    assert only(check(["-m", override], TrainSettings, tiny_conf)) == (
         f"{override}: this sweep has no list of values; write them out: a,b,c"
     )
 
@@ -149,15 +150,15 @@ def test_ranges_are_read_from_the_signatures(tiny_conf: Path) -> None:
         )
     )
     right = ["trainer.max_epochs=0", "data.transform.short_side=1", "data.transform.flip=0.99", "backbone.levels=[1]"]
-    assert check(right, "train", tiny_conf) == []
+    assert check(right, TrainSettings, tiny_conf) == []
     wrong = ["data.transform.short_side=0", "data.transform.flip=1", "backbone.levels=[3,0]", "seed=-1"]
-    said = "\n".join(check(wrong, "train", tiny_conf))
+    said = "\n".join(check(wrong, TrainSettings, tiny_conf))
     assert "data.transform.short_side=0 (command line): expected int (at least 1), got 0" in said
     assert "data.transform.flip=1 (command line): expected float (in 0..1, 1 excluded), got 1" in said
     assert "backbone.levels=[3,0] (command line): expected Sequence[int (at least 1)], got [3, 0]" in said
     assert "seed=-1 (command line): expected int (in 0..4294967295), got -1" in said
     for value in ("nan", "inf", "-inf"):
-        assert "got" in only(check([f"data.transform.flip={value}"], "train", tiny_conf))
+        assert "got" in only(check([f"data.transform.flip={value}"], TrainSettings, tiny_conf))
 
 
 def test_a_private_neck_and_its_targets(tiny_conf: Path, tmp_path: Path) -> None:
@@ -173,39 +174,39 @@ def test_a_private_neck_and_its_targets(tiny_conf: Path, tmp_path: Path) -> None
     )
     (my / "necks.py").write_text("class Pool:\n    def __init__(self, in_spec, *, size: int): ...\n")
     flag = ["--config-dir", str(my)]
-    assert check([*flag, "neck=mine"], "train", tiny_conf) == []
-    assert check([*flag, "neck=mine", "operator=complex"], "train", tiny_conf) == []
-    assert check([*flag, "neck=pool"], "train", tiny_conf) == []
+    assert check([*flag, "neck=mine"], TrainSettings, tiny_conf) == []
+    assert check([*flag, "neck=mine", "operator=complex"], TrainSettings, tiny_conf) == []
+    assert check([*flag, "neck=pool"], TrainSettings, tiny_conf) == []
     for argv in (["neck=bare"], ["neck=bare", "operator=complex"]):
-        assert "begin it with `defaults: [fpn, _self_]`" in only(check([*flag, *argv], "train", tiny_conf))
-    assert "did you mean Pool?" in only(check([*flag, "neck=typo"], "train", tiny_conf))
-    assert "no module 'my.nekcs'" in only(check([*flag, "neck=lost"], "train", tiny_conf))
+        assert "begin it with `defaults: [fpn, _self_]`" in only(check([*flag, *argv], TrainSettings, tiny_conf))
+    assert "did you mean Pool?" in only(check([*flag, "neck=typo"], TrainSettings, tiny_conf))
+    assert "no module 'my.nekcs'" in only(check([*flag, "neck=lost"], TrainSettings, tiny_conf))
 
 
 def test_a_private_file_may_not_hide_behind_a_shipped_name(tiny_conf: Path, tmp_path: Path) -> None:
     my = write_yaml(tmp_path / "my", {"neck/fpn": "{}", "neck/mine": "{}"})
-    problem = only(check(["--config-dir", str(my)], "train", tiny_conf))
+    problem = only(check(["--config-dir", str(my)], TrainSettings, tiny_conf))
     assert "neck/fpn.yaml" in problem
     assert "another name" in problem
-    assert "no such folder" in only(check(["--config-dir", str(tmp_path / "yours")], "train", tiny_conf))
+    assert "no such folder" in only(check(["--config-dir", str(tmp_path / "yours")], TrainSettings, tiny_conf))
 
 
 def test_commands_that_start_from_a_checkpoint(tiny_conf: Path) -> None:
     given = ["checkpoint=a.ckpt"]
-    assert check(given, "evaluate", tiny_conf) == []
-    assert "checkpoint is missing: give checkpoint=" in only(check([], "evaluate", tiny_conf))
+    assert check(given, EvaluateSettings, tiny_conf) == []
+    assert "checkpoint is missing: give checkpoint=" in only(check([], EvaluateSettings, tiny_conf))
     for override in ("neck=pafpn", "neck.out_channels=3", "operator=complex", "backbone.name=x"):
-        assert "the checkpoint decides" in only(check([*given, override], "evaluate", tiny_conf))
-    assert "there is no sed" in only(check([*given, "sed=1"], "evaluate", tiny_conf))
+        assert "the checkpoint decides" in only(check([*given, override], EvaluateSettings, tiny_conf))
+    assert "there is no sed" in only(check([*given, "sed=1"], EvaluateSettings, tiny_conf))
     # The checkpoint may come from any kind of data, so a key is right if one of them has it.
-    assert check([*given, "data.root=x", "data.val_annotations=y"], "evaluate", tiny_conf) == []
-    assert "val_annotation" in only(check([*given, "data.val_annotation=y"], "evaluate", tiny_conf))
+    assert check([*given, "data.root=x", "data.val_annotations=y"], EvaluateSettings, tiny_conf) == []
+    assert "val_annotation" in only(check([*given, "data.val_annotation=y"], EvaluateSettings, tiny_conf))
 
 
 def test_nothing_heavy_is_imported(tiny_conf: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from detfuse.config import check\n"
-        f"assert len(check(['neck=fnp', 'sed=1'], 'train', Path({str(tiny_conf)!r}))) == 2\n"
+        "import sys; from pathlib import Path; from detfuse.config import TrainSettings, check\n"
+        f"assert len(check(['neck=fnp', 'sed=1'], TrainSettings, Path({str(tiny_conf)!r}))) == 2\n"
         "heavy = {'torch', 'torchvision', 'pytorch_lightning', 'timm', 'numpy', 'tiny.parts'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 from conftest import write_yaml
 
-from detfuse.config import CHECKPOINT_COMMANDS, check
+from detfuse.cli import COMMANDS
+from detfuse.cli.commands import AblateSettings
+from detfuse.config import TrainSettings, check
 from detfuse.config.resolve import resolve
 
 _MISSPELT = """
@@ -60,7 +62,7 @@ def my(tmp_path: Path) -> Path:
 
 
 def test_every_misspelt_key_is_told_with_its_file(my: Path) -> None:
-    problems = check(["--config-dir", str(my), "experiment=wrong"], "train")
+    problems = check(["--config-dir", str(my), "experiment=wrong"], TrainSettings)
     for key, says in _SAID.items():
         told = [problem for problem in problems if problem.startswith(f"{key} (")]
         assert len(told) == 1, (key, problems)
@@ -85,15 +87,15 @@ def test_no_command_takes_a_key_that_nothing_reads(tmp_path: Path, command: str,
     nms = "combine: {_target_: detfuse.ops.postprocess.Nms}"  # what every command on a checkpoint lets one choose
     files = {"extra/mine": "# @package _global_\nbathc: 3\n", "combine/mine": f"# @package _global_\nbathc: 3\n{nms}\n"}
     my = write_yaml(tmp_path / "my", files)
-    chosen = "combine=mine" if command in CHECKPOINT_COMMANDS else "+extra=mine"
-    (problem,) = check(["--config-dir", str(my), chosen, *argv], command)
+    chosen = "+extra=mine" if COMMANDS[command].settings.open_groups is None else "combine=mine"
+    (problem,) = check(["--config-dir", str(my), chosen, *argv], COMMANDS[command].settings)
     assert problem.startswith(f"bathc=3 ({my}/{chosen.strip('+').replace('=', '/')}.yaml): there is no bathc")
 
 
 def test_a_key_of_ones_own_is_told_how_to_do_without(tmp_path: Path) -> None:
     text = "# @package _global_\nwidth: 96\nneck: {out_channels: '${width}'}\n"
     my = write_yaml(tmp_path / "my", {"experiment/helper": text})
-    (problem,) = check(["--config-dir", str(my), "experiment=helper"], "train")
+    (problem,) = check(["--config-dir", str(my), "experiment=helper"], TrainSettings)
     assert problem.startswith("width=96 (")
     assert "refer to where a value stands, as in ${neck.out_channels}" in problem
 
@@ -112,10 +114,10 @@ def test_what_is_right_stays_right(tmp_path: Path) -> None:
     my = write_yaml(tmp_path / "my", {"experiment/fine": text})
     (my / "callbacks.py").write_text("class Mine:\n    def __init__(self, *, every: int): ...\n")
     argv = ["--config-dir", str(my), "experiment=fine"]
-    assert check([*argv, "project=p"], "train") == []
-    found = resolve([*argv, "project=p"], "train").config
+    assert check([*argv, "project=p"], TrainSettings) == []
+    found = resolve([*argv, "project=p"], TrainSettings).config
     assert (found["seed"], found["evaluate"], found["project"]) == (3, "last", "p")
-    assert resolve([*argv, "seed=4"], "train").config["seed"] == 4
+    assert resolve([*argv, "seed=4"], TrainSettings).config["seed"] == 4
 
 
 def test_an_ablations_page_has_the_keys_of_a_plan(tmp_path: Path) -> None:
@@ -126,9 +128,9 @@ def test_an_ablations_page_has_the_keys_of_a_plan(tmp_path: Path) -> None:
         "ablation/ranges": f"{target}\nfactors: {{neck: [fpn, pafpn]}}\nseeds: [-1]\nequivalence: 2.0\n",
     }
     argv = ["--config-dir", str(write_yaml(tmp_path / "my", pages))]
-    comon, sedes = sorted(check([*argv, "ablation=typo"], "ablate"))
+    comon, sedes = sorted(check([*argv, "ablation=typo"], AblateSettings))
     assert "takes no comon; did you mean common?" in comon
     assert sedes.startswith(f"ablation.sedes=... ({tmp_path}/my/ablation/typo.yaml): ")
-    (bare,) = check([*argv, "ablation=bare"], "ablate")
+    (bare,) = check([*argv, "ablation=bare"], AblateSettings)
     assert "as conf/ablation/quickstart.yaml has" in bare
-    assert len(check([*argv, "ablation=ranges"], "ablate")) == 2
+    assert len(check([*argv, "ablation=ranges"], AblateSettings)) == 2

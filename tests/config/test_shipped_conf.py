@@ -14,9 +14,10 @@ from omegaconf import OmegaConf
 
 from detfuse.attention.inserts import Site
 from detfuse.build import targets
-from detfuse.config import check, conf_dir, group_options, help_text
+from detfuse.cli import COMMANDS
+from detfuse.cli.commands import AblateSettings
+from detfuse.config import TrainSettings, check, conf_dir, group_options
 from detfuse.config.schema.signatures import signature_of
-from detfuse.config.settings import SETTINGS
 
 FILES = sorted(conf_dir().rglob("*.yaml"))
 ASKS = {"factors", "arms", "common"}  # what an ablation's page is about: no default would do
@@ -103,7 +104,7 @@ def test_there_is_one_truth_on_defaults() -> None:
     ],
 )
 def test_the_defaults_of_every_command_are_right(command: str, argv: list[str]) -> None:
-    assert check(argv, command) == []
+    assert check(argv, COMMANDS[command].settings) == []
 
 
 @pytest.mark.parametrize(
@@ -118,7 +119,7 @@ def test_the_defaults_of_every_command_are_right(command: str, argv: list[str]) 
     ],
 )
 def test_what_no_signature_says_is_told_by_the_check_too(command: str, argv: list[str], says: str) -> None:
-    (problem,) = check(argv, command)
+    (problem,) = check(argv, COMMANDS[command].settings)
     assert says in problem
 
 
@@ -130,17 +131,17 @@ def test_every_option_of_every_group_is_right_at_every_place() -> None:
         for turn in range(max(map(len, choices.values())))
     ]
     for argv in [*turns, *([f"neck={neck}"] for neck in necks)]:
-        assert check(["data.root=x", *argv], "train") == []
+        assert check(["data.root=x", *argv], TrainSettings) == []
 
 
 def test_every_experiment_is_right() -> None:
     for experiment in _choices()["experiment"]:  # by itself: it sets options of the parts that it chooses
-        assert check([f"experiment={experiment}", "data.root=x"], "train") == []
+        assert check([f"experiment={experiment}", "data.root=x"], TrainSettings) == []
 
 
 def test_every_ablation_page_is_right() -> None:
     for page in group_options([conf_dir()])["ablation"]:
-        assert check([f"ablation={page}"], "ablate") == []
+        assert check([f"ablation={page}"], AblateSettings) == []
 
 
 def _choices() -> dict[str, list[str]]:
@@ -154,7 +155,7 @@ def _choices() -> dict[str, list[str]]:
 
 
 def test_help_shows_every_option_and_the_syntax() -> None:
-    text = help_text("train")
+    text = COMMANDS["train"].help()
     for key, options in _choices().items():
         # places with the same options share the list below the last of them
         lines = text[text.index(f"  {key}=") :].splitlines()
@@ -164,17 +165,17 @@ def test_help_shows_every_option_and_the_syntax() -> None:
         assert part in text
 
 
-@pytest.mark.parametrize("command", SETTINGS)
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help_explains_every_setting(command: str) -> None:
-    lines = help_text(command).splitlines()
+    lines = COMMANDS[command].help().splitlines()
     shown = lines[lines.index("Settings of the command:") + 1 :]
-    for line, name in zip(shown, SETTINGS[command].__dataclass_fields__, strict=False):
+    for line, name in zip(shown, COMMANDS[command].settings.__dataclass_fields__, strict=False):
         assert re.match(rf"  {name}=\S+ +\S.*[^.]$", line), line
-    assert not shown[len(SETTINGS[command].__dataclass_fields__)]
+    assert not shown[len(COMMANDS[command].settings.__dataclass_fields__)]
 
 
 def test_help_of_a_command_without_groups_shows_its_settings_only() -> None:
-    text = help_text("compare")
+    text = COMMANDS["compare"].help()
     assert "annotations=(required)" in text
     assert "equivalence=0.005" in text
     assert "roup" not in text
@@ -182,7 +183,7 @@ def test_help_of_a_command_without_groups_shows_its_settings_only() -> None:
 
 def test_help_of_commands_on_checkpoints_shows_what_may_change() -> None:
     for command in ("evaluate", "predict", "export"):
-        text = help_text(command)
+        text = COMMANDS[command].help()
         assert "checkpoint=(required)" in text
         assert "  combine=" in text
         assert "  neck=" not in text.split("How to write")[0]

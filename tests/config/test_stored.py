@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from detfuse.config import as_stored, conf_dir
+from detfuse.config import TrainSettings, as_stored, conf_dir
 from detfuse.config.resolve import resolve
 from detfuse.errors import InputError
 
@@ -16,7 +16,7 @@ SOURCE = Path("runs/a/config.yaml")
 
 @pytest.fixture(scope="module")
 def composed() -> dict[str, Any]:
-    return resolve(["callbacks=ema"], "train").config
+    return resolve(["callbacks=ema"], TrainSettings).config
 
 
 @pytest.fixture

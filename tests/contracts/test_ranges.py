@@ -11,9 +11,9 @@ import pytest
 from omegaconf import OmegaConf
 
 from detfuse.build import targets
+from detfuse.cli import COMMANDS
 from detfuse.config import conf_dir
 from detfuse.config.schema.signatures import signature_of
-from detfuse.config.settings import SETTINGS
 from detfuse.ranges import Range, allows
 
 TARGETS = sorted(
@@ -22,7 +22,7 @@ TARGETS = sorted(
         for file in conf_dir().rglob("*.yaml")
         for _, target in targets(OmegaConf.to_container(OmegaConf.load(file), resolve=False))
     }
-    | {f"{kind.__module__}.{kind.__qualname__}" for kind in SETTINGS.values()}
+    | {f"{kind.__module__}.{kind.__qualname__}" for kind in (command.settings for command in COMMANDS.values())}
 )
 
 

@@ -13,10 +13,10 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from detfuse.cli import export_run, prediction_run
-from detfuse.cli.jobs import Invocation
-from detfuse.cli.predictors import open_predictor
 from detfuse.config import conf_dir
 from detfuse.errors import UserError
+from detfuse.runs.invocation import Invocation
+from detfuse.runs.predictors import open_predictor
 
 CHECKPOINT = "runs/default/first/checkpoints/best.ckpt"
 
@@ -103,4 +103,4 @@ def test_what_cannot_be_exported_is_told(
 def test_settings_inside_a_file_cannot_be_typed() -> None:
     typed = ("checkpoint=x.onnx", "source=y.jpg", "combine.iou_threshold=0.5", "threshold=0.1")
     with pytest.raises(UserError, match=r"^combine.iou_threshold=0.5: an exported file has its settings inside"):
-        open_predictor(invocation("predict", *typed))
+        open_predictor(invocation("predict", *typed), ["checkpoint", "source", "threshold", "output"])

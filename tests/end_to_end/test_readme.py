@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from commands import REPOSITORY, TINY, run
 
-from detfuse.config import check
+from detfuse.cli import COMMANDS
+from detfuse.config import TrainSettings, check
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```sh\n(.*?)```", README, flags=re.DOTALL)
@@ -36,7 +37,7 @@ def test_other_commands_of_the_readme_are_right(
     monkeypatch.chdir(folder)
     argv = shlex.split(line)
     given = argv[argv.index(f"scripts/{command}.py") + 1 :]
-    assert command == "benchmark" or check(given, command) == []
+    assert command == "benchmark" or check(given, COMMANDS[command].settings) == []
 
 
 @pytest.fixture(scope="module")
@@ -66,5 +67,5 @@ def test_training_commands_of_the_readme(line: str, folder: Path, monkeypatch: p
     if of_coco:
         small += ["data.limit_images=2"]
     typed = {part.split("=")[0] for part in given}
-    short = [part for part in small if part.split("=")[0] not in typed and not check([*given, part], "train")]
+    short = [part for part in small if part.split("=")[0] not in typed and not check([*given, part], TrainSettings)]
     run("train", *given, *short, "trainer.fast_dev_run=true", folder=folder)

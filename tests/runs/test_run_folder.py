@@ -6,7 +6,7 @@ import pytest
 
 from detfuse.config import TrainSettings
 from detfuse.errors import UserError
-from detfuse.runs.run_folder import auto_name, base_folder, claim, folder_to_resume, locked
+from detfuse.runs.run_folder import Held, auto_name, base_folder, claimed, continued, folder_to_resume
 
 
 def settings(**changes: object) -> TrainSettings:
@@ -34,6 +34,8 @@ def no_other_processes(monkeypatch: pytest.MonkeyPatch) -> None:
         (["data=coco", "data.root=../x", "trainer.devices=2", "data.loader.num_workers=3"], "data-coco"),
         (["resume=true", "runs_dir=/x", "logger=none", "project=q", "trainer.accelerator=cpu"], "defaults"),
         (["data.limit_images=5"], "data.limit_images-5"),
+        (["evaluate=last", "trainer.log_every_n_steps=1", "callbacks.checkpoints.every_n_epochs=2"], "evaluate-last"),
+        (["~callbacks.pictures", "callbacks.fusion_weights=null", "++trainer.strategy=ddp"], "defaults"),
     ],
 )
 def test_a_name_tells_what_makes_a_difference(typed: list[str], name: str) -> None:
@@ -55,19 +57,26 @@ def test_the_runs_of_a_sweep_get_names_of_their_own() -> None:
     assert base_folder(settings(name="mine"), ["neck=fpn"], multirun=False) == Path("runs/p/mine")
 
 
+def claim(base: Path, *, numbered: bool = False, overwrite: bool = False) -> Path:
+    """A run that begins and ends."""
+    with claimed(base, numbered=numbered, overwrite=overwrite) as held:
+        if overwrite:
+            held.empty()
+        (held.path / "config.yaml").touch()
+        return held.path
+
+
 def test_an_unnamed_run_takes_the_next_free_number(tmp_path: Path) -> None:
     base = tmp_path / "p" / "defaults"
-    claimed = [claim(base, numbered=True, overwrite=False).name for _ in range(3)]
-    assert claimed == ["defaults", "defaults-2", "defaults-3"]
+    assert [claim(base, numbered=True).name for _ in range(3)] == ["defaults", "defaults-2", "defaults-3"]
 
 
 def test_a_named_run_is_refused_unless_overwritten(tmp_path: Path) -> None:
-    base = tmp_path / "mine"
-    claim(base, numbered=False, overwrite=False)
+    base = claim(tmp_path / "mine")
     (base / "old.txt").touch()
     with pytest.raises(UserError, match=r"not empty.*overwrite=true"):
-        claim(base, numbered=False, overwrite=False)
-    assert claim(base, numbered=False, overwrite=True) == base
+        claim(base)
+    assert claim(base, overwrite=True) == base
     assert not (base / "old.txt").exists()
 
 
@@ -76,32 +85,63 @@ def test_only_run_folders_are_overwritten(tmp_path: Path) -> None:
     precious.mkdir()
     (precious / "chapter.tex").touch()
     with pytest.raises(UserError, match="no run folder"):
-        claim(precious, numbered=False, overwrite=True)
+        claim(precious, overwrite=True)
     (precious / "config.yaml").touch()
     link = tmp_path / "link"
     link.symlink_to(precious)
     with pytest.raises(UserError, match="no run folder"):
-        claim(link, numbered=False, overwrite=True)
+        claim(link, overwrite=True)
     assert (precious / "chapter.tex").exists()
 
 
 def test_a_run_at_work_is_left_alone(tmp_path: Path) -> None:
-    base = claim(tmp_path / "mine", numbered=False, overwrite=False)
-    with locked(base):
+    base = claim(tmp_path / "mine")
+    with continued(base):
         with pytest.raises(UserError, match="another run is at work"):
-            claim(base, numbered=False, overwrite=True)
-        with pytest.raises(UserError, match="another run is at work"), locked(base):
+            claim(base, overwrite=True)
+        with pytest.raises(UserError, match="another run is at work"), continued(base):
             pass
-    with locked(base):
-        assert base.is_dir()
+    with continued(base) as held:
+        assert held == Held(base, stays=True)
+
+
+def refused(base: Path, *, overwrite: bool = False, begun: bool = False) -> None:
+    with claimed(base, numbered=True, overwrite=overwrite) as held:
+        (held.path / "of_a_logger").mkdir(exist_ok=True)
+        held.stays = held.stays or begun
+        raise UserError("no")
+
+
+def test_a_run_that_is_refused_leaves_nothing_behind(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^no$"):
+        refused(tmp_path / "runs" / "p" / "defaults")
+    assert list(tmp_path.iterdir()) == []
+    first = claim(tmp_path / "runs" / "p" / "defaults")
+    with pytest.raises(UserError, match=r"^no$"):
+        refused(first)
+    assert list(first.parent.iterdir()) == [first]
+    with pytest.raises(UserError, match=r"^no$"):
+        refused(first, begun=True)
+    assert first.with_name("defaults-2").is_dir()
+
+
+def test_a_run_that_is_refused_leaves_the_run_that_it_was_to_replace(tmp_path: Path) -> None:
+    base = claim(tmp_path / "mine")
+    (base / "metrics.json").touch()
+    with pytest.raises(UserError, match=r"^no$"):
+        refused(base, overwrite=True)
+    assert (base / "metrics.json").is_file()
 
 
 def test_other_processes_follow_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base = tmp_path / "defaults"
-    claim(base, numbered=True, overwrite=False)
-    first = claim(base, numbered=True, overwrite=False)
+    claim(base, numbered=True)
+    first = claim(base, numbered=True)
     monkeypatch.setenv("LOCAL_RANK", "1")
-    assert claim(base, numbered=True, overwrite=False) == first
+    assert claim(base, numbered=True) == first
+    with pytest.raises(UserError, match=r"^no$"):
+        refused(base)
+    assert first.is_dir()
 
 
 def run_folder(path: Path, *files: str) -> Path:

@@ -16,24 +16,24 @@ from detfuse.ablation.plan.things import (
     Configured,
     Pairs,
     differences,
-    is_below,
     of_science,
     other_options,
-    place_of,
     shown,
     stand_alone,
     things,
 )
 from detfuse.ablation.records import Arm
+from detfuse.config.kinds import keys_of
+from detfuse.config.schema.overrides import is_below, place_of
 from detfuse.words import listed
 
 # What the runner itself says about every run, so that whatever an arm says would be overwritten.
 _RUNNERS = {
-    "seed": "give the seeds of all arms by seeds=[0,1,2]",
     **dict.fromkeys(
-        ("project", "name", "runs_dir"),
+        keys_of("place"),
         "every run has its own folder in the ablation's, which project=, name= and runs_dir= of the command name",
     ),
+    "seed": "give the seeds of all arms by seeds=[0,1,2]",
     "resume": "every run goes on where it was stopped, by itself",
     "overwrite": "overwrite=true of the command begins the whole ablation again",
     "evaluate": "every run is scored by its last checkpoint: the best one is chosen on the images that score it",

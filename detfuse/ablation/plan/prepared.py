@@ -14,9 +14,10 @@ from detfuse.ablation.plan.control import changes, confounds, covariates, notes,
 from detfuse.ablation.plan.things import things
 from detfuse.ablation.records import Arm, Plan
 from detfuse.ablation.storage import PLAN, read_plan, write_plan
-from detfuse.config import check
+from detfuse.config import TrainSettings, check
 from detfuse.config.resolve import Resolved, resolve
 from detfuse.config.retired import brought_up_to_date
+from detfuse.config.schema.overrides import key_of
 from detfuse.errors import InputError
 from detfuse.files.records import loaded, to_plain
 from detfuse.files.text import write_text
@@ -81,8 +82,8 @@ def resolved_plan(plan: Plan, flags: Sequence[str] = ()) -> Prepared:
     """
     prepared = Prepared(plan, {}, tuple(flags))
     argv = {arm.name: prepared.argv(arm, plan.seeds[0]) for arm in plan.arms}
-    _raise_if(_shared({name: check(arguments, "train") for name, arguments in argv.items()}))
-    resolved = {name: resolve(arguments, "train") for name, arguments in argv.items()}
+    _raise_if(_shared({name: check(arguments, TrainSettings) for name, arguments in argv.items()}))
+    resolved = {name: resolve(arguments, TrainSettings) for name, arguments in argv.items()}
     pairs = {arm.name: (arm, resolved[arm.name]) for arm in plan.arms}
     baseline = pairs[plan.baseline.name]
     against = {arm.name: pairs[arm.name] for arm in plan.arms[1:]}
@@ -196,30 +197,26 @@ def _set_by_the_runner(page: Ablation, typed: Sequence[str]) -> list[str]:
     problems = overwritten(page.factors or {}, "factors")
     for name, settings in (page.arms or {}).items():
         problems += overwritten(settings or {}, f"arm {name}")
-    return [*problems, *overwritten(page.common or {}, "common"), *overwritten(map(_key, typed), "command line")]
+    return [*problems, *overwritten(page.common or {}, "common"), *overwritten(map(key_of, typed), "command line")]
 
 
 def _common(page: Ablation, typed: Sequence[str]) -> list[str]:
-    keys = {_key(text) for text in typed}
+    keys = {key_of(text) for text in typed}
     try:
-        own = [override(key, value) for key, value in (page.common or {}).items() if key.lstrip("+") not in keys]
+        own = [override(key, value) for key, value in (page.common or {}).items() if key_of(key) not in keys]
     except InputError as error:
         raise PlanError([f"common: {error}"]) from error
     return [*own, *typed]
 
 
 def _refuse_typed_factors(arms: Iterable[Arm], typed: Sequence[str]) -> None:
-    taken = {key.lstrip("+~"): arm.name for arm in arms for key in arm.factors}
+    taken = {key_of(key): arm.name for arm in arms for key in arm.factors}
     _raise_if(
-        f"{text}: {_key(text)} is what the arms differ in (arm {taken[_key(text)]}); leave it out, or change "
+        f"{text}: {key_of(text)} is what the arms differ in (arm {taken[key_of(text)]}); leave it out, or change "
         "the plan's factors"
         for text in typed
-        if _key(text) in taken
+        if key_of(text) in taken
     )
-
-
-def _key(text: str) -> str:
-    return text.lstrip("+~").partition("=")[0]
 
 
 def _shared(problems: Mapping[str, list[str]]) -> list[str]:

@@ -6,11 +6,13 @@ declare things by naming keys; a key that only one of them names is compared wit
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from detfuse.ablation.records import Arm
+from detfuse.config.kinds import keys_of
 from detfuse.config.resolve import Resolved
+from detfuse.config.schema.overrides import is_below, place_of
 
 Configured = tuple[Arm, Resolved]
 """An arm and what it resolves to."""
@@ -24,12 +26,12 @@ Leaves = dict[str, tuple[Any, Any]]
 ABSENT = object()
 
 NO_SCIENCE = (
-    *("seed", "project", "name", "runs_dir", "overwrite", "resume", "evaluate", "logger"),
-    *("callbacks.progress", "callbacks.pictures", "callbacks.fusion_weights"),
-    *("callbacks.checkpoints.metric", "callbacks.checkpoints.every_n_epochs"),  # the last one is scored
-    *("data.loader.num_workers", "trainer.log_every_n_steps", "trainer.detect_anomaly"),
+    *keys_of("place", "display"),
+    "seed",  # the same in both runs of a pair
+    *("evaluate", "callbacks.checkpoints.metric"),  # the last checkpoint is scored
+    "data.loader.num_workers",  # of the machine, and not even by rounding
 )
-"""Settings that say where things lie and what is shown; nothing of a result depends on them."""
+"""Settings on which nothing of what is compared depends."""
 
 # Settings that say what a part is: with its name or its graph the part itself is another one.
 _OF_ONE_THING = {
@@ -101,17 +103,6 @@ def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> Leaves:
 def of_science(found: Leaves) -> Leaves:
     """Without the settings on which no result depends."""
     return {path: values for path, values in found.items() if not is_below(path, NO_SCIENCE)}
-
-
-def place_of(key: str) -> str:
-    """Where an override's key, or a group's mount, stands in the configuration."""
-    bare = key.lstrip("+~")
-    return bare.partition("@")[2] or bare
-
-
-def is_below(path: str, roots: Sequence[str]) -> bool:
-    """Whether a path is one of the roots, or lies below one."""
-    return any(path == root or path.startswith(f"{root}.") for root in roots)
 
 
 def shown(value: Any) -> str:

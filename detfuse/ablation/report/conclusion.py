@@ -21,6 +21,7 @@ from detfuse.errors import InputError
 from detfuse.evaluation import read_results
 from detfuse.evaluation.replicates import ReplicateEvaluator
 from detfuse.evaluation.scoring import score_runs
+from detfuse.files.run_files import PREDICTIONS
 from detfuse.statistics.comparison import judge, leave_out
 from detfuse.statistics.records import Comparison, Verdict
 from detfuse.words import listed
@@ -93,7 +94,7 @@ def _of_all_things(comparison: Comparison, plan: Plan) -> Verdict:
 
 def _results(run: Run, read: Callable[[Path], Results]) -> Results:
     try:
-        return read(run.folder / "predictions.json")
+        return read(run.folder / PREDICTIONS)
     except InputError as error:
         raise InputError(f"{error}; delete {run.folder} and start the same command again") from None
 

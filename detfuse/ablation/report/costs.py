@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -13,10 +12,12 @@ from detfuse.ablation.plan.budget import cost_of
 from detfuse.ablation.plan.prepared import Prepared
 from detfuse.ablation.records import Cost, Run
 from detfuse.ablation.report.latency import Subject, checkpoint_of, fingerprint, latencies, spread_positions, subject_of
-from detfuse.ablation.storage import COST, read_cost, write_cost
+from detfuse.ablation.storage import read_cost, write_cost
 from detfuse.build import build_backbone, build_data, size_divisor, without_pretrained
 from detfuse.data import AnnotationIndex, DetectionDataModule
 from detfuse.errors import InputError, UserError
+from detfuse.files.run_files import COST
+from detfuse.runs.environment import threads_of_runs
 
 
 def write_costs(prepared: Prepared, runs: Sequence[Run], index: AnnotationIndex) -> list[str]:
@@ -94,8 +95,4 @@ def _threads_of(prepared: Prepared, timed: Mapping[str, Run | None]) -> int:
     """As many as the runs had."""
     if prepared.plan.threads is not None:
         return prepared.plan.threads
-    for run in timed.values():
-        file = None if run is None else run.folder / "environment.json"
-        if file is not None and file.is_file():
-            return int(json.loads(file.read_text(encoding="utf-8"))["threads"])
-    return torch.get_num_threads()
+    return threads_of_runs(run.folder for run in timed.values() if run is not None) or torch.get_num_threads()

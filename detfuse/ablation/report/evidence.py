@@ -15,15 +15,17 @@ from numpy.typing import NDArray
 
 from detfuse.ablation.records import Cost, Plan, Run
 from detfuse.ablation.report.objects import all_found
-from detfuse.ablation.storage import COST, read_cost
+from detfuse.ablation.storage import read_cost
 from detfuse.annotations import Annotations, Results
+from detfuse.config.kinds import kind_of
+from detfuse.config.schema.overrides import place_of
 from detfuse.evaluation.errors import ERROR_TYPES, Errors, error_types
 from detfuse.evaluation.records import matched_ids
 from detfuse.files.records import StorageError, from_plain
+from detfuse.files.run_files import COMMAND, COST, FUSION, FUSION_WEIGHTS, METRICS_CSV, PREDICTIONS
 from detfuse.files.text import read_table
+from detfuse.runs.environment import read_environment
 from detfuse.visualize.graph import Fusion
-
-_PLACE = ("runs_dir", "project", "name", "resume", "overwrite")
 
 Curve = dict[str, list[tuple[float, float]]]
 """Column of a CSV file -> (epoch, value) of its rows."""
@@ -72,30 +74,30 @@ def collect(
 
 
 def _arm(runs: Sequence[Run], ground_truth: Annotations, read: Callable[[Path], Results]) -> ArmEvidence:
-    paths = {run.seed: run.folder / "predictions.json" for run in runs}
+    paths = {run.seed: run.folder / PREDICTIONS for run in runs}
     predictions = {seed: matched_ids(read(path), ground_truth) for seed, path in paths.items() if path.is_file()}
     sorted_errors = [error_types(ground_truth, results) for results in predictions.values()]
     errors = [one for one in sorted_errors if one is not None]
-    fusions = [(run.folder / "fusion.json", read_json(run.folder / "fusion.json")) for run in runs]
-    environments = [read_json(run.folder / "environment.json") for run in runs]
+    fusions = [(run.folder / FUSION, read_json(run.folder / FUSION)) for run in runs]
+    environments = [read_environment(run.folder) for run in runs]
     different = {json.dumps(one, sort_keys=True): one for one in environments if one is not None}
     return ArmEvidence(
         predictions=predictions,
         found={seed: all_found(ground_truth, results) for seed, results in predictions.items()},
-        metrics={run.seed: read_curve(run.folder / "metrics.csv") for run in runs},
-        weights={run.seed: read_curve(run.folder / "fusion_weights.csv") for run in runs},
+        metrics={run.seed: read_curve(run.folder / METRICS_CSV) for run in runs},
+        weights={run.seed: read_curve(run.folder / FUSION_WEIGHTS) for run in runs},
         errors={name: _mean_cost(errors, name) for name in ERROR_TYPES},
         error_counts={name: fmean(one.count[name] for one in errors) for name in ERROR_TYPES if errors},
         cost=_cost([read_cost(run.folder) for run in runs if (run.folder / COST).is_file()]),
         fusion=next((from_plain(Fusion, plain, str(path)) for path, plain in fusions if plain is not None), None),
         environments=tuple(different.values()),
-        overrides=_overrides([read_json(run.folder / "command.json") for run in runs[:1]]),
+        overrides=_overrides([read_json(run.folder / COMMAND) for run in runs[:1]]),
     )
 
 
 def _overrides(commands: Sequence[Any]) -> tuple[str, ...]:
     typed = commands[0]["overrides"] if commands and commands[0] else ()
-    return tuple(text for text in typed if text.partition("=")[0] not in _PLACE)
+    return tuple(text for text in typed if kind_of(place_of(text)) != "place")
 
 
 def _mean_cost(errors: Sequence[Errors], name: str) -> float | None:

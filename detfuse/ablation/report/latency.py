@@ -13,7 +13,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -26,6 +25,7 @@ from detfuse.build import build_combine, build_detector, without_pretrained
 from detfuse.data import DetectionDataModule, collate
 from detfuse.data.collate import padded_size
 from detfuse.data.dataset import Key
+from detfuse.files.run_files import LAST
 from detfuse.inspect.cost import Spread
 from detfuse.training.device import name_of
 from detfuse.training.inference import Inference
@@ -34,7 +34,6 @@ from detfuse.weights.checkpoint import load_weights, read_checkpoint
 _IMAGES = 8
 _MOST_ROUNDS, _FEWEST_ROUNDS = 15, 5
 _ENOUGH_SECONDS = 20.0  # of all arms together: then the fewest rounds suffice
-_LAST = Path("checkpoints") / "last.ckpt"
 
 
 @dataclass(frozen=True)
@@ -55,12 +54,12 @@ class Subject:
 def checkpoint_of(runs: Sequence[Run]) -> Run | None:
     """The first of an arm's finished runs that has its last checkpoint."""
     finished = sorted((run for run in runs if run.state == "finished"), key=lambda run: run.seed)
-    return next((run for run in finished if (run.folder / _LAST).is_file()), None)
+    return next((run for run in finished if (run.folder / LAST).is_file()), None)
 
 
 def fingerprint(run: Run) -> str:
     """SHA-256 of a run's last checkpoint."""
-    with (run.folder / _LAST).open("rb") as file:
+    with (run.folder / LAST).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -86,7 +85,7 @@ def subject_of(config: Mapping[str, Any], run: Run, data: DetectionDataModule, p
         ValueError: if the checkpoint or an image cannot be used, or there is no such device here.
         OSError: likewise.
     """
-    checkpoint = read_checkpoint(run.folder / _LAST)
+    checkpoint = read_checkpoint(run.folder / LAST)
     # the checkpoint has all weights, and the numbers that its images were normalised by
     trained = without_pretrained({**config, "detector": checkpoint.config["detector"]})
     detector = build_detector(trained, len(checkpoint.categories))

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,15 +12,16 @@ from detfuse.ablation.design import override
 from detfuse.ablation.plan.control import environment_differences
 from detfuse.ablation.plan.prepared import Prepared
 from detfuse.ablation.records import Plan, Run
-from detfuse.ablation.run.runner import LOG, Job
-from detfuse.ablation.storage import STATE, read_plan
+from detfuse.ablation.run.runner import Job
+from detfuse.ablation.storage import read_plan
 from detfuse.errors import UserError
 from detfuse.files.records import StorageError
-from detfuse.runs import run_folder
+from detfuse.files.run_files import CONFIG, ENVIRONMENT, LAST, LOG, STATE
+from detfuse.runs.environment import environment, read_environment, threads_of_runs
+from detfuse.runs.run_folder import can_continue, empty
 from detfuse.runs.threads import described, this_machine, threads_that_fit
 
 _RUNS = "runs"
-_ENVIRONMENT = "environment.json"
 _NO_PAIRS = "and arms that differ in it cannot be compared"
 
 
@@ -53,17 +52,11 @@ def jobs_of(prepared: Prepared, folder: Path) -> list[Job]:
 
 def begin(folder: Path) -> None:
     """Make a run folder ready: ``train resume=true`` goes on from its last checkpoint, or begins in an emptied one."""
-    if (folder / run_folder.CONFIG).is_file() and (folder / run_folder.LAST).is_file():
+    if can_continue(folder):
         return
     folder.mkdir(parents=True, exist_ok=True)
-    for entry in folder.iterdir():
-        if entry.name in (LOG, STATE):
-            continue
-        if entry.is_dir() and not entry.is_symlink():
-            shutil.rmtree(entry)
-        else:
-            entry.unlink()
-    (folder / run_folder.CONFIG).touch()
+    empty(folder, keep=(LOG, STATE))
+    (folder / CONFIG).touch()
 
 
 def slots_of(jobs: int, prepared: Prepared) -> list[dict[str, str]]:
@@ -118,9 +111,7 @@ def _stored_threads(folder: Path) -> int | None:
         threads = read_plan(folder).threads
         if threads is not None:
             return threads
-    for file in sorted((folder / _RUNS).glob(f"*/*/{_ENVIRONMENT}")):
-        return int(json.loads(file.read_text(encoding="utf-8"))["threads"])
-    return None
+    return threads_of_runs(file.parent for file in sorted((folder / _RUNS).glob(f"*/*/{ENVIRONMENT}")))
 
 
 def refuse_other_environment(jobs: Sequence[Job], slots: Sequence[Mapping[str, str]], plan: Plan) -> None:
@@ -129,16 +120,14 @@ def refuse_other_environment(jobs: Sequence[Job], slots: Sequence[Mapping[str, s
     Raises:
         UserError: naming a run and what differs, unless the plan allows it.
     """
-    from detfuse.runs.environment import environment
-
     if "environment" in plan.allow:
         return
     now = {**environment(), "threads": slots[0]["OMP_NUM_THREADS"]}
     for job in jobs:
-        file = job.folder / _ENVIRONMENT
-        if not file.is_file() or not (job.folder / run_folder.LAST).is_file():  # it begins again
+        made = read_environment(job.folder)
+        if made is None or not (job.folder / LAST).is_file():  # it begins again
             continue
-        found = environment_differences(_environment_of(job.folder), now)
+        found = environment_differences(made, now)
         if "CUDA_VISIBLE_DEVICES" in slots[0]:
             found.pop("device", None)  # a run sees only its own GPU
         if found:
@@ -154,28 +143,20 @@ def refuse_mixed_environments(runs: Sequence[Run], plan: Plan) -> None:
     Raises:
         UserError: naming two runs and what differs, unless the plan allows it.
     """
-    finished = [run for run in runs if run.state == "finished" and (run.folder / _ENVIRONMENT).is_file()]
-    if "environment" in plan.allow or not finished:
+    if "environment" in plan.allow:
         return
-    first, *others = finished
-    for run in others:
-        theirs, ours = _environment_of(run.folder), _environment_of(first.folder)
+    finished = [run.folder for run in runs if run.state == "finished"]
+    told = [(folder, made) for folder in finished if (made := read_environment(folder)) is not None]
+    for folder, theirs in told[1:]:
+        first, ours = told[0]
         found = environment_differences(theirs, ours)
         if "CUDA" in theirs.get("device", "") and "CUDA" in ours.get("device", ""):
             found.pop("device", None)  # which GPU a run got, its place decided
         if found:
             raise UserError(
-                f"{run.folder} was made in another environment ({_listed(found)}) than {first.folder}, {_NO_PAIRS}: "
+                f"{folder} was made in another environment ({_listed(found)}) than {first}, {_NO_PAIRS}: "
                 "make one of them again, or say allow=[environment]"
             )
-
-
-def _environment_of(folder: Path) -> dict[str, str]:
-    file = folder / _ENVIRONMENT
-    try:
-        return dict(json.loads(file.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{file}: cannot be read ({error}); delete {folder} to make this run again") from error
 
 
 def _listed(found: Mapping[str, tuple[str, str]]) -> str:

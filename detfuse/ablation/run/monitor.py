@@ -15,11 +15,11 @@ from rich.table import Table
 from rich.text import Text
 
 from detfuse.ablation.records import Run
-from detfuse.ablation.run.runner import LOG, score_of
+from detfuse.ablation.run.runner import score_of
+from detfuse.files.run_files import LOG, METRICS_CSV
 from detfuse.files.text import read_table
 from detfuse.words import clock, points
 
-_METRICS = "metrics.csv"
 _STYLES = {"finished": "green", "running": "bold", "waiting": "dim"}  # the rest went wrong
 _UNKNOWN = "-"
 _points = partial(points, unknown=_UNKNOWN)
@@ -73,9 +73,9 @@ class Monitor:
 
     def __call__(self, runs: Sequence[Run]) -> None:
         """Show the runs as they stand."""
-        epochs = {run.folder: self._epochs(run.folder / _METRICS) for run in runs if run.state != "waiting"}
+        epochs = {run.folder: self._epochs(run.folder / METRICS_CSV) for run in runs if run.state != "waiting"}
         for run in (run for run in runs if run.state in ("waiting", "running")):
-            known = epochs.get(run.folder) or self._epochs(run.folder / _METRICS)
+            known = epochs.get(run.folder) or self._epochs(run.folder / METRICS_CSV)
             if known.done < self._begun.get(run.folder, (known.done + 1, 0.0))[0]:  # first seen, or begun again
                 self._begun[run.folder] = known.done, run.seconds
         if self._live is not None:

@@ -17,11 +17,11 @@ from typing import Any
 
 from detfuse.ablation.records import Run, State
 from detfuse.ablation.run.launcher import Handle, Launcher
-from detfuse.ablation.storage import STATE, read_run, write_run
+from detfuse.ablation.storage import read_run, write_run
 from detfuse.files.records import StorageError
+from detfuse.files.run_files import LOG, METRICS, PREDICTIONS, STATE
 
-LOG = "log.txt"
-RESULTS = ("metrics.json", "predictions.json")
+RESULTS = (METRICS, PREDICTIONS)
 _SIGKILL = -9
 _SIGKILLED_SHELL = 137  # 128 + SIGKILL, as shells and containers have it
 _OUT_OF_MEMORY = re.compile(r"OutOfMemoryError|CUDA out of memory|DefaultCPUAllocator: can't allocate|MemoryError")
@@ -173,7 +173,7 @@ def state_of(job: Job) -> Run:
 def score_of(run: Run) -> float | None:
     """Score of a finished run, mAP as a fraction; None where it is undefined or the run has no result."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        content: Any = json.loads((run.folder / RESULTS[0]).read_text(encoding="utf-8"))
+        content: Any = json.loads((run.folder / METRICS).read_text(encoding="utf-8"))
         value = float(content["stats"]["mAP"])
         return value if value >= 0 else None
     return None

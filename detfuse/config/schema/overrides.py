@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -175,6 +176,22 @@ def _choice(typed: str, key: str, override: Override, groups: dict[str, list[str
     parser = OverridesParser.create()
     values = tuple(plain(parser.parse_override(f"k={text}").value()) for text in texts)
     return Choice(typed, sign, key, values, tuple(texts))
+
+
+def key_of(override: str) -> str:
+    """What stands left of ``=``, without a sign: ``neck.out_channels``, ``resample@resample.up``."""
+    return override.lstrip("+~").partition("=")[0]
+
+
+def place_of(override: str) -> str:
+    """Where an override, or a group's mount, stands in the configuration: ``resample.up``."""
+    key = key_of(override)
+    return key.partition("@")[2] or key
+
+
+def is_below(path: str, roots: Iterable[str]) -> bool:
+    """Whether a path is one of the roots, or lies below one."""
+    return any(path == root or path.startswith(f"{root}.") for root in roots)
 
 
 def plain(value: object) -> Any:

@@ -1,56 +1,20 @@
-"""What a command prints and writes: strict JSON, tables, the header of a run. Only the first process speaks."""
+"""What a run says at its start: one screen, and the model in a line."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-import torch
 from pytorch_lightning import Trainer
 
 from detfuse.attention.inserts import inserts_of
 from detfuse.build import Parts
 from detfuse.detector import Detector
-from detfuse.errors import UserError
-from detfuse.evaluation import write_results
 from detfuse.files.text import write_json as write_json
 from detfuse.files.text import write_text as write_text
 from detfuse.necks.graph_neck import GraphNeck
+from detfuse.runs.environment import describe_device
 from detfuse.structures import IMAGENET
-from detfuse.training.datamodule import LightningData
-from detfuse.training.module import DetectionModule
-from detfuse.weights.checkpoint import Checkpoint, load_weights
-from detfuse.words import some
-
-
-def score(trainer: Trainer, parts: Parts, checkpoint: Checkpoint) -> DetectionModule:
-    """Evaluate a checkpoint on the validation split: the one way, so that all commands give the same numbers.
-
-    Raises:
-        UserError: if the data set has other categories than the checkpoint, or the outputs are finite in no image.
-    """
-    if parts.data.categories != checkpoint.categories:
-        ours, theirs = parts.data.categories, checkpoint.categories
-        raise UserError(
-            f"{checkpoint.path} was trained on the categories {_with_ids(theirs.names, theirs.ids)}; "
-            f"the data set has {_with_ids(ours.names, ours.ids)}"
-        )
-    load_weights(parts.detector, checkpoint)
-    trainer.validate(parts.module, datamodule=LightningData(parts.data), verbose=False)
-    return parts.module
-
-
-def _with_ids(names: tuple[str, ...], ids: tuple[int, ...]) -> str:
-    return some([f"{name} (id {i})" for name, i in zip(names, ids, strict=True)], 20)
-
-
-def report(module: DetectionModule, folder: Path) -> None:
-    """Print the 12 numbers; write metrics.json and predictions.json."""
-    assert module.metrics is not None
-    assert module.predictions is not None
-    print(f"\n{module.metrics.table()}\n")
-    write_json(folder / "metrics.json", module.metrics.as_dict())
-    write_results(folder / "predictions.json", module.predictions)
 
 
 def header(parts: Parts, trainer: Trainer, folder: Path, config: dict[str, Any]) -> str:
@@ -65,7 +29,7 @@ def header(parts: Parts, trainer: Trainer, folder: Path, config: dict[str, Any])
         **_attention_row(parts.detector),
         **_images_row(parts.detector),
         "batch": f"{batch} images per step" + (f" ({world} processes)" if world > 1 else ""),
-        "device": f"{device(trainer.strategy.root_device)}, precision {trainer.precision}",
+        "device": f"{describe_device(trainer.strategy.root_device)}, precision {trainer.precision}",
         "seed": str(config["seed"]),
     }
     margin = 2 + max(map(len, rows))
@@ -105,10 +69,3 @@ def _fusion(detector: Detector) -> str:
         return ""
     operators = dict.fromkeys(type(operator).__name__ for operator in detector.neck.operators.values())
     return f" ({', '.join([f'{detector.neck.graph.kind} fusion', *operators])})"
-
-
-def device(used: torch.device) -> str:
-    """What a command computes on."""
-    if used.type == "cuda":
-        return torch.cuda.get_device_name(used)
-    return f"{used.type}, {torch.get_num_threads()} threads"

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Protocol
 
 from torch import Tensor
 
-from detfuse.cli.jobs import Invocation
-from detfuse.config import PredictSettings
+from detfuse.config.schema.overrides import key_of
 from detfuse.data import Transforms, collate
 from detfuse.errors import UserError
 from detfuse.export import format_of, read_exported
+from detfuse.runs.invocation import Invocation
 from detfuse.structures import Categories, Detections
-from detfuse.weights.checkpoint import Checkpoint, load_weights
+from detfuse.weights.checkpoint import Checkpoint
 
 
 class Predictor(Protocol):
@@ -27,19 +28,22 @@ class Predictor(Protocol):
         ...
 
 
-def open_predictor(invocation: Invocation) -> Predictor:
+def open_predictor(invocation: Invocation, own: Collection[str]) -> Predictor:
     """The predictor that the command names; a file's suffix says what it is.
+
+    Args:
+        invocation: of a command with a ``checkpoint``.
+        own: the settings of the command itself, which may be typed for any file.
 
     Raises:
         UserError: if settings were typed that an exported file does not leave open.
     """
     path = Path(invocation.config["checkpoint"]).expanduser()
     if format_of(path) is None:
-        from detfuse.cli.evaluation_run import stored  # here, so that an exported file is read without Lightning
+        from detfuse.runs.stored import open_checkpoint  # here, so that an exported file is read without Lightning
 
-        return CheckpointPredictor(*stored(invocation))
-    own = PredictSettings.__dataclass_fields__
-    fixed = [typed for typed in invocation.typed if typed.lstrip("+~").partition("=")[0] not in own]
+        return CheckpointPredictor(*open_checkpoint(invocation))
+    fixed = [typed for typed in invocation.typed if key_of(typed) not in own]
     if fixed:
         raise UserError(
             f"{', '.join(fixed)}: an exported file has its settings inside, {path.name} too; "
@@ -57,12 +61,12 @@ class CheckpointPredictor:
     """
 
     def __init__(self, checkpoint: Checkpoint, config: dict[str, Any]) -> None:
-        from detfuse.build import build_combine, build_detector, instantiate, size_divisor  # likewise
+        from detfuse.build import build_combine, instantiate, size_divisor  # likewise
+        from detfuse.runs.stored import trained_detector
         from detfuse.training.inference import Inference
 
         self.categories = checkpoint.categories
-        detector = build_detector(config, len(checkpoint.categories))
-        load_weights(detector, checkpoint)
+        detector = trained_detector(checkpoint, config)
         self.inference = Inference(detector, build_combine(config), config)
         self.transform: Transforms = instantiate(config["data"]["transform"])()
         self.divisor = self.transform.divisor(size_divisor(detector.backbone.out_spec))

@@ -6,7 +6,7 @@ import pytest
 from contracts.composing import compose_train
 
 from detfuse.build import build_detector
-from detfuse.cli.results import describe
+from detfuse.runs.header import describe
 
 SMALL = ("neck.out_channels=16", "head.num_convs=1")
 PINNED = (

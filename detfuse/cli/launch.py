@@ -1,7 +1,7 @@
-"""From a command line to jobs: the check, Hydra, sweeps that survive their failures, and exit codes.
+"""From a command line to runs: the check, Hydra, sweeps that survive their failures, and exit codes.
 
 Exit codes: 0; 1 for what the user can put right, and for a sweep in which a run failed; 2 for a command line that
-cannot be run; 70 for a bug of detfuse (as sysexits.h has it); 130 for a job that was interrupted.
+cannot be run; 70 for a bug of detfuse (as sysexits.h has it); 130 for a run that was interrupted.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -23,6 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from detfuse.config import (
     COMPOSITION_ERRORS,
     CommandLine,
+    Settings,
     check,
     conf_dir,
     explained_composition,
@@ -30,7 +30,10 @@ from detfuse.config import (
     read_command_line,
     replacements,
 )
+from detfuse.config.schema.overrides import place_of
 from detfuse.errors import UserError, explained
+from detfuse.runs.invocation import Invocation
+from detfuse.runs.threads import wait_gently
 
 # Flags that Hydra answers by itself, whatever the configuration says.
 _HYDRAS_OWN = {"--hydra-help", "--version", "--shell-completion", "-sc"}
@@ -39,78 +42,67 @@ _TARGET = re.compile(r"'_target_': '([^']+)'")
 _USER, _COMMAND_LINE, _BUG, _INTERRUPTED = 1, 2, 70, 130
 
 
-@dataclass(frozen=True)
-class Invocation:
-    """One job: a command, or one run of a sweep.
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """A command. It is called without arguments: those are the process's.
 
     Attributes:
-        config: composed and resolved, plain containers.
-        typed: the overrides of this job, as Hydra passes them on.
-        choices: mount point of each group -> option.
-        multirun: it is part of a sweep.
-        directories: the shipped configuration and the user's.
+        settings: its top-level keys, and its name.
+        purpose: what it does, in a sentence.
+        examples: lines of its help; ``{command}`` stands for the program.
+        run: does it, once for each composed configuration; what is slow to import is imported there.
     """
 
-    config: dict[str, Any]
-    typed: list[str]
-    choices: dict[str, str]
-    multirun: bool
-    directories: list[Path]
+    settings: type[Settings]
+    purpose: str
+    examples: str
+    run: Callable[[Invocation], None]
+
+    def __call__(self) -> None:
+        """Run it as the process's arguments say; does not return after a failure."""
+        wait_gently(os.environ)
+        argv = sys.argv[1:]
+        if _HYDRAS_OWN.intersection(argv):
+            _hydra(self, lambda _: None)
+            return
+        line = read_command_line(argv, conf_dir())
+        if {"--help", "-h"}.intersection(line.flags):
+            print(self.help(line.config_dir))
+            return
+        problems = check(argv, self.settings)
+        if problems:
+            count = "1 mistake" if len(problems) == 1 else f"{len(problems)} mistakes"
+            print(f"{count}:", *(f"  {problem}" for problem in problems), sep="\n", file=sys.stderr)
+            sys.exit(_COMMAND_LINE)
+        directories = [conf_dir()]
+        if line.config_dir is not None:
+            directories.append(line.config_dir)
+            sys.path.insert(0, str(line.config_dir.parent))  # so that private targets import
+        sys.argv[1:] = _for_hydra(argv, line, self.settings)
+        _run_all(self, directories)
+
+    def help(self, user: Path | None = None) -> str:
+        """Its ``--help``, with the options of a folder given by ``--config-dir``."""
+        return help_text(self.settings, self.purpose, self.examples, user)
 
 
-Job = Callable[[Invocation], None]
+def _for_hydra(argv: list[str], line: CommandLine, settings: type[Settings]) -> list[str]:
+    """A checked command line as Hydra takes it: the overrides, then the flags, which people and Lightning mix."""
+    replaced = replacements(line, settings)
+    overrides = [text for argument in argv if argument not in line.flags for text in replaced.get(argument, [argument])]
+    # Hydra composes a sweep once more without its swept options. There a setting of a swept part need not exist, which
+    # it would refuse; ``++`` adds it. That it exists in every run has been checked.
+    swept = tuple(f"{place_of(choice.key)}." for choice in line.choices if len(choice.values) > 1)
+    return [*(f"++{text}" if text.startswith(swept) else text for text in overrides), *line.flags]
 
 
-def launch(command: str, job: Job) -> None:
-    """Run a command with the arguments of this process; does not return after a failure.
-
-    Args:
-        command: name of the primary configuration.
-        job: what to do with each composed configuration.
-    """
-    argv = sys.argv[1:]
-    if _HYDRAS_OWN.intersection(argv):
-        _hydra(command, lambda _: None)
-        return
-    line = read_command_line(argv, conf_dir())
-    if {"--help", "-h"}.intersection(line.flags):
-        print(help_text(command, line.config_dir))
-        return
-    problems = check(argv, command)
-    if problems:
-        count = "1 mistake" if len(problems) == 1 else f"{len(problems)} mistakes"
-        print(f"{count}:", *(f"  {problem}" for problem in problems), sep="\n", file=sys.stderr)
-        sys.exit(_COMMAND_LINE)
-    directories = [conf_dir()]
-    if line.config_dir is not None:
-        directories.append(line.config_dir)
-        sys.path.insert(0, str(line.config_dir.parent))  # so that private targets import
-    # Hydra's parser wants overrides and flags apart; people, and Lightning's child processes, mix them.
-    replaced = replacements(line, command)
-    typed = [text for argument in argv if argument not in line.flags for text in replaced.get(argument, [argument])]
-    overrides = _forced_below_swept(typed, line)
-    sys.argv[1:] = [*overrides, *line.flags]
-    _run_jobs(command, job, directories)
-
-
-def _forced_below_swept(overrides: list[str], line: CommandLine) -> list[str]:
-    """Overrides with ``++`` before settings of a part that is swept.
-
-    Hydra composes a sweep once without its swept options, where such a setting need not exist yet; that it does in
-    every run has been checked.
-    """
-    places = [choice.key.partition("@")[2] or choice.key for choice in line.choices if len(choice.values) > 1]
-    below = tuple(f"{place}." for place in places)
-    return [f"++{override}" if override.startswith(below) else override for override in overrides]
-
-
-def _run_jobs(command: str, job: Job, directories: list[Path]) -> None:
+def _run_all(command: Command, directories: list[Path]) -> None:
     failures: list[str] = []
 
     def task(config: DictConfig) -> None:
         invocation = _invocation(config, directories)
         try:
-            job(invocation)
+            command.run(invocation)
         except KeyboardInterrupt as stop:
             print("interrupted", *stop.args, sep=": ", file=sys.stderr)
             sys.exit(_INTERRUPTED)
@@ -136,16 +128,17 @@ def _run_jobs(command: str, job: Job, directories: list[Path]) -> None:
         sys.exit(_USER)
 
 
-def _hydra(command: str, task: Callable[[DictConfig], None]) -> None:
+def _hydra(command: Command, task: Callable[[DictConfig], None]) -> None:
     """Run Hydra's main; what it cannot compose or sweep is raised, not printed in its own words."""
     asked = os.environ.get(_FULL_ERROR)
 
     def as_asked(config: DictConfig) -> None:
-        with _environment(_FULL_ERROR, asked):  # the job and its processes have what the user has set
+        with _environment(_FULL_ERROR, asked):  # the run and its processes have what the user has set
             task(config)
 
+    name = command.settings.command
     with _environment(_FULL_ERROR, "1"):
-        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=command)(as_asked)()
+        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)(as_asked)()
 
 
 @contextmanager

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from detfuse.build import ConfigError, check_stored_config
-from detfuse.cli.jobs import Invocation
-from detfuse.cli.stored_config import evaluated, resumed
 from detfuse.config import conf_dir
 from detfuse.errors import UserError
+from detfuse.runs.invocation import Invocation
+from detfuse.runs.stored_config import evaluated, resumed
 
 STORED: dict[str, Any] = {
     "seed": 0,
@@ -49,6 +49,19 @@ def test_a_resumed_run_may_go_on_longer_elsewhere() -> None:
     assert config["data"]["loader"] == {"batch_size": 4, "num_workers": 2}
     assert config["logger"] == {}
     assert STORED["trainer"]["max_epochs"] == 2
+
+
+def test_a_resumed_run_may_tell_more_but_not_read_elsewhere() -> None:
+    typed = ["trainer.log_every_n_steps=1", "callbacks.fusion_weights=null", "evaluate=last", "project=q"]
+    given = invocation([*typed, "data.root=y"], data__root="y", trainer__log_every_n_steps=1)
+    given.config["callbacks"] = {"fusion_weights": None}
+    with pytest.raises(
+        UserError, match=r"^[^:]*: data\.root=y \(the run has x\)\. What may change: trainer\.max_epochs,"
+    ):
+        resumed(STORED, CHOICES, given)
+    given.typed.remove("data.root=y")
+    changed = {"trainer": {**STORED["trainer"], "log_every_n_steps": 1}, "callbacks": {"fusion_weights": None}}
+    assert resumed(STORED, CHOICES, given) == {**STORED, **changed}
 
 
 def test_a_resumed_run_names_every_setting_that_differs() -> None:

@@ -6,24 +6,16 @@ from copy import deepcopy
 from typing import Any
 
 from detfuse.build import without_pretrained
-from detfuse.cli.jobs import Invocation
+from detfuse.config.kinds import keys_of, kind_of
+from detfuse.config.schema.overrides import is_below, key_of
 from detfuse.errors import UserError
+from detfuse.runs.invocation import Invocation
 
 _ABSENT = object()
-_FREE_ON_RESUME = (
-    "trainer.max_epochs",
-    "trainer.devices",
-    "trainer.accelerator",
-    "trainer.num_nodes",
-    "trainer.strategy",
-    "data.loader.num_workers",
-    "logger",
-    "callbacks.progress",
-    "callbacks.pictures",
-)
+_FREE_ON_RESUME = ("trainer.max_epochs", *keys_of("machine", "display"))
 _LEFT_TO_THE_WEIGHTS = ("detector.mean", "detector.std")  # null asks for what is stored as numbers
-_OF_THE_COMMAND = ("project", "name", "runs_dir", "resume", "overwrite", "evaluate")
-_OF_THE_MACHINE = ("accelerator", "devices", "num_nodes", "strategy", "fast_dev_run")
+# The workers of the loader are not among them: whoever set their number for the run had a reason.
+_OF_THIS_MACHINE = tuple(key.rpartition(".")[2] for key in keys_of("machine") if is_below(key, ("trainer",)))
 
 
 def resumed(stored: dict[str, Any], stored_choices: dict[str, str], invocation: Invocation) -> dict[str, Any]:
@@ -37,11 +29,12 @@ def resumed(stored: dict[str, Any], stored_choices: dict[str, str], invocation: 
     config = deepcopy(stored)
     refused = []
     for override in invocation.typed:
-        key = _key(override)
-        if _is_below(key, _OF_THE_COMMAND) or _is_left_to_the_weights(key, invocation):
+        key = key_of(override)
+        # Where it lies says the command; which checkpoint is scored is asked anew, at its end.
+        if kind_of(key) == "place" or key == "evaluate" or _is_left_to_the_weights(key, invocation):
             continue
-        if _is_below(key, _FREE_ON_RESUME):
-            path = "logger" if _is_below(key, ("logger",)) else key
+        if is_below(key, _FREE_ON_RESUME):
+            path = "logger" if is_below(key, ("logger",)) else key
             _put(config, path, _get(invocation.config, path))
         elif key in invocation.choices:
             if stored_choices.get(key) != invocation.choices[key]:
@@ -66,14 +59,14 @@ def evaluated(stored: dict[str, Any], invocation: Invocation) -> dict[str, Any]:
     """
     config = without_pretrained(deepcopy(stored))
     given = invocation.config
-    for name in _OF_THE_MACHINE:
+    for name in _OF_THIS_MACHINE:
         if name in given["trainer"]:
             config["trainer"][name] = given["trainer"][name]
-    groups = [override for override in invocation.typed if _key(override) in invocation.choices]
+    groups = [override for override in invocation.typed if key_of(override) in invocation.choices]
     for override in groups:
-        _choose(config, _key(override), given)
+        _choose(config, key_of(override), given)
     for override in invocation.typed:
-        key = _key(override)
+        key = key_of(override)
         if override not in groups and "." in key and not _is_left_to_the_weights(key, invocation):
             if _get(config, key) is _ABSENT and not override.startswith("+"):
                 parent = _get(config, key.rpartition(".")[0])
@@ -91,14 +84,6 @@ def _choose(config: dict[str, Any], group: str, given: dict[str, Any]) -> None:
     """Take a typed option, but leave what the weights were trained with: image sizes, batches, precision."""
     kept = {"data": ("transform", "loader"), "trainer": ("precision",)}.get(group, ())
     config[group] = {**deepcopy(given[group]), **{key: config[group][key] for key in kept if key in config[group]}}
-
-
-def _key(override: str) -> str:
-    return override.lstrip("+~").partition("=")[0]
-
-
-def _is_below(key: str, roots: tuple[str, ...]) -> bool:
-    return any(key == root or key.startswith(f"{root}.") for root in roots)
 
 
 def _get(config: Any, path: str) -> Any:
