@@ -6,10 +6,19 @@ from detfuse.ablation.plan.start import NOTICEABLE
 from detfuse.ablation.records import TOLERANCE
 from detfuse.ablation.report import tables
 from detfuse.ablation.report.blocks import Badge, Block, Bullets, Figure, Section, Text, Verdicts
-from detfuse.ablation.report.findings import EXPLORATORY, SIZES, Findings, mark, of_metric, present, rows_of, sentence
+from detfuse.ablation.report.findings import (
+    EXPLORATORY,
+    SIZES,
+    THRESHOLDS,
+    Findings,
+    mark,
+    of_metric,
+    present,
+    rows_of,
+    sentence,
+)
 from detfuse.ablation.report.interaction import order_flips
 from detfuse.ablation.report.wording import headline, interval, title_of
-from detfuse.evaluation.matches import THRESHOLDS
 from detfuse.visualize import axes, forest, pareto
 
 
