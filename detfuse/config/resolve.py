@@ -47,7 +47,7 @@ def resolve(argv: list[str], settings: type[Settings]) -> Resolved:
     try:
         composed = composer.compose([choice.single() for choice in groups])
         keys = Keys(composed, schema_of(settings, composer.directories))
-        wrong += [problem for choice in typed if (problem := apply(choice, 0, keys)) is not None]
+        wrong += [problem for choice in typed if (problem := apply(choice, keys)) is not None]
         if wrong:
             raise InputError(f"{' '.join(argv)}: {wrong[0]}")
         config = OmegaConf.to_container(composed.config, resolve=True)

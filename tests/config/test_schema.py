@@ -70,6 +70,7 @@ def mistakes(argv: list[str], shipped: Path, user: Path | None = None) -> list[s
         ("engine.power=much", "engine.power=much (command line): expected int"),
         ("tank=large", "tank is chosen by its place; write tank@fuel=large or tank@air.left=large"),
         ("~tank@air.left", "air.left is missing: engine needs it; choose one by tank@air.left=..."),
+        ("~engine", "choose one by engine=..., whose YAML has a `_target_` as conf/engine/_any.yaml has"),
         ("+engine.choke=1", "there is no engine.choke"),
         ("+engine.fuel=1", "is given fuel by detfuse itself"),
         ("sped=3", "did you mean speed?"),
@@ -93,7 +94,7 @@ def test_an_option_that_brings_nothing_is_told_how_to_begin(shipped: Path, tmp_p
     for more in ([], ["tank@fuel=large"]):
         (problem,) = mistakes([*argv, "engine=bare", *more], shipped, user)
         assert f"engine=bare ({user}/engine/bare.yaml): brings no fuel and no air; begin it with" in problem
-        assert "`defaults: [petrol, _self_]`" in problem
+        assert "`defaults: [_any, _self_]`" in problem
     assert mistakes([*argv, "engine=wind"], shipped, user) == []
     (old,) = mistakes([*argv, "engine=old"], shipped, user)
     assert "car.Engine takes no choke any more: cars have none; it takes: power, turbo" in old

@@ -39,8 +39,8 @@ class Check:
         """Every mistake."""
         chosen, settings = self.composer.parted(choices)
         groups = self._composable([choice for choice in chosen if self._has_options(choice)])
-        for combination in self._combinations(groups, settings):
-            self._check_combination(*combination)
+        for combination in _combinations([*groups, *settings]):
+            self._check_combination(combination)
         return list(self.problems)
 
     def _report(self, problem: str) -> None:
@@ -93,53 +93,50 @@ class Check:
             self._report(f"{choice.typed}: {choice.group} is chosen by its place; write {written}")
         return False
 
-    def _combinations(
-        self, groups: list[Choice], settings: list[Choice]
-    ) -> Iterator[tuple[list[tuple[Choice, int]], list[tuple[Choice, int]]]]:
-        """The first value of everything, then every other swept value beside the first ones of the rest."""
-        yield [(choice, 0) for choice in groups], [(choice, 0) for choice in settings]
-        for swept in [*groups, *settings]:
-            for index in range(1, len(swept.values)):
-                yield (
-                    [(choice, index if choice is swept else 0) for choice in groups],
-                    [(choice, index if choice is swept else 0) for choice in settings],
-                )
-
-    def _check_combination(self, groups: list[tuple[Choice, int]], settings: list[tuple[Choice, int]]) -> None:
-        selected = [choice.single(index) for choice, index in groups]
+    def _check_combination(self, choices: list[Choice]) -> None:
+        groups, settings = self.composer.parted(choices)
         try:
-            composed = self.composer.compose(selected)
+            composed = self.composer.compose([choice.single() for choice in groups])
         except COMPOSITION_ERRORS as error:
-            self._report(self._explain(groups, f"{' '.join(selected) or self.schema.command}: ", error))
+            self._report(self._explain(groups, error))
             return
         nodes = NodeCheck(composed, self.schema)
-        for choice, index in settings:
-            problem = apply(choice, index, nodes.keys)
+        for choice in settings:
+            problem = apply(choice, nodes.keys)
             if problem is None:
                 nodes.typed[choice.key] = choice.typed
             else:
                 self._report(problem)
         self.problems.update(dict.fromkeys(nodes.check_all()))
 
-    def _explain(self, groups: list[tuple[Choice, int]], selected: str, error: Exception) -> str:
+    def _explain(self, groups: list[Choice], error: Exception) -> str:
         frame = self.schema.frame
-        for choice, index in groups:
-            option = f"{choice.key}/{choice.texts[index]}"
+        for choice in groups:
+            option = f"{choice.key}/{choice.texts[0]}"
             if choice.key in frame.brought.values() and self.composer.begins_with_nothing(option):
                 label = self.composer.label(option)
-                return f"{choice.single(index)} ({label}): {frame.without_what_it_brings(choice.key)}"
-        return f"{selected}{explained_composition(error)}"
+                return f"{choice.single()} ({label}): {frame.without_what_it_brings(choice.key)}"
+        selected = " ".join(choice.single() for choice in groups)
+        return f"{selected or self.schema.command}: {explained_composition(error)}"
 
 
-def apply(choice: Choice, index: int, keys: Keys) -> str | None:
-    """Set one of a setting's values in a configuration, as Hydra does; a mapping whose keys are free is replaced.
+def _combinations(choices: list[Choice]) -> Iterator[list[Choice]]:
+    """The first value of everything, then every other swept value beside the first ones of the rest."""
+    yield [choice.at(0) for choice in choices]
+    for swept in choices:
+        for index in range(1, len(swept.values)):
+            yield [choice.at(index if choice is swept else 0) for choice in choices]
+
+
+def apply(choice: Choice, keys: Keys) -> str | None:
+    """Set a setting's first value in a configuration, as Hydra does; a mapping whose keys are free is replaced.
 
     Returns:
         What is wrong with it, as far as its key and OmegaConf say.
     """
     if (problem := keys.mistake(choice)) is not None:
         return problem
-    config, value = keys.config, choice.values[index]
+    config, value = keys.config, choice.values[0]
     merged = isinstance(value, dict) and (choice.sign != "" or not keys.takes_any_keys(choice.key))
     try:
         with open_dict(config):

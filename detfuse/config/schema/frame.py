@@ -23,8 +23,8 @@ class Frame:
     """The places of a configuration, by their keys.
 
     Attributes:
-        parts: where a node must stand -> the option that stands there by default, as ``group/option``; None for one
-            that is written in place in a primary configuration.
+        parts: where a node must stand -> the file that says by default what stands there, as ``group/option``; None
+            for one that is written in place in a primary configuration.
         collections: mappings of named nodes: name -> the options of the group that bring it.
         brought: parts that come with another's option -> the place of that one, whose private options may do without.
         settings: the command's own keys.
@@ -87,9 +87,9 @@ def _take_file(frame: Frame, shipped: Path, name: str, bringer: str | None) -> N
 def _take_option(frame: Frame, shipped: Path, mount: str, option: str, bringer: str | None) -> None:
     group, _, package = mount.partition("@")
     place = (package or group).removeprefix("_global_.")
-    content, header = _with_its_defaults(shipped / group, option)
-    if "_target_" in content:
-        frame.parts[place] = f"{group}/{option}"
+    _, header = _read(shipped / group / f"{option}.yaml")
+    if target := _file_with_target(shipped, group, option):
+        frame.parts[place] = target
         if bringer is not None:
             frame.brought[place] = bringer
     elif "@package _global_" not in header:
@@ -101,13 +101,13 @@ def _take_option(frame: Frame, shipped: Path, mount: str, option: str, bringer: 
     _take_file(frame, shipped, f"{group}/{option}", place)
 
 
-def _with_its_defaults(folder: Path, option: str) -> tuple[dict[str, Any], str]:
-    """An option's file with the keys of those of its group that it begins with."""
-    content, header = _read(folder / f"{option}.yaml")
-    begins = [entry for entry in content.get("defaults", []) if isinstance(entry, str) and entry != "_self_"]
-    for entry in begins:
-        content = _with_its_defaults(folder, entry)[0] | content
-    return content, header
+def _file_with_target(shipped: Path, group: str, option: str) -> str | None:
+    """The file that says what an option is: its own, or one of its folder that it begins with."""
+    content, _ = _read(shipped / group / f"{option}.yaml")
+    if "_target_" in content:
+        return f"{group}/{option}"
+    bases = [entry for entry in content.get("defaults", []) if isinstance(entry, str) and entry != "_self_"]
+    return next(filter(None, (_file_with_target(shipped, group, base) for base in bases)), None)
 
 
 def _nodes(content: Any, path: str) -> Iterator[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -40,11 +40,13 @@ class Choice:
         """The key without its mount point."""
         return self.key.split("@")[0]
 
-    def single(self, index: int = 0) -> str:
-        """The override with one of its values, as Hydra takes it."""
-        if self.sign == "~":
-            return self.typed
-        return f"{self.sign}{self.key}={self.texts[index]}"
+    def at(self, index: int) -> Choice:
+        """The override with one of its values."""
+        return replace(self, values=(self.values[index],), texts=(self.texts[index],))
+
+    def single(self) -> str:
+        """The override with its first value, as Hydra takes it."""
+        return self.typed if self.sign == "~" else f"{self.sign}{self.key}={self.texts[0]}"
 
 
 @dataclass
