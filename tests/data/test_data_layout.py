@@ -1,12 +1,13 @@
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from detfuse.data import CocoDataModule, DataError, DataWarning, Loader, Transforms
+from detfuse.evaluation import read_annotations
 
 LAYOUTS = [
     ("annotations/instances_train2017.json", "train2017", "annotations/instances_val2017.json", "val2017"),
@@ -37,8 +38,8 @@ def test_layout_is_recognised(tmp_path: Path, write_split: Any, paths: tuple[str
     data = module(tmp_path)
     data.setup("fit")
     data.setup("validate")
-    assert [image["id"] for image in data.ground_truth("train")["images"]] == [1, 2, 3]
-    assert [image["id"] for image in data.ground_truth("val")["images"]] == [10, 11]
+    assert data.ground_truth("train").ids == (1, 2, 3)
+    assert data.ground_truth("val").ids == (10, 11)
     for expected in (
         "train: 3 images (0 without objects), 3 boxes, 0 crowds",
         "val:   2 images (1 without objects), 0 boxes, 1 crowds",
@@ -65,7 +66,7 @@ def test_a_layout_with_both_splits_wins(tmp_path: Path, write_split: Any) -> Non
         write_split(tmp_path / f"{split}/_annotations.coco.json", tmp_path / split, [(9, 9)], first_id=first)
     data = module(tmp_path)
     data.setup("fit")
-    assert data.indexes["train"].image_ids.tolist() == [20]
+    assert data.indexes["train"].ids == (20,)
 
 
 def test_overrides_win(coco_root: Path, write_split: Any) -> None:
@@ -73,7 +74,7 @@ def test_overrides_win(coco_root: Path, write_split: Any) -> None:
     data = module(coco_root, val_annotations="mine/val.json", val_images="pictures")
     data.setup("fit")
     assert len(data.indexes["train"]) == 11
-    assert data.indexes["val"].image_ids.tolist() == [500]
+    assert data.indexes["val"].ids == (500,)
     for wrong in ({"val_annotations": "no.json"}, {"train_images": "no"}):
         with pytest.raises(DataError, match=r"data\.\w+=no(\.json)?: no such"):
             module(coco_root, **wrong).setup("fit")
@@ -115,15 +116,19 @@ def test_evaluation_needs_no_training_split(coco_root: Path) -> None:
 def test_limit_images_takes_both_splits(coco_root: Path) -> None:
     data = module(coco_root, limit_images=3)
     data.setup("fit")
-    assert [image["id"] for image in data.ground_truth("train")["images"]] == [1, 2, 3]
-    assert [image["id"] for image in data.ground_truth("val")["images"]] == [100, 101, 102]
+    assert data.ground_truth("train").ids == (1, 2, 3)
+    assert data.ground_truth("val").ids == (100, 101, 102)
 
 
 def test_ground_truth_is_the_file(coco_root: Path) -> None:
+    """The same whether training reads it, or whoever compares results of other programs."""
     data = module(coco_root)
     data.setup("fit")
-    file = json.loads((coco_root / "annotations/instances_val2017.json").read_text())
-    assert data.ground_truth("val") == file
+    ours, theirs = data.ground_truth("val"), read_annotations(coco_root / "annotations/instances_val2017.json")
+    assert (ours.ids, ours.categories) == (theirs.ids, theirs.categories)
+    assert theirs.crowd.sum() == 1
+    for name in ("offsets", "boxes", "labels", "crowd", "areas"):
+        assert np.array_equal(getattr(ours, name), getattr(theirs, name))
 
 
 @pytest.mark.parametrize(

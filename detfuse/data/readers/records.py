@@ -51,11 +51,11 @@ class BoxRecord(NamedTuple):
 
     Attributes:
         name: what messages call it: ``11`` as in "annotation 11".
-        id: None where the format numbers none.
+        id: None where the file lacks it; for a format that has none, the reader counts from 1.
         image_id: of its image; anything that the file has in its place, likewise for the next.
         category_id: of its category.
         box: x, y, width, height in pixels.
-        area: in square pixels, anything that the file has in its place; None where it is missing.
+        area: in square pixels, or anything that the file has in its place; None where it is missing.
         crowd: None where that is missing.
     """
 
