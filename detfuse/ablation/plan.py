@@ -16,7 +16,7 @@ from detfuse.ablation.storage import PLAN, loaded, read_plan, to_plain, write_pl
 from detfuse.ablation.things import things
 from detfuse.config import check
 from detfuse.config.resolve import Resolved, resolve
-from detfuse.config.retired import without_retired
+from detfuse.config.retired import up_to_date
 from detfuse.errors import InputError
 from detfuse.files import write_text
 
@@ -172,7 +172,7 @@ def config_changes(folder: Path, prepared: Prepared, arm: str) -> list[str]:
     file, resolved = folder / CONFIGS / f"{arm}.yaml", prepared.resolved[arm]
     if not file.is_file():  # the command was killed between the plan and this file: no run had begun
         return []
-    stored = without_retired(loaded(file, yaml.safe_load))
+    stored = up_to_date(loaded(file, yaml.safe_load))
     return changes(stored, yaml.safe_load(yaml.safe_dump(_without_seed(resolved.config))))
 
 

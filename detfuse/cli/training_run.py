@@ -18,10 +18,10 @@ from detfuse.cli import results, run_folder
 from detfuse.cli.jobs import Invocation
 from detfuse.cli.outputs import require_folder
 from detfuse.cli.stored_config import resumed
-from detfuse.config import TrainSettings, as_stored
+from detfuse.config import TrainSettings, as_stored, up_to_date
 from detfuse.errors import UserError
 from detfuse.inserts import places_of
-from detfuse.necks.graph_neck import GraphNeck
+from detfuse.protocols import Scalable
 from detfuse.training.attention_memory import device_memory, require_fit
 from detfuse.training.batch_statistics import require_statistics
 from detfuse.training.datamodule import LightningData
@@ -87,7 +87,7 @@ def _new_folder(settings: TrainSettings, base: Path, *, numbered: bool) -> Path:
 def _stored(folder: Path, invocation: Invocation) -> dict[str, Any]:
     """The configuration that a resumed run continues with."""
     source = folder / run_folder.CONFIG
-    stored = _read(source, yaml.safe_load)
+    stored = up_to_date(_read(source, yaml.safe_load))
     # Before the typed settings, which may call private targets: those are the user's own.
     check_stored_config(stored, invocation.directories, source)
     command = folder / _COMMAND
@@ -126,9 +126,10 @@ def _begin(trainer: pl.Trainer, parts: Parts, folder: Path, config: dict[str, An
         results.write_json(folder / _COMMAND, {"overrides": invocation.typed, "choices": invocation.choices})
     results.write_json(folder / "environment.json", environment())
     results.write_text(folder / "summary.txt", summarise(parts.detector, parts.data.largest_inference_size()) + "\n")
-    if isinstance(parts.detector.neck, GraphNeck):
-        neck = parts.detector.neck
-        fusion = Fusion(neck.graph, tuple(places_of(parts.detector)), neck.scales)
+    neck = parts.detector.neck
+    if neck.graph is not None:
+        scales = neck.scales if isinstance(neck, Scalable) else {}
+        fusion = Fusion(neck.graph, tuple(places_of(parts.detector)), scales)
         drawing = svg(fusion.graph, invocation.choices["neck"], fusion.attention, scales=fusion.scales)
         results.write_text(folder / "fusion.svg", drawing)
         results.write_json(folder / "fusion.json", to_plain(fusion))

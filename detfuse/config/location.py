@@ -21,7 +21,7 @@ def conf_dir() -> Path:
 
 
 def group_options(directories: list[Path]) -> dict[str, list[str]]:
-    """Every group (a folder) with its options (its YAML files), sorted by name.
+    """Every group (a folder) with its options (its YAML files), sorted by name; ``_name`` is a part of other files.
 
     Args:
         directories: the shipped configuration first, then the user's.
@@ -30,7 +30,7 @@ def group_options(directories: list[Path]) -> dict[str, list[str]]:
     for directory in directories:
         for file in directory.glob("*/**/*.yaml"):
             group = file.parent.relative_to(directory).as_posix()
-            if group.split("/")[0] != "hydra":
+            if group.split("/")[0] != "hydra" and not file.stem.startswith("_"):
                 groups.setdefault(group, set()).add(file.stem)
     return {group: sorted(options) for group, options in sorted(groups.items())}
 

@@ -170,8 +170,9 @@ class _Check:
         neck = next((entry.partition("=")[2] for entry in selected if entry.startswith("neck=")), None)
         if neck is not None and self.composer.lacks_mounts("neck", neck):
             return (
-                f"neck={neck} ({self.composer.label('neck/' + neck)}): brings no operator and no resample; "
-                "begin it with `defaults: [fpn, _self_]`"
+                f"neck={neck} ({self.composer.label('neck/' + neck)}): brings no operator and no resample, so there is "
+                "no place for their options; leave them out, or if the neck is a fusion graph, begin it with "
+                "`defaults: [fpn, _self_]`"
             )
         return f"{' '.join(selected) or self.command}: {explained_composition(error)}"
 

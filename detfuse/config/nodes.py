@@ -12,7 +12,7 @@ from detfuse.config.annotations import choices, fits, in_words
 from detfuse.config.frame import Frame
 from detfuse.config.keys import HYDRA_KEYS, Keys, Whole, wired
 from detfuse.config.overrides import did_you_mean
-from detfuse.config.retired import why_retired
+from detfuse.config.retired import idle_parts, moved, why_retired
 from detfuse.config.settings import SETTINGS
 from detfuse.config.signatures import Parameter, Signature, UnknownTargetError, signature_of
 from detfuse.errors import InputError
@@ -155,6 +155,9 @@ class NodeCheck:
 
     def _check_target(self, path: str, node: dict[str, Any]) -> None:
         target = node["_target_"]
+        if now := moved(str(target)):
+            self.problems.append(f"{self._where(f'{path}._target_', target)}: it has moved; write {now}")
+            return
         try:
             signature = signature_of(str(target), self.roots)
         except UnknownTargetError as error:
@@ -185,7 +188,7 @@ class NodeCheck:
                 self.problems.append(f"{path}.{name} is missing: give +{path}.{name}=... ({self._expected(parameter)})")
 
     def _check_mounts(self) -> None:
-        """A private neck that was written without the shipped defaults has no operator to be given."""
+        """A private neck may bring no operator where it takes one, or one that it does not take."""
         neck = self.keys.select("neck")
         signature = self.keys.signature(neck) if isinstance(neck, DictConfig) else None
         taken = signature.parameters if signature else {}
@@ -195,11 +198,17 @@ class NodeCheck:
             if place in self.frame.brought
             if place.replace(".", "_") in taken and self.keys.select(place) is None
         ]
+        idle = [place for place in idle_parts(signature) if self.keys.select(place) is not None]
+        chosen = f"neck={self.composed.choices['neck']}" if "neck" in self.composed.choices else "neck"
         if any(place == "operator" for place in missing):
-            chosen = f"neck={self.composed.choices['neck']}" if "neck" in self.composed.choices else "neck"
             self.problems.append(
                 f"{chosen} ({self.composed.origin('neck._target_')}): brings no operator and no resample; begin it "
                 "with `defaults: [fpn, _self_]`"
+            )
+        elif idle:
+            self.problems.append(
+                f"{chosen} ({self.composed.origin('neck._target_')}): brings {' and '.join(idle)}, which "
+                f"{neck['_target_']} does not take; leave them out of its defaults"
             )
         else:
             self.problems += [f"{place} is missing: the neck needs it{self._choose(place)}" for place in missing]
