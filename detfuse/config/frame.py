@@ -23,8 +23,8 @@ class Frame:
     """The places of a configuration, by their keys.
 
     Attributes:
-        parts: where a node must stand -> the option that stands there by default, such as ``neck/fpn``; None for one
-            written in place (``detector``, ``attention.levels``).
+        parts: where a node must stand -> the file that says by default what stands there, such as ``head/fcos``; None
+            for one written in place (``detector``, ``attention.levels``).
         collections: mappings of named nodes (``callbacks``): name -> the options of the group that bring it.
         brought: parts that come with another's option, as ``operator`` comes with a neck; a private one may do without.
         settings: the command's own keys.
@@ -81,9 +81,9 @@ def _take_file(frame: Frame, shipped: Path, name: str, *, brought: bool) -> None
 def _take_option(frame: Frame, shipped: Path, mount: str, option: str, *, brought: bool) -> None:
     group, _, package = mount.partition("@")
     place = (package or group).removeprefix("_global_.")
-    content, header = _read(shipped / group / f"{option}.yaml")
-    if "_target_" in content:
-        frame.parts[place] = f"{group}/{option}"
+    _, header = _read(shipped / group / f"{option}.yaml")
+    if target := _file_with_target(shipped, group, option):
+        frame.parts[place] = target
         if brought:
             frame.brought.add(place)
     elif "@package _global_" not in header:
@@ -93,6 +93,15 @@ def _take_option(frame: Frame, shipped: Path, mount: str, option: str, *, brough
                 if name != "defaults":
                     names.setdefault(name, []).extend([each] if isinstance(node, Mapping) else [])
     _take_file(frame, shipped, f"{group}/{option}", brought=True)
+
+
+def _file_with_target(shipped: Path, group: str, option: str) -> str | None:
+    """The file that says what an option is: its own, or one of its folder that it begins with, as ``neck/_graph``."""
+    content, _ = _read(shipped / group / f"{option}.yaml")
+    if "_target_" in content:
+        return f"{group}/{option}"
+    bases = [entry for entry in content.get("defaults", []) if isinstance(entry, str) and entry != "_self_"]
+    return next(filter(None, (_file_with_target(shipped, group, base) for base in bases)), None)
 
 
 def _nodes(content: Any, path: str) -> Iterator[str]:

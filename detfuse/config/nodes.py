@@ -208,7 +208,7 @@ class NodeCheck:
         elif idle:
             self.problems.append(
                 f"{chosen} ({self.composed.origin('neck._target_')}): brings {' and '.join(idle)}, which "
-                f"{neck['_target_']} does not take; leave them out of its defaults"
+                f"{neck['_target_']} does not take; leave {'it' if len(idle) == 1 else 'them'} out of its defaults"
             )
         else:
             self.problems += [f"{place} is missing: the neck needs it{self._choose(place)}" for place in missing]

@@ -12,6 +12,7 @@ from detfuse.config.location import group_options
 from detfuse.config.signatures import signature_of
 from detfuse.inserts import Site
 
+NO_GRAPH = "ssd_extras"
 FILES = sorted(conf_dir().rglob("*.yaml"))
 
 
@@ -63,8 +64,22 @@ def test_what_no_signature_says_is_told_by_the_check_too(command: str, argv: lis
 
 def test_every_option_of_every_group_is_right() -> None:
     choices = {key: options for key, options in _choices().items() if key != "experiment"}
+    choices["neck"].remove(NO_GRAPH)  # it brings no operator and no resampler to choose
     argv = ["-m", "data.root=x", *(f"{key}={','.join(options)}" for key, options in choices.items())]
     assert check(argv, "train") == []
+    assert check([f"neck={NO_GRAPH}"], "train") == []
+
+
+def test_a_neck_that_is_no_graph_has_no_place_for_an_operator() -> None:
+    for override in ("operator=add", "resample@resample.up=nearest"):
+        (problem,) = check([f"neck={NO_GRAPH}", override], "train")
+        assert problem.startswith(f"neck={NO_GRAPH} (conf/neck/{NO_GRAPH}.yaml): brings no operator and no resample")
+
+
+def test_what_necks_have_in_common_is_no_choice() -> None:
+    (problem,) = check(["neck=_graph"], "train")
+    assert problem.startswith("neck=_graph: there is no neck '_graph'; the options are: bifpn, early")
+    assert "_graph" not in help_text("train")
 
 
 def test_every_experiment_is_right() -> None:
