@@ -24,7 +24,7 @@ class Edge(nn.Module):
         style: whose norm it is.
 
     Attributes:
-        insert: attention on the projected map, ``nn.Identity`` for none; the neck puts it there.
+        insert: attention on the projected map, or None; the neck puts it there.
         projected: width of the projected map.
         guided: whether ``forward`` needs the guide.
 
@@ -45,13 +45,13 @@ class Edge(nn.Module):
         super().__init__()
         self.out_channels = out_channels
         self.projected = out_channels if project else in_channels
-        self.project: nn.Module = nn.Identity()
+        self.project: nn.Module | None = None
         if project:
             convolution = nn.Conv2d(in_channels, out_channels, 1, bias=style.bias)
             self.project = nn.Sequential(convolution, style.make_norm(out_channels))
-        self.insert: nn.Module = nn.Identity()
+        self.insert: nn.Module | None = None
         self.resample = resample(self.projected, out_channels, abs(steps)) if steps else None
-        self.norm: nn.Module = nn.Identity()
+        self.norm: nn.Module | None = None
         if self.resample is not None:
             check_direction(self.resample, up=steps > 0)
             if any(True for _ in self.resample.parameters()) and not getattr(self.resample, "averages", False):
@@ -66,8 +66,10 @@ class Edge(nn.Module):
             size: (height, width) of the node's grid.
             guide: (B, out_channels, *size), if ``guided``.
         """
-        y: Tensor = self.insert(self.project(x))
-        if self.resample is None:
-            return y
-        made: Tensor = self.norm(with_guide(self.resample, guide, y, size))
-        return made
+        if self.project is not None:
+            x = self.project(x)
+        if self.insert is not None:
+            x = self.insert(x)
+        if self.resample is not None:
+            x = with_guide(self.resample, guide, x, size)
+        return x if self.norm is None else self.norm(x)  # type: ignore[no-any-return]  # a module's call has no type
