@@ -177,22 +177,26 @@ def build_data(config: Config, size_divisor: int) -> DetectionDataModule:
 
 
 def build_neck(config: Config, in_spec: FeatureSpec) -> Neck:
-    """The neck; one that is no fusion graph takes no operator and no resampler, and is given none.
+    """The neck, with the parts that its YAML brings: an operator and resamplers for a fusion graph, else none.
 
     Raises:
-        ConfigError: if there is attention for a site that the neck does not have.
+        ConfigError: if there is attention for a site that the neck does not have, or it does not keep its contract.
     """
     neck = instantiate(config["neck"])
-    taken = inspect.signature(neck).parameters
-    resample = config.get("resample", {})
-    available = {
+    resample = config.get("resample") or {}
+    brought = {
         "operator": config.get("operator"),
         "resample_up": resample.get("up"),
         "resample_down": resample.get("down"),
     }
-    wired = {name: instantiate(node) for name, node in available.items() if node is not None and name in taken}
+    wired = {name: instantiate(node) for name, node in brought.items() if node is not None}
     attention = _attention_for(neck, config, NECK_SITES, "neck")
     built: Neck = initialised(partial(neck, in_spec=in_spec, **wired, **attention), config["seed"], "neck")
+    if lacking := [name for name in ("in_spec", "out_spec", "graph", "describe") if not hasattr(built, name)]:
+        raise ConfigError(
+            f"neck={_target_name(config['neck'])} is no neck yet: it has no {', '.join(lacking)}; "
+            "detfuse.protocols.Neck says what they are (graph = None for a neck that is no fusion graph)"
+        )
     return built
 
 

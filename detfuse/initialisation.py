@@ -33,8 +33,9 @@ def initialised(make: Callable[[], T], seed: int, part: str) -> T:
     """What ``make`` makes, every random start drawn by its name.
 
     It is made twice: once to see which draw ends up in which parameter, once with a seed for each draw. A parameter is
-    known by what its *last* initialiser draws, so that a library's default before it changes nothing. Constants and
-    weights that are read from a file stay as they are. Afterwards torch's generator is in a state that depends on
+    known by what its *last* initialiser draws, so that a library's default before it changes nothing. A module whose
+    parts have moved may say in ``former_name(name)`` by which name they start. Constants and weights that are read from
+    a file stay as they are. Afterwards torch's generator is in a state that depends on
     ``seed`` and ``part`` alone.
 
     Args:
@@ -96,8 +97,9 @@ class _Watch(TorchDispatchMode):
     def keys(self, module: Any) -> list[Key]:
         """What each draw is known by: the first named tensor that it reached; ``""`` if it reached none."""
         names: dict[StorageWeakRef, str] = {}
+        former_name = getattr(module, "former_name", str)
         for name, tensor in (*module.named_parameters(), *module.named_buffers()):
-            names.setdefault(_storage(tensor), name)
+            names.setdefault(_storage(tensor), former_name(name))
         counts: dict[str, int] = {}
         keys = []
         for reached, wrote_all in zip(self._reached, self._wrote_all, strict=True):

@@ -1,10 +1,10 @@
-"""The one rule of how group norm divides channels."""
+"""Norms that torch has not: the one rule of how group norm divides channels, and a layer norm of maps."""
 
 from __future__ import annotations
 
 import math
 
-from torch import nn
+from torch import Tensor, nn
 
 _GROUPS = 32  # of the paper
 _LEAST_CHANNELS = 8  # of a group
@@ -21,3 +21,10 @@ def group_norm(channels: int, eps: float = 1e-5) -> nn.GroupNorm:
         eps: added to the variance.
     """
     return nn.GroupNorm(math.gcd(_GROUPS, max(1, channels // _LEAST_CHANNELS), channels), channels, eps=eps)
+
+
+class ChannelNorm(nn.LayerNorm):
+    """Layer norm over the channels of each pixel: (B, C, H, W) to the same shape."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)

@@ -7,11 +7,13 @@ Shapes: B images, C channels, H and W in pixels of the map, A priors (anchors or
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Protocol, TypeVar, runtime_checkable
 
 from torch import Tensor, nn
 
+from detfuse.fusion.graph import FusionGraph
 from detfuse.structures import Batch, Detections, FeatureSpec
 from detfuse.structures import Size as Size
 
@@ -40,13 +42,47 @@ class Backbone(Protocol):
 
 @runtime_checkable
 class Neck(Protocol):
-    """Fuses backbone maps. Constructor: ``Neck(in_spec, ..., *, out_channels, ...)``."""
+    """Fuses backbone maps. Constructor: ``Neck(in_spec, *, ...)``.
+
+    Before the ``*`` it also takes, by these names, what its YAML brings: ``operator``, ``resample_up`` and
+    ``resample_down`` (all three if it begins with ``_graph``); and ``attention``, if it has a site for some.
+    """
 
     in_spec: FeatureSpec
     out_spec: FeatureSpec
 
+    @property
+    def graph(self) -> FusionGraph | None:
+        """What it runs, to be drawn and described; None for a neck that is no fusion graph."""
+        ...
+
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]: ...
     def __call__(self, features: Sequence[Tensor]) -> list[Tensor]: ...
+
+    def describe(self) -> str:
+        """How it fuses, in a few words for people: ``pyramid fusion, Add``; empty if it fuses nothing."""
+        ...
+
+
+Watch = Callable[[str, Tensor], Tensor]
+"""(node, the map that it fused) -> the map that goes on from there."""
+
+
+@runtime_checkable
+class Scalable(Protocol):
+    """A neck that multiplies what the nodes of its graph fuse by fixed factors, and lets it be watched."""
+
+    @property
+    def graph(self) -> FusionGraph: ...
+
+    @property
+    def scales(self) -> Mapping[str, float]:
+        """Node -> factor; most have none."""
+        ...
+
+    def watched(self, watch: Watch) -> AbstractContextManager[None]:
+        """Within the context, ``watch`` sees what every node fused, behind its factor, and may change it."""
+        ...
 
 
 class Operator(Protocol):
@@ -56,8 +92,43 @@ class Operator(Protocol):
     def __call__(self, maps: Sequence[Tensor]) -> Tensor: ...
 
 
+class Resampler(Protocol):
+    """Brings a map to another grid, of exactly ``size``. Constructor: see :class:`ResampleFactory`.
+
+    One with weights may say ``averages = True``: what it makes are means of what it reads, so no norm follows it.
+    """
+
+    def forward(self, x: Tensor, size: Size) -> Tensor: ...
+    def __call__(self, x: Tensor, size: Size) -> Tensor: ...
+
+
+class GuidedOperator(Protocol):
+    """An operator that also sees the *guide*: the map of the node's own level, as it arrives at the node.
+
+    It is the first of the node's inputs that need not be resampled, behind its projection and attention: (B,
+    out_channels, H, W). A node that has no such input, or gets it in another width, refuses a guided part when the neck
+    is built. Constructed like any operator.
+    """
+
+    guided: bool
+    """True; parts without this attribute are given no guide."""
+
+    def forward(self, maps: Sequence[Tensor], guide: Tensor) -> Tensor: ...
+    def __call__(self, maps: Sequence[Tensor], guide: Tensor) -> Tensor: ...
+
+
+class GuidedResampler(Protocol):
+    """A resampler that also sees the guide of :class:`GuidedOperator`, the map with which its result will be fused."""
+
+    guided: bool
+    """True."""
+
+    def forward(self, x: Tensor, size: Size, guide: Tensor) -> Tensor: ...
+    def __call__(self, x: Tensor, size: Size, guide: Tensor) -> Tensor: ...
+
+
 class OperatorFactory(Protocol):
-    """Builds the operator of one node; raises ValueError if it cannot fuse these widths.
+    """Builds the operator of one node, guided or not; raises ValueError if it cannot fuse these widths.
 
     The neck starts the convolutions of what is built (:mod:`detfuse.fill`), but for modules that say
     ``own_start = True``.
@@ -67,10 +138,9 @@ class OperatorFactory(Protocol):
 
 
 class ResampleFactory(Protocol):
-    """Builds the resampler of one edge, which crosses ``steps`` levels (a factor of ``2**steps``).
+    """Builds the resampler of one edge, guided or not, which crosses ``steps`` levels (a factor of ``2**steps``).
 
-    The module's ``forward(x, size)`` returns a map of exactly ``size``; it changes the width from ``in_channels`` to
-    ``out_channels``, or raises ValueError at construction if it cannot.
+    It changes the width from ``in_channels`` to ``out_channels``, or raises ValueError at construction if it cannot.
     """
 
     def __call__(self, in_channels: int, out_channels: int, steps: int) -> nn.Module: ...

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from hydra import compose
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from detfuse.build import build_backbone, build_neck, instantiate, size_divisor
+from detfuse.build import build_backbone, build_neck, size_divisor
 from detfuse.cli.commands import CostSettings
 from detfuse.config import group_options
 from detfuse.data.collate import padded_size
@@ -32,7 +31,7 @@ from detfuse.inspect.cost import (
     start_scale,
     training_step,
 )
-from detfuse.necks.graph_neck import GraphNeck
+from detfuse.protocols import Neck
 from detfuse.runs.environment import describe_device, environment
 from detfuse.runs.invocation import Invocation
 from detfuse.runs.outputs import require_file
@@ -72,13 +71,13 @@ def run(invocation: Invocation) -> None:
     layout = memory_format_of(config)
     necks, refused = _build_necks(invocation, spec)
     neck = next(iter(necks.values()))
-    idle = _why_idle(config, neck)
+    idle = _why_idle(neck)
     if idle is not None:
         necks, refused = {_ANY: neck}, {}
     print(_heading(invocation, spec, size, device, neck), flush=True)
     features = random_features(spec, size, settings.batch, device=device, memory_format=layout)
-    necks = {name: neck.to(device).to(memory_format=layout) for name, neck in necks.items()}
-    measured = _measure(necks, features, settings.rounds, refused)
+    modules = {name: _module(neck).to(device).to(memory_format=layout) for name, neck in necks.items()}
+    measured = _measure(modules, features, settings.rounds, refused, _pins(neck))
     table = _table(measured, settings.batch, invocation.choices.get("operator"))
     print(f"\n{table}\n\n{_notes(measured, settings, idle)}")
     if output is not None:
@@ -86,18 +85,17 @@ def run(invocation: Invocation) -> None:
         print(f"written to {output}")
 
 
-def _build_necks(invocation: Invocation, spec: FeatureSpec) -> tuple[dict[str, nn.Module], dict[str, str]]:
-    """The neck with every operator, and why it refuses the others."""
-    necks: dict[str, nn.Module] = {}
+def _build_necks(invocation: Invocation, spec: FeatureSpec) -> tuple[dict[str, Neck], dict[str, str]]:
+    """The neck with every operator, and why it refuses the others; by itself if its YAML brings none."""
+    if "operator" not in invocation.config:
+        return {_ANY: build_neck(invocation.config, spec)}, {}
+    necks: dict[str, Neck] = {}
     refused: dict[str, str] = {}
     for name, operator in _operators(invocation).items():
         try:
-            neck = build_neck({**invocation.config, "operator": operator}, spec)
+            necks[name] = build_neck({**invocation.config, "operator": operator}, spec)
         except InputError as error:  # such as widths that this operator cannot fuse
             refused[name] = str(error)
-        else:
-            assert isinstance(neck, nn.Module)
-            necks[name] = neck
     if not necks:
         reasons = "".join(f"\n  {name}: {reason}" for name, reason in refused.items())
         raise UserError(f"neck={invocation.choices['neck']} can be built with no operator:{reasons}")
@@ -117,12 +115,15 @@ def _operators(invocation: Invocation) -> dict[str, Any]:
     return found
 
 
-def _why_idle(config: Mapping[str, Any], neck: nn.Module) -> str | None:
+def _module(neck: Neck) -> nn.Module:
+    assert isinstance(neck, nn.Module)
+    return neck
+
+
+def _why_idle(neck: Neck) -> str | None:
     """Why the choice of the operator changes nothing in this neck; None if it does."""
-    if "operator" not in inspect.signature(instantiate(config["neck"])).parameters:
-        return f"{type(neck).__name__} takes no operator"
-    if not isinstance(neck, GraphNeck):
-        return None
+    if neck.graph is None:
+        return f"{type(neck).__name__} is no fusion graph"
     fusing = [node for node in neck.graph.nodes if len(node.inputs) > 1]
     if not fusing:
         return "no node has two inputs, nothing is fused"
@@ -131,13 +132,15 @@ def _why_idle(config: Mapping[str, Any], neck: nn.Module) -> str | None:
     return None
 
 
-def _pins(neck: nn.Module) -> str:
+def _pins(neck: Neck) -> str:
     """The nodes that have their own operator whatever the neck's is, as ``f4: concat``."""
-    nodes = neck.graph.nodes if isinstance(neck, GraphNeck) else ()
+    nodes = neck.graph.nodes if neck.graph is not None else ()
     return ", ".join(f"{node.name}: {node.operator}" for node in nodes if node.operator and len(node.inputs) > 1)
 
 
-def _measure(necks: dict[str, nn.Module], features: list[Tensor], rounds: int, refused: dict[str, str]) -> _Measured:
+def _measure(
+    necks: dict[str, nn.Module], features: list[Tensor], rounds: int, refused: dict[str, str], pins: str
+) -> _Measured:
     reference = _REFERENCE if _REFERENCE in necks else next(iter(necks))
 
     def times(make: Callable[[nn.Module, Sequence[Tensor]], Callable[[], None]]) -> Times:
@@ -145,14 +148,13 @@ def _measure(necks: dict[str, nn.Module], features: list[Tensor], rounds: int, r
 
     counts = {name: count(neck, features) for name, neck in necks.items()}
     scales = {name: start_scale(neck, features) for name, neck in necks.items()}
-    pins = _pins(necks[reference])
     return _Measured(counts, scales, times(inference), times(training_step), refused, pins, reference)
 
 
-def _heading(invocation: Invocation, spec: FeatureSpec, size: tuple[int, int], device: torch.device, neck: Any) -> str:
+def _heading(invocation: Invocation, spec: FeatureSpec, size: tuple[int, int], device: torch.device, neck: Neck) -> str:
     choices, batch = invocation.choices, invocation.config["batch"]
     levels = ", ".join(f"C{level} {channels}" for level, channels in zip(spec.levels, spec.channels, strict=True))
-    fusion = f", {neck.graph.kind} fusion{_fusing_nodes(neck.graph)}" if isinstance(neck, GraphNeck) else ""
+    fusion = ", no fusion graph" if neck.graph is None else f", {neck.graph.kind} fusion{_fusing_nodes(neck.graph)}"
     rows = {
         "neck": f"{choices['neck']}{fusion}",
         "backbone": f"{choices['backbone']}: {levels} channels",

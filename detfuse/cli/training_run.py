@@ -21,7 +21,7 @@ from detfuse.files.text import write_json, write_text
 from detfuse.inspect.attention_memory import device_memory, require_fit
 from detfuse.inspect.batch_statistics import require_statistics
 from detfuse.inspect.summary import summarise
-from detfuse.necks.graph_neck import GraphNeck
+from detfuse.protocols import Scalable
 from detfuse.runs import run_folder
 from detfuse.runs.environment import environment
 from detfuse.runs.header import header
@@ -113,9 +113,10 @@ def _write_what_it_is(parts: Parts, folder: Path, config: dict[str, Any], invoca
         write_json(folder / COMMAND, {"overrides": invocation.typed, "choices": invocation.choices})
     write_json(folder / ENVIRONMENT, environment())
     write_text(folder / SUMMARY, summarise(parts.detector, parts.data.largest_inference_size()) + "\n")
-    if isinstance(parts.detector.neck, GraphNeck):
-        neck = parts.detector.neck
-        fusion = Fusion(neck.graph, tuple(places_of(parts.detector)), neck.scales)
+    neck = parts.detector.neck
+    if neck.graph is not None:
+        scales = neck.scales if isinstance(neck, Scalable) else {}
+        fusion = Fusion(neck.graph, tuple(places_of(parts.detector)), scales)
         drawing = svg(fusion.graph, invocation.choices["neck"], fusion.attention, scales=fusion.scales)
         write_text(folder / FUSION_DRAWING, drawing)
         write_json(folder / FUSION, to_plain(fusion))

@@ -4,6 +4,7 @@ from detfuse.config.help import help_text
 from detfuse.config.location import conf_dir
 from detfuse.config.mistakes import check, replacements
 from detfuse.config.resolve import Resolved, resolve
+from detfuse.config.retired import up_to_date
 from detfuse.config.schema.compose import COMPOSITION_ERRORS, explained_composition
 from detfuse.config.schema.groups import group_options
 from detfuse.config.schema.overrides import CommandLine, read_command_line
@@ -25,4 +26,5 @@ __all__ = [
     "read_command_line",
     "replacements",
     "resolve",
+    "up_to_date",
 ]

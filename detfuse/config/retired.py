@@ -1,14 +1,16 @@
 """What became of parts and their arguments, so that what was stored before still loads: the one place for it.
 
-A run's config.yaml and a checkpoint keep the configuration they were made with. Whoever moves a part or removes an
-argument writes it here, the latter with the reason for people who have it in a YAML of their own; from then on stored
-configurations are read accordingly.
+A run's config.yaml and a checkpoint keep the configuration they were made with. Whoever moves a part writes here where
+to; whoever removes an argument writes it here, with the reason for people who have it in a YAML of their own. From then
+on stored configurations are read as :func:`up_to_date` has them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
+
+from detfuse.config.schema.signatures import UnknownTargetError, signature_of
 
 _MOVED = {
     "detfuse.inserts.Levels": "detfuse.attention.inserts.Levels",
@@ -32,6 +34,9 @@ _RETIRED: dict[str, dict[str, str]] = {
 _LEFT = {("detfuse.ops.postprocess.WeightedBoxFusion", "score"): "mean"}
 """What is left of choices that change results: a stored one that chose otherwise is not read as if it had not."""
 
+_BROUGHT = {"operator": "operator", "resample": "resample_up"}
+"""Place of a part that a neck's YAML brings -> the argument in which the neck takes it."""
+
 
 def why_retired(target: str, argument: str) -> str:
     """``any more: ...;`` for an argument that was removed, else nothing."""
@@ -44,8 +49,25 @@ def moved(target: str) -> str:
     return _MOVED.get(target, target)
 
 
-def brought_up_to_date(node: Any) -> Any:
-    """A copy of a stored configuration: its parts where they stand now, without the arguments they no longer take.
+def up_to_date(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of a stored configuration as its parts take it now.
+
+    It has no arguments that were removed, names the parts where they are, and brings no operator and no resampler for
+    a neck that takes none: every neck had to name them once.
+    """
+    current: dict[str, Any] = _up_to_date(config)
+    neck = current.get("neck")
+    try:
+        signature = signature_of(str(neck.get("_target_"))) if isinstance(neck, Mapping) else None
+    except UnknownTargetError:  # one's own, perhaps gone: what it took nobody knows
+        signature = None
+    taken = None if signature is None or signature.open else signature.parameters
+    idle = [place for place, argument in _BROUGHT.items() if taken is not None and argument not in taken]
+    return {key: node for key, node in current.items() if key not in idle}
+
+
+def _up_to_date(node: Any) -> Any:
+    """Parts where they stand now, without the arguments they no longer take.
 
     One that chose what is no longer offered stays, so that it is refused with the reason.
     """
@@ -53,5 +75,5 @@ def brought_up_to_date(node: Any) -> Any:
         target = moved(str(node.get("_target_")))
         retired = {key for key in _RETIRED.get(target, {}) if node.get(key) == _LEFT.get((target, key), node.get(key))}
         kept = {key: value for key, value in node.items() if key not in retired}
-        return {key: target if key == "_target_" else brought_up_to_date(value) for key, value in kept.items()}
-    return [brought_up_to_date(item) for item in node] if isinstance(node, list) else node
+        return {key: target if key == "_target_" else _up_to_date(value) for key, value in kept.items()}
+    return [_up_to_date(item) for item in node] if isinstance(node, list) else node

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from detfuse.config.location import conf_dir
 from detfuse.config.mistakes import schema_of
-from detfuse.config.retired import brought_up_to_date
+from detfuse.config.retired import up_to_date
 from detfuse.config.schema.frame import Frame
 from detfuse.config.schema.nodes import NodeCheck
 from detfuse.config.settings import TrainSettings
@@ -31,7 +31,7 @@ class _Stored:
 
 
 def as_stored(config: Mapping[str, Any], source: Path, directories: list[Path]) -> dict[str, Any]:
-    """A stored configuration of ``train`` as its parts take it now: without arguments that were removed since, checked.
+    """A stored configuration of ``train`` as its parts take it now (:func:`up_to_date`), checked.
 
     Settings and places that are younger than the configuration may be missing.
 
@@ -43,7 +43,7 @@ def as_stored(config: Mapping[str, Any], source: Path, directories: list[Path]) 
     Raises:
         InputError: naming everything that does not fit, as after an edit or a cut.
     """
-    current: dict[str, Any] = brought_up_to_date(config)
+    current = up_to_date(config)
     schema = schema_of(TrainSettings, [conf_dir(), *directories[1:]])
     schema = replace(schema, frame=_old_enough(schema.frame, current))
     problems = NodeCheck(_Stored(OmegaConf.create(current), source), schema).check_all()

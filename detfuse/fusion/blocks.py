@@ -17,6 +17,8 @@ from detfuse.ranges import Fraction, NonNegativeFloat, checked
 
 NormName = Literal["none", "batch", "group"]
 ActivationName = Literal["none", "relu", "silu"]
+BlockName = Literal["conv3", "double_conv3", "separable"]
+"""What a topology may compute on the maps it smooths."""
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {"none": nn.Identity, "relu": nn.ReLU, "silu": nn.SiLU}
 
@@ -90,10 +92,23 @@ def relu(in_channels: int, out_channels: int, style: Style) -> nn.Module:
     return nn.ReLU()
 
 
-BLOCKS: dict[str, Callable[[int, int, Style], nn.Module]] = {
-    "conv3": conv3,
-    "double_conv3": double_conv3,
-    "separable": separable,
-    "relu": relu,
+@dataclass(frozen=True)
+class Block:
+    """What can be computed on a fused map.
+
+    Attributes:
+        make: (width of the fused map, width of the result, style) -> module.
+        changes_width: whether the two may differ; so it is with blocks that have weights.
+    """
+
+    make: Callable[[int, int, Style], nn.Module]
+    changes_width: bool = True
+
+
+BLOCKS: dict[str, Block] = {
+    "conv3": Block(conv3),
+    "double_conv3": Block(double_conv3),
+    "separable": Block(separable),
+    "relu": Block(relu, changes_width=False),
 }
 """What a node may name as its block."""

@@ -117,10 +117,16 @@ class FusionGraph:
         if problems:
             raise GraphError("this fusion graph cannot be built: " + "; ".join(problems))
 
+    @property
+    def backbone(self) -> tuple[str, ...]:
+        """Names of the backbone's maps, finest first."""
+        return tuple(f"c{level}" for level in self.in_levels)
+
     @cached_property
     def level_of(self) -> dict[str, int]:
         """Level of every map by name, backbone levels first."""
-        return {f"c{level}": level for level in self.in_levels} | {node.name: node.level for node in self.nodes}
+        own = {node.name: node.level for node in self.nodes}
+        return dict(zip(self.backbone, self.in_levels, strict=True)) | own
 
     @property
     def out_levels(self) -> tuple[int, ...]:
@@ -135,10 +141,14 @@ class FusionGraph:
     @cached_property
     def sources(self) -> dict[str, frozenset[str]]:
         """The backbone levels that every map depends on."""
-        found = {f"c{level}": frozenset({f"c{level}"}) for level in self.in_levels}
+        found = {name: frozenset({name}) for name in self.backbone}
         for node in self.nodes:
             found[node.name] = frozenset().union(*(found[name] for name in node.inputs))
         return found
+
+    def guide(self, node: Node) -> str | None:
+        """The first input of a node that is of the node's own level; None if all must be resampled."""
+        return next((source for source in node.inputs if self.level_of[source] == node.level), None)
 
     @property
     def kind(self) -> Kind:
@@ -155,11 +165,15 @@ class FusionGraph:
 
     def _cuts(self, cut: str) -> bool:
         """Whether every path from an input to an output passes through the node ``cut``."""
-        reached = {f"c{level}" for level in self.in_levels}
+        reached = set(self.backbone)
         for node in self.nodes:
             if node.name != cut and reached.intersection(node.inputs):
                 reached.add(node.name)
         return reached.isdisjoint(self.outputs)
+
+    def __str__(self) -> str:
+        """A line per node: ``t4 = fuse(c4, t5)`` where maps meet, ``p4 = conv3(t4)`` where one goes on."""
+        return "\n".join([*map(_line, self.nodes), f"outputs: {', '.join(self.outputs)} ({self.kind} fusion)"])
 
     @classmethod
     def from_nodes(
@@ -167,6 +181,15 @@ class FusionGraph:
     ) -> FusionGraph:
         """A graph from nodes as written in YAML."""
         return cls(tuple(in_levels), tuple(Node.from_mapping(entry) for entry in nodes), tuple(outputs))
+
+
+def _line(node: Node) -> str:
+    """What a node computes, as one would write it down."""
+    made = ", ".join(node.inputs)
+    done = node.operator or "fuse" if len(node.inputs) > 1 else node.up or node.down
+    if done:
+        made = f"{done}({made})"
+    return f"{node.name} = {made if node.block is None else f'{node.block}({made})'}"
 
 
 def checked_scales(graph: FusionGraph, scales: Mapping[str, float]) -> dict[str, float]:

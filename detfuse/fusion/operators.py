@@ -23,6 +23,7 @@ from torch.nn import functional as F
 
 from detfuse.errors import InputError
 from detfuse.fill import fill_uniform
+from detfuse.norms import ChannelNorm
 from detfuse.ranges import NonNegativeFloat, PositiveInt, checked
 
 
@@ -216,20 +217,13 @@ class Gated(nn.Module):
         return fused
 
 
-class _ChannelNorm(nn.LayerNorm):
-    """Layer norm over the channels of each pixel."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-
-
 def _gate_branch(channels: int, hidden: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(channels, hidden, 1, bias=False),
-        _ChannelNorm(hidden),
+        ChannelNorm(hidden),
         nn.ReLU(),
         nn.Conv2d(hidden, channels, 1, bias=False),
-        _ChannelNorm(channels),
+        ChannelNorm(channels),
     )
 
 

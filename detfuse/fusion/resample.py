@@ -13,15 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from detfuse.errors import InputError
+from detfuse.fusion.dysample import DySample
+from detfuse.fusion.grid import Down, Up, fit, same_width
+from detfuse.fusion.sapa import SAPA
 from detfuse.structures import Size
-
-
-class Up(nn.Module):
-    """Brings a map to a finer level."""
-
-
-class Down(nn.Module):
-    """Brings a map to a coarser level."""
 
 
 def check_direction(part: nn.Module, *, up: bool) -> None:
@@ -35,25 +30,12 @@ def check_direction(part: nn.Module, *, up: bool) -> None:
         raise InputError(f"{type(part).__name__} cannot resample {wanted}: choose one of {', '.join(choices)}")
 
 
-def _fit(x: Tensor, size: Size) -> Tensor:
-    """Correct a map that is one row or column off, where a backbone rounds sizes down instead of up."""
-    return x if x.shape[-2:] == size else F.interpolate(x, size=size, mode="nearest")
-
-
-def _same_width(resample: str, in_channels: int, out_channels: int) -> None:
-    if in_channels != out_channels:
-        raise InputError(
-            f"{resample} has no weights and cannot change the width from {in_channels} to {out_channels}: "
-            "let the edge project (project: true)"
-        )
-
-
 class Nearest(Up):
     """Nearest-neighbour up-sampling (FPN's)."""
 
     def __init__(self, in_channels: int, out_channels: int, steps: int) -> None:
         super().__init__()
-        _same_width("nearest", in_channels, out_channels)
+        same_width("nearest", in_channels, out_channels)
 
     def forward(self, x: Tensor, size: Size) -> Tensor:
         return F.interpolate(x, size=size, mode="nearest")
@@ -64,7 +46,7 @@ class Bilinear(Up):
 
     def __init__(self, in_channels: int, out_channels: int, steps: int) -> None:
         super().__init__()
-        _same_width("bilinear", in_channels, out_channels)
+        same_width("bilinear", in_channels, out_channels)
 
     def forward(self, x: Tensor, size: Size) -> Tensor:
         return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
@@ -87,7 +69,7 @@ class Deconv(Up):
     def forward(self, x: Tensor, size: Size) -> Tensor:
         for stage in self.stages:
             x = stage(x)
-        return _fit(x, size)
+        return fit(x, size)
 
 
 def _init_bilinear(deconv: nn.Module) -> None:
@@ -107,11 +89,11 @@ class MaxPool(Down):
 
     def __init__(self, in_channels: int, out_channels: int, steps: int) -> None:
         super().__init__()
-        _same_width("max_pool", in_channels, out_channels)
+        same_width("max_pool", in_channels, out_channels)
         self.stride = 2**steps
 
     def forward(self, x: Tensor, size: Size) -> Tensor:
-        return _fit(F.max_pool2d(x, self.stride + 1, self.stride, padding=self.stride // 2), size)
+        return fit(F.max_pool2d(x, self.stride + 1, self.stride, padding=self.stride // 2), size)
 
 
 class Subsample(Down):
@@ -119,11 +101,11 @@ class Subsample(Down):
 
     def __init__(self, in_channels: int, out_channels: int, steps: int) -> None:
         super().__init__()
-        _same_width("subsample", in_channels, out_channels)
+        same_width("subsample", in_channels, out_channels)
         self.stride = 2**steps
 
     def forward(self, x: Tensor, size: Size) -> Tensor:
-        return _fit(F.max_pool2d(x, 1, self.stride), size)
+        return fit(F.max_pool2d(x, 1, self.stride), size)
 
 
 class StridedConv(Down):
@@ -140,7 +122,7 @@ class StridedConv(Down):
     def forward(self, x: Tensor, size: Size) -> Tensor:
         for i, stage in enumerate(self.stages):
             x = stage(x.relu() if i else x)
-        return _fit(x, size)
+        return fit(x, size)
 
 
 class Area(Down):
@@ -148,14 +130,20 @@ class Area(Down):
 
     def __init__(self, in_channels: int, out_channels: int, steps: int) -> None:
         super().__init__()
-        _same_width("area", in_channels, out_channels)
+        same_width("area", in_channels, out_channels)
         self.stride = 2**steps
 
     def forward(self, x: Tensor, size: Size) -> Tensor:
-        return _fit(F.avg_pool2d(x, self.stride, ceil_mode=True, count_include_pad=False), size)
+        return fit(F.avg_pool2d(x, self.stride, ceil_mode=True, count_include_pad=False), size)
 
 
-UP: dict[str, type[nn.Module]] = {"nearest": Nearest, "bilinear": Bilinear, "deconv": Deconv}
+UP: dict[str, type[nn.Module]] = {
+    "nearest": Nearest,
+    "bilinear": Bilinear,
+    "deconv": Deconv,
+    "dysample": DySample,
+    "sapa": SAPA,
+}
 """What a node may pin as ``up``."""
 
 DOWN: dict[str, type[nn.Module]] = {

@@ -7,9 +7,10 @@ topology's: two topologies would else differ in it. What each is published with:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,18 +19,17 @@ from detfuse.attention.inserts import NECK_SITES, Site, Sites, chosen_levels, ma
 from detfuse.errors import InputError, UserError
 from detfuse.fill import Fill, fill_convolutions
 from detfuse.fusion.blocks import BLOCKS, ActivationName, NormName, Style
+from detfuse.fusion.edge import Edge
 from detfuse.fusion.graph import FusionGraph, GraphError, Node, checked_scales
+from detfuse.fusion.guide import is_guided, with_guide
 from detfuse.fusion.operators import OPERATORS
-from detfuse.fusion.resample import DOWN, UP, check_direction
-from detfuse.protocols import OperatorFactory, ResampleFactory
+from detfuse.fusion.resample import DOWN, UP
+from detfuse.protocols import OperatorFactory, ResampleFactory, Watch
 from detfuse.ranges import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, checked
 from detfuse.structures import FeatureSpec, Size
 
 Topology = Callable[[tuple[int, ...]], FusionGraph]
 """Backbone levels -> graph."""
-
-Watch = Callable[[str, Tensor], Tensor]
-"""(node, the map that it fused) -> the map that goes on from there."""
 
 
 class NoEdgeError(UserError, KeyError):
@@ -64,9 +64,17 @@ class GraphNeck(nn.Module):
         activation: in every block.
         fill: the start of every convolution but the attention's, see :mod:`detfuse.fill`.
 
+    Attributes:
+        edges: every edge by its name: ``neck.edges["c3->t3"]`` is all that happens on the way from c3 to t3, called as
+            ``edge(map, size)``, so that a forward hook on it sees, changes or replaces what arrives.
+        operators: node with two inputs or more -> its operator.
+        blocks: node with a block -> the block.
+        inserts: attention on nodes (``fused_t3``) and outputs (``output_p3``); that of an edge is the edge's.
+
     Raises:
-        GraphError: if the graph is invalid, names an unknown part, an operator cannot fuse the widths that meet, or a
-            factor is none or belongs to no node that fuses; raised before any weight is allocated.
+        GraphError: if the graph is invalid, names an unknown part, an operator cannot fuse the widths that meet, a part
+            finds no map to be guided by, or a factor is none or belongs to no node that fuses; raised before any weight
+            is allocated.
         ValueError: if there is no such site or level for attention, or no such fill.
     """
 
@@ -94,35 +102,40 @@ class GraphNeck(nn.Module):
         self.in_spec = in_spec
         self.graph = _make_graph(in_spec, topology, nodes, outputs)
         self.scales = checked_scales(self.graph, scales or {})
+        self._guides = {node.name: self.graph.guide(node) for node in self.graph.nodes}
         self._style = Style(norm, norm_eps, norm_momentum, activation)
         self._factories = (operator, resample_up, resample_down)
-        widths = _Widths(self.graph, in_spec, out_channels, out_channels if width is None else width)
+        channels = _channels(self.graph, in_spec, out_channels, out_channels if width is None else width)
         with torch.device("meta"):  # every part checks its widths before a weight is allocated
-            self._make_parts(widths)
-        self.edges, self.operators, self.blocks = self._make_parts(widths)
+            self._make_parts(channels)
+        self.edges, self.operators, self.blocks = self._make_parts(channels)
         self.out_spec = FeatureSpec(
-            tuple(widths.made[name] for name in self.graph.outputs),
+            tuple(channels[name].out for name in self.graph.outputs),
             tuple(2**level for level in self.graph.out_levels),
         )
-        self._off: frozenset[tuple[str, str]] = frozenset()
         self._watch: Watch | None = None
         for part in (self.edges, self.operators, self.blocks):
             fill_convolutions(part, fill)
-        self.inserts = self._make_inserts(widths, attention)
+        self.inserts = self._insert(attention, channels)
+        self.register_load_state_dict_pre_hook(_take_former_names)  # type: ignore[no-untyped-call]  # torch's
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
         """Fuse ``features`` (B, C_i, H_i, W_i), as ``in_spec`` says, to maps as ``out_spec`` says."""
         levels = self.graph.in_levels
-        maps = {f"c{level}": x for level, x in zip(levels, features, strict=True)}
+        maps = dict(zip(self.graph.backbone, features, strict=True))
         sizes: dict[int, Size] = {level: _size(x) for level, x in zip(levels, features, strict=True)}
         for node in self.graph.nodes:
             size = sizes.get(node.level) or _size_at(node.level, sizes)
-            inputs = [self._along(source, node.name, maps[source], size) for source in node.inputs]
-            fused = self.operators[node.name](inputs) if node.name in self.operators else inputs[0]
+            fused = self._fuse(node, maps, size)
             fused = self._attend(f"fused_{node.name}", self._scaled(node.name, fused))
             maps[node.name] = self.blocks[node.name](fused) if node.name in self.blocks else fused
             sizes.setdefault(node.level, size)
         return [self._attend(f"output_{name}", maps[name]) for name in self.graph.outputs]
+
+    def describe(self) -> str:
+        """``pyramid fusion, Add``: the kind of the graph, and the operators that fuse in it, pinned ones too."""
+        operators = dict.fromkeys(type(operator).__name__ for operator in self.operators.values())
+        return ", ".join([f"{self.graph.kind} fusion", *operators])
 
     @contextmanager
     def switched_off(self, source: str, node: str) -> Iterator[None]:
@@ -132,13 +145,12 @@ class GraphNeck(nn.Module):
             NoEdgeError: if the graph has no such edge.
         """
         if (source, node) not in self.graph.edges:
-            edges = ", ".join(f"{a}->{b}" for a, b in self.graph.edges)
-            raise NoEdgeError(f"the graph has no edge {source}->{node}; it has {edges}")
-        before, self._off = self._off, self._off | {(source, node)}
+            raise NoEdgeError(f"the graph has no edge {_key(source, node)}; it has {', '.join(self.edges)}")
+        hook = self.edges[_key(source, node)].register_forward_hook(lambda _edge, _given, y: torch.zeros_like(y))
         try:
             yield
         finally:
-            self._off = before
+            hook.remove()
 
     @contextmanager
     def watched(self, watch: Watch) -> Iterator[None]:
@@ -152,133 +164,151 @@ class GraphNeck(nn.Module):
         finally:
             self._watch = before
 
+    @staticmethod
+    def former_name(name: str) -> str:
+        """The name that a parameter had before the attention on an edge became the edge's own.
+
+        It starts by that name (:mod:`detfuse.initialisation`), and checkpoints that have it load.
+        """
+        return re.sub(r"^edges\.([^.]+)\.insert\.", r"inserts.lateral_\1.", name)
+
+    def _fuse(self, node: Node, maps: Mapping[str, Tensor], size: Size) -> Tensor:
+        """What the node makes of its inputs; the one that guides the others arrives first."""
+        leader = self._guides[node.name]
+        guide = None if leader is None else self._along(leader, node, maps, size)
+        inputs = [
+            self._along(source, node, maps, size, guide) if guide is None or source != leader else guide
+            for source in node.inputs
+        ]
+        return with_guide(self.operators[node.name], guide, inputs) if len(inputs) > 1 else inputs[0]
+
+    def _along(
+        self, source: str, node: Node, maps: Mapping[str, Tensor], size: Size, guide: Tensor | None = None
+    ) -> Tensor:
+        return with_guide(self.edges[_key(source, node.name)], guide, maps[source], size)
+
     def _scaled(self, node: str, fused: Tensor) -> Tensor:
         if node in self.scales:
             fused = fused * self.scales[node]
         return fused if self._watch is None else self._watch(node, fused)
 
-    def _along(self, source: str, node: str, x: Tensor, size: Size) -> Tensor:
-        key = _key(source, node)
-        edge = self.edges[key] if key in self.edges else None  # noqa: SIM401  a ModuleDict has no get
-        assert edge is None or isinstance(edge, _Edge)
-        y = self._attend(f"lateral_{key}", x if edge is None else edge.project(x))
-        y = y if edge is None else edge.resampled(y, size)
-        return torch.zeros_like(y) if (source, node) in self._off else y
-
     def _attend(self, key: str, x: Tensor) -> Tensor:
         y: Tensor = self.inserts[key](x) if key in self.inserts else x
         return y
 
-    def _make_inserts(self, widths: _Widths, attention: Sites | None) -> nn.ModuleDict:
+    def _insert(self, attention: Sites | None, channels: Mapping[str, _Channels]) -> nn.ModuleDict:
+        """Put attention onto the edges from the backbone; return that on nodes and outputs."""
         only_sites(attention, NECK_SITES, "the neck")
         graph = self.graph
-        laterals = [(source, node) for source, node in graph.edges if source in widths.backbone]
+        laterals = [(source, node) for source, node in graph.edges if source in graph.backbone]
         fusing = [node for node in graph.nodes if len(node.inputs) > 1]
         # per site: the name, the level and the width of every map
         places: dict[Site, list[tuple[str, int, int]]] = {
-            "lateral": [(_key(*edge), graph.level_of[edge[0]], self._projected(*edge, widths)) for edge in laterals],
-            "fused": [(node.name, node.level, widths.fused[node.name]) for node in fusing],
-            "output": [(name, graph.level_of[name], widths.made[name]) for name in graph.outputs],
+            "lateral": [(_key(*edge), graph.level_of[edge[0]], self._edge(*edge).projected) for edge in laterals],
+            "fused": [(node.name, node.level, channels[node.name].fused) for node in fusing],
+            "output": [(name, graph.level_of[name], channels[name].out) for name in graph.outputs],
         }
         inserts = nn.ModuleDict()
         for site, of_site in places.items():
             chosen = chosen_levels(attention, site, [level for _, level, _ in of_site], "the neck")
-            for at, level, channels in of_site:
+            for at, level, width in of_site:
                 if attention and level in chosen:
-                    inserts[f"{site}_{at}"] = make_insert(attention, site, at, level, channels)
+                    insert = make_insert(attention, site, at, level, width)
+                    if site == "lateral":
+                        self.edges[at].insert = insert
+                    else:
+                        inserts[f"{site}_{at}"] = insert
         return inserts
 
-    def _projected(self, source: str, node: str, widths: _Widths) -> int:
-        """Width of a map before it is resampled along an edge."""
-        key = _key(source, node)
-        edge = self.edges[key] if key in self.edges else None  # noqa: SIM401  a ModuleDict has no get
-        return edge.projected if isinstance(edge, _Edge) else widths.made[source]
+    def _edge(self, source: str, node: str) -> Edge:
+        edge = self.edges[_key(source, node)]
+        assert isinstance(edge, Edge)
+        return edge
 
-    def _make_parts(self, widths: _Widths) -> tuple[nn.ModuleDict, nn.ModuleDict, nn.ModuleDict]:
+    def _make_parts(self, channels: Mapping[str, _Channels]) -> tuple[nn.ModuleDict, nn.ModuleDict, nn.ModuleDict]:
         edges, operators, blocks = nn.ModuleDict(), nn.ModuleDict(), nn.ModuleDict()
         for node in self.graph.nodes:
-            arriving = []
-            for source in node.inputs:
-                edge = self._make_edge(source, node, widths)
-                arriving.append(edge.out_channels)
-                if not edge.is_identity:
-                    edges[_key(source, node.name)] = edge
-            fused = widths.fused[node.name]
+            fused, out = channels[node.name]
             with _naming(node):
+                arriving = {source: self._make_edge(source, node, channels) for source in node.inputs}
+                edges.update({_key(source, node.name): edge for source, edge in arriving.items()})
+                widths = {source: edge.out_channels for source, edge in arriving.items()}
+                guided = [(edge.resample, edge.out_channels) for edge in arriving.values()]
                 if len(node.inputs) > 1:
                     factory = _pinned(OPERATORS, "operator", node.operator, self._factories[0])
-                    operators[node.name] = factory(tuple(arriving), fused)
+                    operators[node.name] = factory(tuple(widths.values()), fused)
+                    guided.append((operators[node.name], fused))
+                _check_guide(node, self._guides[node.name], widths, guided)
                 if node.block is not None:
-                    block = _pinned(BLOCKS, "block", node.block)
-                    blocks[node.name] = block(fused, widths.made[node.name], self._style)
+                    blocks[node.name] = _pinned(BLOCKS, "block", node.block).make(fused, out, self._style)
         return edges, operators, blocks
 
-    def _make_edge(self, source: str, node: Node, widths: _Widths) -> _Edge:
+    def _make_edge(self, source: str, node: Node, channels: Mapping[str, _Channels]) -> Edge:
         steps = self.graph.level_of[source] - node.level
         _, up, down = self._factories
-        with _naming(node):
-            resample = _pinned(UP, "up", node.up, up) if steps > 0 else _pinned(DOWN, "down", node.down, down)
-            in_channels, fused = widths.made[source], widths.fused[node.name]
-            project = node.project and (source in widths.backbone or in_channels != fused)
-            # without a projection the resampler may change the width, and concat may take any
-            free = steps == 0 or (not node.project and len(node.inputs) > 1)
-            out_channels = fused if project or not free else in_channels
-            return _Edge(in_channels, out_channels, steps, resample, project=project, style=self._style)
+        resample = _pinned(UP, "up", node.up, up) if steps > 0 else _pinned(DOWN, "down", node.down, down)
+        in_channels, fused = channels[source].out, channels[node.name].fused
+        project = node.project and (source in self.graph.backbone or in_channels != fused)
+        # without a projection the resampler may change the width, and concat may take any
+        free = steps == 0 or (not node.project and len(node.inputs) > 1)
+        out_channels = fused if project or not free else in_channels
+        return Edge(in_channels, out_channels, steps, resample, project=project, style=self._style)
 
 
-class _Edge(nn.Module):
-    """Projection, norm, resampling, and a norm again where the resampler has weights.
+class _Channels(NamedTuple):
+    """How wide a map is: as its node's block reads it, and as it leaves the node."""
 
-    It has two steps rather than a forward: between them attention may stand.
-    """
+    fused: int
+    out: int
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        steps: int,
-        resample: ResampleFactory,
-        *,
-        project: bool,
-        style: Style,
-    ) -> None:
-        super().__init__()
-        self.out_channels = out_channels
-        self.is_identity = not project and steps == 0
-        if project:
-            self.project: nn.Module = nn.Sequential(
-                nn.Conv2d(in_channels, out_channels, 1, bias=style.bias), style.make_norm(out_channels)
-            )
-            in_channels = out_channels
+
+def _channels(graph: FusionGraph, in_spec: FeatureSpec, out_channels: int, width: int) -> dict[str, _Channels]:
+    """Of every map: outputs are as wide as asked for, the others, and what widening blocks read, as the inner maps."""
+    found = {name: _Channels(c, c) for name, c in zip(graph.backbone, in_spec.channels, strict=True)}
+    for node in graph.nodes:
+        source = node.inputs[0]
+        if not node.project and len(node.inputs) == 1 and graph.level_of[source] == node.level:
+            out = found[source].out  # handed on as it is, SSD's form
         else:
-            self.project = nn.Identity()
-        self.projected = in_channels  # width between the two steps
-        self.resample = resample(in_channels, out_channels, abs(steps)) if steps else None
-        if self.resample is not None:
-            check_direction(self.resample, up=steps > 0)
-        learnt = self.resample is not None and any(True for _ in self.resample.parameters())
-        self.norm = style.make_norm(out_channels) if learnt else nn.Identity()
-
-    def resampled(self, x: Tensor, size: Size) -> Tensor:
-        """A projected map on the node's grid."""
-        return x if self.resample is None else self.norm(self.resample(x, size))
+            out = out_channels if node.name in graph.outputs else width
+        widens = node.project and node.block in BLOCKS and BLOCKS[node.block].changes_width
+        found[node.name] = _Channels(width if widens else out, out)
+    return found
 
 
-class _Widths:
-    """How wide every map is: as it enters its node's block (``fused``) and as it leaves the node (``made``)."""
+def _check_guide(
+    node: Node, leader: str | None, widths: Mapping[str, int], parts: Iterable[tuple[nn.Module | None, int]]
+) -> None:
+    """Refuse parts that look at the guide where there is none, or one of another width than theirs.
 
-    def __init__(self, graph: FusionGraph, in_spec: FeatureSpec, out_channels: int, width: int) -> None:
-        self.backbone = {f"c{level}": c for level, c in zip(in_spec.levels, in_spec.channels, strict=True)}
-        self.made = dict(self.backbone)
-        self.fused: dict[str, int] = {}
-        for node in graph.nodes:
-            if not node.project and len(node.inputs) == 1 and graph.level_of[node.inputs[0]] == node.level:
-                made = self.made[node.inputs[0]]  # handed on as it is, SSD's form
-            else:
-                made = out_channels if node.name in graph.outputs else width
-            inner = node.block is not None and node.block != "relu" and node.project
-            self.made[node.name] = made
-            self.fused[node.name] = width if inner else made
+    Args:
+        node: where they work.
+        leader: its input that guides.
+        widths: input -> width in which it arrives.
+        parts: with the width of what they make.
+    """
+    for part, width in parts:
+        if not is_guided(part):
+            continue
+        name = type(part).__name__
+        if leader is None:
+            raise InputError(
+                f"{name} is guided by a map of the node's own level {node.level}, and none of its inputs is of that "
+                "level: give it one, or choose another part for it"
+            )
+        if widths[leader] != width:
+            raise InputError(
+                f"{name} makes {width} channels and is guided by {leader}, which arrives with {widths[leader]}: let "
+                "the edges project (project: true)"
+            )
+
+
+def _take_former_names(neck: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Let a checkpoint of before load: see :meth:`GraphNeck.former_name`."""
+    for name in neck.state_dict(keep_vars=True):
+        former = prefix + GraphNeck.former_name(name)
+        if former in state:
+            state[prefix + name] = state.pop(former)
 
 
 def _make_graph(

@@ -64,6 +64,8 @@ class SSDExtras(nn.Module):
         ValueError: if the backbone gives one level only, or an argument is out of range.
     """
 
+    graph = None
+
     def __init__(
         self,
         in_spec: FeatureSpec,
@@ -127,6 +129,10 @@ class SSDExtras(nn.Module):
                 )
             maps.append(extra(maps[-1]))
         return [output(x) for output, x in zip(self.outputs, maps, strict=True)]
+
+    def describe(self) -> str:
+        """Nothing: no level sees another."""
+        return ""
 
 
 def _fc(in_channels: int, channels: int, dilation: int) -> nn.Sequential:

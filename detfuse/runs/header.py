@@ -12,7 +12,6 @@ from detfuse.build import Parts
 from detfuse.detector import Detector
 from detfuse.files.text import write_json as write_json
 from detfuse.files.text import write_text as write_text
-from detfuse.necks.graph_neck import GraphNeck
 from detfuse.runs.environment import describe_device
 from detfuse.structures import IMAGENET
 
@@ -60,12 +59,5 @@ def describe(detector: Detector, config: dict[str, Any]) -> str:
     parameters = sum(parameter.numel() for parameter in detector.parameters())
     head = str(config["head"]["_target_"]).rpartition(".")[2]
     backbone = config["backbone"].get("name", config["backbone"]["_target_"])
-    return f"{backbone} + {name}{_fusion(detector)} + {head}, {parameters / 1e6:.2f} M parameters"
-
-
-def _fusion(detector: Detector) -> str:
-    """The kind of the graph and the operators that fuse in it, pinned ones too; nothing for a neck that is no graph."""
-    if not isinstance(detector.neck, GraphNeck):
-        return ""
-    operators = dict.fromkeys(type(operator).__name__ for operator in detector.neck.operators.values())
-    return f" ({', '.join([f'{detector.neck.graph.kind} fusion', *operators])})"
+    fusion = detector.neck.describe()
+    return f"{backbone} + {name}{f' ({fusion})' if fusion else ''} + {head}, {parameters / 1e6:.2f} M parameters"

@@ -11,7 +11,7 @@ import yaml
 
 from detfuse.build import build_detector, check_stored_config
 from detfuse.config import as_stored
-from detfuse.config.retired import brought_up_to_date
+from detfuse.config.retired import up_to_date
 from detfuse.detector import Detector
 from detfuse.errors import UserError
 from detfuse.files.run_files import COMMAND, CONFIG
@@ -54,7 +54,7 @@ def trained_detector(checkpoint: Checkpoint, config: Mapping[str, Any]) -> Detec
 
 def _checked(config: Mapping[str, Any], source: Path, invocation: Invocation) -> dict[str, Any]:
     """Before what was typed, which may call private targets: those are the user's own."""
-    current = brought_up_to_date(config)
+    current = up_to_date(config)
     check_stored_config(current, invocation.directories, source)
     return as_stored(current, source, invocation.directories)
 

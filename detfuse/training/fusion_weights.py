@@ -6,7 +6,6 @@ import pytorch_lightning as pl
 from torch import nn
 
 from detfuse.files.run_files import FUSION_WEIGHTS
-from detfuse.necks.graph_neck import GraphNeck
 from detfuse.protocols import Learnt
 from detfuse.training.loggers import MetricsCsv
 
@@ -41,8 +40,8 @@ class FusionWeights(pl.Callback):
 
 def learnt_weights(detector: nn.Module) -> dict[str, float]:
     """All scalars that the modules of a detector tell (see :class:`detfuse.protocols.Learnt`), in their order."""
-    neck = getattr(detector, "neck", None)
-    nodes = {f"neck.operators.{node.name}": node for node in neck.graph.nodes} if isinstance(neck, GraphNeck) else {}
+    graph = getattr(getattr(detector, "neck", None), "graph", None)
+    nodes = {f"neck.operators.{node.name}": node for node in graph.nodes} if graph is not None else {}
     found = {}
     for path, module in detector.named_modules():
         for name, value in module.learnt().items() if isinstance(module, Learnt) else ():

@@ -170,6 +170,7 @@ def test_a_private_neck_and_its_targets(tiny_conf: Path, tmp_path: Path) -> None
             "neck/pool": "{_target_: my.necks.Pool, size: 3}",
             "neck/typo": "{_target_: my.necks.Pol}",
             "neck/lost": "{_target_: my.nekcs.Pool}",
+            "neck/idle": "{defaults: [/operator@_global_.operator: add, _self_], _target_: my.necks.Pool, size: 3}",
         },
     )
     (my / "necks.py").write_text("class Pool:\n    def __init__(self, in_spec, *, size: int): ...\n")
@@ -179,6 +180,8 @@ def test_a_private_neck_and_its_targets(tiny_conf: Path, tmp_path: Path) -> None
     assert check([*flag, "neck=pool"], TrainSettings, tiny_conf) == []
     for argv in (["neck=bare"], ["neck=bare", "operator=complex"]):
         assert "begin it with `defaults: [fpn, _self_]`" in only(check([*flag, *argv], TrainSettings, tiny_conf))
+    idle = only(check([*flag, "neck=idle"], TrainSettings, tiny_conf))
+    assert "brings operator, which my.necks.Pool does not take; leave it out of its defaults" in idle
     assert "did you mean Pool?" in only(check([*flag, "neck=typo"], TrainSettings, tiny_conf))
     assert "no module 'my.nekcs'" in only(check([*flag, "neck=lost"], TrainSettings, tiny_conf))
 

@@ -19,6 +19,7 @@ from detfuse.cli.commands import AblateSettings
 from detfuse.config import TrainSettings, check, conf_dir, group_options
 from detfuse.config.schema.signatures import signature_of
 
+NO_GRAPH = "ssd_extras"
 FILES = sorted(conf_dir().rglob("*.yaml"))
 ASKS = {"factors", "arms", "common"}  # what an ablation's page is about: no default would do
 
@@ -132,6 +133,18 @@ def test_every_option_of_every_group_is_right_at_every_place() -> None:
     ]
     for argv in [*turns, *([f"neck={neck}"] for neck in necks)]:
         assert check(["data.root=x", *argv], TrainSettings) == []
+
+
+def test_a_neck_that_is_no_graph_has_no_place_for_an_operator() -> None:
+    for override in ("operator=add", "resample@resample.up=nearest"):
+        (problem,) = check([f"neck={NO_GRAPH}", override], TrainSettings)
+        assert problem.startswith(f"neck={NO_GRAPH} (conf/neck/{NO_GRAPH}.yaml): brings no operator and no resample")
+
+
+def test_what_necks_have_in_common_is_no_choice() -> None:
+    (problem,) = check(["neck=_graph"], TrainSettings)
+    assert problem.startswith("neck=_graph: there is no neck '_graph'; the options are: bifpn, early")
+    assert "_graph" not in COMMANDS["train"].help()
 
 
 def test_every_experiment_is_right() -> None:

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from detfuse.config import TrainSettings, as_stored, conf_dir
+from detfuse.config import TrainSettings, as_stored, check, conf_dir
 from detfuse.config.resolve import resolve
+from detfuse.config.retired import _MOVED
 from detfuse.errors import InputError
 
 SOURCE = Path("runs/a/config.yaml")
@@ -53,6 +54,27 @@ def test_a_choice_that_is_gone_is_read_only_where_it_chose_what_is_left(stored: 
     assert read["combine"] == wbf
     with pytest.raises(InputError, match=r"takes no score any more: it is always the mean.*it takes: iou_threshold"):
         as_stored({**stored, "combine": {**wbf, "score": "max"}}, SOURCE, [conf_dir()])
+
+
+def test_a_part_that_has_moved_is_found_where_it_is(
+    composed: dict[str, Any], stored: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(_MOVED, "detfuse.fusion.operators.Plus", "detfuse.fusion.operators.Add")
+    monkeypatch.setitem(_MOVED, "detfuse.necks.pyramids.fpn", "detfuse.necks.topologies.fpn")
+    stored["operator"]["_target_"] = "detfuse.fusion.operators.Plus"
+    stored["neck"]["topology"] = {**stored["neck"]["topology"], "_target_": "detfuse.necks.pyramids.fpn"}
+    assert as_stored(stored, SOURCE, [conf_dir()]) == composed
+    written = check(["operator._target_=detfuse.fusion.operators.Plus"], TrainSettings)
+    assert len(written) == 1
+    assert written[0].endswith("; it is detfuse.fusion.operators.Add now")
+
+
+def test_an_operator_that_a_neck_never_took_is_left_out() -> None:
+    now = resolve(["neck=ssd_extras", "head=ssd"], TrainSettings).config
+    assert "operator" not in now
+    add, nearest = ({"_target_": f"detfuse.fusion.{name}"} for name in ("operators.Add", "resample.Nearest"))
+    before = {**now, "operator": add, "resample": {"up": nearest, "down": nearest}}
+    assert as_stored(before, SOURCE, [conf_dir()]) == now
 
 
 def test_what_is_older_than_a_place_or_a_setting_is_right(stored: dict[str, Any]) -> None:

@@ -14,12 +14,13 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from detfuse.config import conf_dir
+from detfuse.config.schema.groups import group_options
 from detfuse.structures import Batch, Targets
 
 
 def options(group: str) -> list[str]:
     """The shipped choices of a group."""
-    return sorted(file.stem for file in (conf_dir() / group).glob("*.yaml"))
+    return group_options([conf_dir()])[group]
 
 
 def compose_train(*overrides: str) -> dict[str, Any]:

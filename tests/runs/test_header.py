@@ -28,7 +28,7 @@ EXTRAS = ("neck=ssd_extras", "backbone.levels=[3,4]", "neck.fc_channels=16", "ne
         (("neck=fpn", *SMALL), "fpn (pyramid fusion, Add)"),
         (("neck=early", "operator=complex", *SMALL), "early (early fusion, Complex)"),
         (("neck=unfused", "operator=gated", *SMALL), "unfused (late fusion)"),
-        ((*EXTRAS, "operator=gated", "head=ssd"), "SSDExtras"),
+        ((*EXTRAS, "head=ssd"), "SSDExtras"),
         (("neck=fpn", "operator=gated", *PINNED, *SMALL), "own graph (early fusion, Max)"),
         (("neck=fpn", "operator=gated", *PARTLY, *SMALL), "own graph (early fusion, Concat, Gated)"),
     ],

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 
 from torch import nn
 
+from detfuse.fusion.blocks import BLOCKS
 from detfuse.fusion.graph import FusionGraph
 from detfuse.inspect.summary import PARTS
-from detfuse.necks.graph_neck import GraphNeck
 
 _NORM = re.compile(r"[A-Z]\w*Norm(\dd)?")
 
@@ -26,10 +26,10 @@ def description_of(detector: nn.Module) -> Mapping[str, str]:
         module = detector.get_submodule(part)
         rows[f"parameters of the {part}"] = f"{sum(parameter.numel() for parameter in module.parameters()):,}"
         rows[f"norms of the {part}"] = _norms(module)
-    neck = detector.get_submodule("neck")
-    if isinstance(neck, GraphNeck):
-        rows["blocks"] = _blocks(neck.graph)
-        rows["levels above the backbone's"] = _levels_above(neck.graph)
+    graph = getattr(detector.get_submodule("neck"), "graph", None)
+    if graph is not None:
+        rows["blocks"] = _blocks(graph)
+        rows["levels above the backbone's"] = _levels_above(graph)
     return rows
 
 
@@ -50,7 +50,7 @@ def _blocks(graph: FusionGraph) -> str:
     """``conv3 at stride 8, 16 (2), 32``: where the blocks with weights stand, and how many of them."""
     places: dict[str, Counter[int]] = {}
     for node in graph.nodes:
-        if node.block not in (None, "relu"):
+        if node.block is not None and BLOCKS[node.block].changes_width:
             places.setdefault(node.block, Counter())[2**node.level] += 1
     return "; ".join(f"{block} at stride {_counted(strides)}" for block, strides in sorted(places.items())) or "none"
 

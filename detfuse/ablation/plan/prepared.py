@@ -16,7 +16,7 @@ from detfuse.ablation.records import Arm, Plan
 from detfuse.ablation.storage import PLAN, read_plan, write_plan
 from detfuse.config import TrainSettings, check
 from detfuse.config.resolve import Resolved, resolve
-from detfuse.config.retired import brought_up_to_date
+from detfuse.config.retired import up_to_date
 from detfuse.config.schema.overrides import key_of
 from detfuse.errors import InputError
 from detfuse.files.records import loaded, to_plain
@@ -174,7 +174,7 @@ def config_changes(folder: Path, prepared: Prepared, arm: str) -> list[str]:
     file, resolved = folder / CONFIGS / f"{arm}.yaml", prepared.resolved[arm]
     if not file.is_file():  # the command was killed between the plan and this file: no run had begun
         return []
-    stored = brought_up_to_date(loaded(file, yaml.safe_load))
+    stored = up_to_date(loaded(file, yaml.safe_load))
     return changes(stored, yaml.safe_load(yaml.safe_dump(_without_seed(resolved.config))))
 
 

@@ -30,7 +30,7 @@ from detfuse.detector import Detector
 from detfuse.errors import InputError
 from detfuse.fusion.graph import Node
 from detfuse.inspect.cost import deviation
-from detfuse.necks.graph_neck import GraphNeck, Watch
+from detfuse.protocols import Scalable, Watch
 from detfuse.structures import Batch
 
 NOTICEABLE = 1.2
@@ -111,7 +111,7 @@ def magnitudes(detector: Detector, batch: Batch) -> Magnitudes:
 
     with _first_step(detector) as twin, _watched(twin, see):
         maps, _ = _run(twin, batch)
-    level_of = twin.neck.graph.level_of if isinstance(twin.neck, GraphNeck) else {}
+    level_of = twin.neck.graph.level_of if twin.neck.graph is not None else {}
     read = zip(twin.neck.out_spec.levels, maps, strict=True)
     return Magnitudes(
         {(name, level_of[name]): value for name, value in nodes.items()}, {level: _magnitude(x) for level, x in read}
@@ -146,7 +146,7 @@ def solve_factors(detector: Detector, batch: Batch, baseline: Magnitudes) -> Fac
         ValueError: if the neck is no fusion graph.
     """
     neck = detector.neck
-    if not isinstance(neck, GraphNeck):
+    if not isinstance(neck, Scalable):
         raise InputError(f"equalise scale: the neck {type(neck).__name__} is no fusion graph, it has no nodes to scale")
     fusing = {node.name: node for node in neck.graph.nodes if len(node.inputs) > 1}
     factors, left = dict(neck.scales), []
@@ -189,7 +189,7 @@ def _run(twin: Detector, batch: Batch) -> tuple[list[Tensor], Any]:
 
 
 def _watched(twin: Detector, watch: Watch) -> AbstractContextManager[None]:
-    return twin.neck.watched(watch) if isinstance(twin.neck, GraphNeck) else nullcontext()
+    return twin.neck.watched(watch) if isinstance(twin.neck, Scalable) else nullcontext()
 
 
 def _floats(value: Any) -> list[Tensor]:

@@ -50,7 +50,10 @@ class Frame:
         """What is wrong with an option that brings nothing to a place where others bring parts, and the remedy."""
         brought = dict.fromkeys(part.split(".")[0] for part, by in self.brought.items() if by == place)
         example = (self.parts[place] or "").rpartition("/")[2]
-        return f"brings no {' and no '.join(brought)}; begin it with `defaults: [{example}, _self_]`"
+        return (
+            f"brings no {' and no '.join(brought)}, so there is no place for their options; leave them out, or if it "
+            f"is to have them, begin it with `defaults: [{example}, _self_]`"
+        )
 
 
 @cache
@@ -102,7 +105,7 @@ def _take_option(frame: Frame, shipped: Path, mount: str, option: str, bringer: 
 
 
 def _file_with_target(shipped: Path, group: str, option: str) -> str | None:
-    """The file that says what an option is: its own, or one of its folder that it begins with."""
+    """The file that says what an option is: its own, or one of its folder that it begins with, as ``neck/_graph``."""
     content, _ = _read(shipped / group / f"{option}.yaml")
     if "_target_" in content:
         return f"{group}/{option}"

@@ -180,20 +180,32 @@ class NodeCheck:
     def _check_brought(self) -> None:
         """A part may be given what its option should have brought: ``a.b`` as its argument ``a_b``.
 
-        A private option that was written without the shipped defaults brings none of it.
+        A private option that was written without the shipped defaults brings none of it, or brings what its part does
+        not take.
         """
         for place in dict.fromkeys(self.frame.brought.values()):
             node = self.keys.select(place)
             signature = self.keys.signature(node) if isinstance(node, DictConfig) else None
             taken = signature.parameters if signature else {}
-            parts = [p for p, by in self.frame.brought.items() if by == place and p.replace(".", "_") in taken]
+            brought = [part for part, by in self.frame.brought.items() if by == place]
+            parts = [part for part in brought if part.replace(".", "_") in taken]
             missing = [part for part in parts if self.keys.select(part) is None]
+            chosen = f"{place}={self.composed.choices[place]}" if place in self.composed.choices else place
+            named = f"{chosen} ({self.composed.origin(f'{place}._target_')})"
             if missing and missing == parts:
-                chosen = f"{place}={self.composed.choices[place]}" if place in self.composed.choices else place
-                origin = self.composed.origin(f"{place}._target_")
-                self.problems.append(f"{chosen} ({origin}): {self.frame.without_what_it_brings(place)}")
+                self.problems.append(f"{named}: {self.frame.without_what_it_brings(place)}")
+            elif signature and not signature.open and (idle := self._idle(brought, parts)):
+                self.problems.append(
+                    f"{named}: brings {' and '.join(idle)}, which {node['_target_']} does not take; leave "
+                    f"{'it' if len(idle) == 1 else 'them'} out of its defaults"
+                )
             else:
                 self.problems += [f"{part} is missing: {place} needs it{self._choose(part)}" for part in missing]
+
+    def _idle(self, brought: list[str], taken: list[str]) -> list[str]:
+        """What is brought and not taken, by its first key."""
+        idle = [part for part in brought if part not in taken and self.keys.select(part) is not None]
+        return list(dict.fromkeys(part.split(".")[0] for part in idle))
 
     def _plain(self, path: str) -> Any:
         """A node as plain containers, interpolations resolved where they can be."""
