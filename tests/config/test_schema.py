@@ -93,7 +93,7 @@ def test_an_option_that_brings_nothing_is_told_how_to_begin(shipped: Path, tmp_p
     argv = ["--config-dir", str(user)]
     for more in ([], ["tank@fuel=large"]):
         (problem,) = mistakes([*argv, "engine=bare", *more], shipped, user)
-        assert f"engine=bare ({user}/engine/bare.yaml): brings no fuel and no air; begin it with" in problem
+        assert f"engine=bare ({user}/engine/bare.yaml): brings no fuel and no air, so there is no place" in problem
         assert "`defaults: [_any, _self_]`" in problem
     assert mistakes([*argv, "engine=wind"], shipped, user) == []
     (old,) = mistakes([*argv, "engine=old"], shipped, user)

@@ -182,9 +182,10 @@ def test_help_shows_every_option_and_the_syntax() -> None:
 def test_help_explains_every_setting(command: str) -> None:
     lines = COMMANDS[command].help().splitlines()
     shown = lines[lines.index("Settings of the command:") + 1 :]
-    for line, name in zip(shown, COMMANDS[command].settings.__dataclass_fields__, strict=False):
+    names = [field.name for field in fields(COMMANDS[command].settings)]
+    for line, name in zip(shown, names, strict=False):
         assert re.match(rf"  {name}=\S+ +\S.*[^.]$", line), line
-    assert not shown[len(COMMANDS[command].settings.__dataclass_fields__)]
+    assert not shown[len(names)]
 
 
 def test_help_of_a_command_without_groups_shows_its_settings_only() -> None:

@@ -105,7 +105,7 @@ def _take_option(frame: Frame, shipped: Path, mount: str, option: str, bringer: 
 
 
 def _file_with_target(shipped: Path, group: str, option: str) -> str | None:
-    """The file that says what an option is: its own, or one of its folder that it begins with, as ``neck/_graph``."""
+    """The file that says what an option is: its own, or one of its folder that it begins with."""
     content, _ = _read(shipped / group / f"{option}.yaml")
     if "_target_" in content:
         return f"{group}/{option}"

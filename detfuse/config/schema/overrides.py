@@ -181,12 +181,12 @@ def _choice(typed: str, key: str, override: Override, groups: dict[str, list[str
 
 
 def key_of(override: str) -> str:
-    """What stands left of ``=``, without a sign: ``neck.out_channels``, ``resample@resample.up``."""
+    """What stands left of ``=``, without a sign: ``engine.power``, ``fuel@tank.fuel``."""
     return override.lstrip("+~").partition("=")[0]
 
 
 def place_of(override: str) -> str:
-    """Where an override, or a group's mount, stands in the configuration: ``resample.up``."""
+    """Where an override, or a group's mount, stands in the configuration: ``tank.fuel``."""
     key = key_of(override)
     return key.partition("@")[2] or key
 
