@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torchvision.ops import box_iou
 
 from detfuse.ops.postprocess import Nms, SoftNms
 
@@ -48,7 +49,6 @@ class Suppression(nn.Module):
         boxes, scores = boxes.float(), scores.float()
         places = torch.arange(len(scores), device=scores.device)
         slots = torch.arange(self.max_detections, device=scores.device)
-        areas = (boxes[:, 2:] - boxes[:, :2]).prod(dim=1)
 
         def goes_on(count: Tensor, remaining: Tensor, rows: Tensor, taken: Tensor) -> Tensor:
             return (count < self.max_detections) & (remaining.max() >= self.least)
@@ -56,7 +56,7 @@ class Suppression(nn.Module):
         def take(count: Tensor, remaining: Tensor, rows: Tensor, taken: Tensor) -> tuple[Tensor, ...]:
             best = remaining.argmax()[None]  # of several the first, which keeps the order given
             score = remaining.index_select(0, best)
-            iou = _overlap(boxes.index_select(0, best), areas.index_select(0, best), boxes, areas)
+            iou = box_iou(boxes.index_select(0, best), boxes)[0]
             lowered = self._lowered(remaining, iou)
             if not self.across_classes:
                 lowered = torch.where(labels == labels.index_select(0, best), lowered, remaining)
@@ -83,10 +83,3 @@ class Suppression(nn.Module):
         if self.method == "linear":
             return scores * torch.where(iou > self.iou_threshold, 1 - iou, 1.0)
         return torch.where(iou > self.iou_threshold, _GONE, scores)
-
-
-def _overlap(box: Tensor, area: Tensor, boxes: Tensor, areas: Tensor) -> Tensor:
-    """(k,) IoU of one box (1, 4) with k, in the order of operations of torchvision: equal to the last bit."""
-    sides = torch.minimum(box[:, 2:], boxes[:, 2:]) - torch.maximum(box[:, :2], boxes[:, :2])
-    shared = sides.clamp(min=0).prod(dim=1)
-    return shared / (area + areas - shared)

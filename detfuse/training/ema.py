@@ -1,4 +1,10 @@
-"""Exponential moving average of the weights."""
+"""Exponential moving average of the weights.
+
+Lightning's ``EMAWeightAveraging`` (2.6) was tried in its place and does not serve: it has no warm-up, averages the norm
+statistics too, copies the whole module with the ground truth that judges it, and puts the average where a checkpoint
+has the trained weights: today's would begin their average anew, and one written within a validation would have the two
+exchanged. Once all that is overridden, a copy and a counter are left of it.
+"""
 
 from __future__ import annotations
 

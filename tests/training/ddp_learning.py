@@ -14,6 +14,7 @@ from torch import Tensor
 
 from detfuse.build import build_parts, build_trainer
 from detfuse.training.datamodule import LightningData
+from detfuse.training.ema import ExponentialMovingAverage
 
 sys.path.append(str(Path(__file__).parents[1] / "contracts"))
 
@@ -90,7 +91,40 @@ def learnt(root: Path, head: str, devices: int, *overrides: str) -> tuple[dict[s
     return before, {name: weight.detach().clone() for name, weight in parts.detector.named_parameters()}
 
 
+def learnt_from_the_generated_data(root: Path, devices: int) -> dict[str, Tensor]:
+    """The weights and their average after a run as users have it: the data module that draws its own images,
+    augmentation, several batches per step and per epoch, validation between the epochs.
+
+    All images have one size: padding, which depends on the neighbours in a batch, leaks through norms and biases."""
+    config: dict[str, Any] = compose_train(
+        f"data.root={root / 'generated'}",
+        *("data.num_train=21", "data.num_val=3", "data.image_size=64", "data.max_size=40"),
+        *("data.transform.short_side=64", "data.transform.brightness=0.5", "data.transform.contrast=0.5"),
+        *("data.loader.num_workers=0", f"data.loader.batch_size={BATCH // devices}"),
+        *("backbone=resnet10t", "backbone.norm=frozen", "neck.out_channels=16", "head.num_convs=1"),
+        *("optimizer=sgd", "optimizer.reference_batch=null", "scheduler.warmup_steps=0", "callbacks=ema"),
+        *("trainer.max_epochs=2", "trainer.accumulate_grad_batches=2", "trainer.gradient_clip_val=null"),
+        *(
+            "trainer.accelerator=cpu",
+            f"trainer.devices={devices}",
+            f"trainer.strategy={'ddp' if devices > 1 else 'auto'}",
+        ),
+    )
+    config["callbacks"], config["logger"] = {"ema": config["callbacks"]["ema"]}, {}
+    parts = build_parts(config, stage="fit")
+    trainer = build_trainer(config, root)
+    trainer.fit(parts.module, datamodule=LightningData(parts.data))
+    (ema,) = (callback for callback in trainer.callbacks if isinstance(callback, ExponentialMovingAverage))
+    assert ema.average is not None
+    found = {"trained": parts.detector, "average": ema.average}
+    assert ema.updates == trainer.global_step == 6  # five batches of four in each of two epochs
+    return {
+        f"{kind}.{name}": w.detach().clone() for kind, model in found.items() for name, w in model.named_parameters()
+    }
+
+
 def learn_in_two_processes(folder: Path, rank: int) -> None:
     """Store the weights of every head of :data:`RUNS` that two processes trained."""
     for name, (head, overrides) in RUNS.items():
         torch.save(learnt(folder / "data", head, 2, *overrides)[1], folder / f"{name}_{rank}.pt")
+    torch.save(learnt_from_the_generated_data(folder, 2), folder / f"generated_{rank}.pt")

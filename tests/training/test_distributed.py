@@ -19,6 +19,7 @@ from ddp_learning import (  # type: ignore[import-not-found]  # lies beside this
     RUNS,
     SEED,
     learnt,
+    learnt_from_the_generated_data,
     write_data,
 )
 from ddp_worker import validate  # type: ignore[import-not-found]  # likewise
@@ -98,6 +99,20 @@ def test_two_processes_learn_as_one(two_processes: Path, head: str) -> None:
     assert distance(f"{head}_0.pt") < 1e-4
     assert distance(f"{head}_1.pt") < 1e-4
     assert distance(f"{head}_process_0.pt") > 0.05
+
+
+def test_two_processes_learn_as_one_from_the_data_module_that_users_have(two_processes: Path, tmp_path: Path) -> None:
+    """The same images and augmentation in the same steps, accumulated; and the same average of the weights."""
+    alone = learnt_from_the_generated_data(tmp_path, 1)
+    for rank in (0, 1):
+        together = torch.load(two_processes / f"generated_{rank}.pt", weights_only=True)
+        assert together.keys() == alone.keys()
+        apart = max(float((together[name] - alone[name]).abs().max()) for name in alone)
+        assert apart < 1e-6
+    moved = [
+        name for name in alone if name.startswith("trained.") and not alone[name].equal(alone[f"average.{name[8:]}"])
+    ]
+    assert len(moved) > 20
 
 
 def _run(name: str) -> tuple[Any, ...]:
