@@ -19,8 +19,8 @@ from detfuse.ablation.verdict import Question, Subject, verdict
 from detfuse.annotations import Annotations, Results
 from detfuse.errors import InputError
 from detfuse.evaluation.metrics import UNDEFINED
-from detfuse.evaluation.records import Row
 from detfuse.evaluation.replicates import ReplicateEvaluator, Replicates
+from detfuse.evaluation.rows import Row
 
 MAIN = "mAP"
 GROUPS = 100  # of images; with fewer images each is a group

@@ -20,8 +20,7 @@ from detfuse.ablation.records import Arm, Comparison, Cost, Difference, Plan, Ru
 from detfuse.ablation.storage import to_plain, write_comparison, write_cost, write_plan, write_run
 from detfuse.annotations import Annotations
 from detfuse.data.generators import Shapes, generate
-from detfuse.evaluation.coco import CocoEvaluator
-from detfuse.evaluation.records import annotations_of
+from detfuse.evaluation import CocoEvaluator, annotations_of
 from detfuse.files import write_json, write_text
 from detfuse.inserts import Place
 from detfuse.necks.topologies import bifpn, fpn, pafpn, unfused

@@ -18,7 +18,7 @@ from detfuse.ablation.report.objects import all_found
 from detfuse.ablation.storage import COST, StorageError, from_plain, read_cost
 from detfuse.annotations import Annotations, Results
 from detfuse.evaluation.errors import ERROR_TYPES, Errors, error_types
-from detfuse.evaluation.records import matched_ids
+from detfuse.evaluation.results import matched_ids
 from detfuse.files import read_table
 from detfuse.visualize.graph import Fusion
 
