@@ -10,8 +10,10 @@ import torch
 
 from detfuse.annotations import Annotations, Results
 from detfuse.evaluation.engines import Engine, curves, engine_version
+from detfuse.evaluation.ground_truth import annotations_of
 from detfuse.evaluation.metrics import METRICS, UNDEFINED, CocoMetrics, metrics_of
-from detfuse.evaluation.records import Row, annotations_of, matched_ids, results_of
+from detfuse.evaluation.results import matched_ids, results_of
+from detfuse.evaluation.rows import Row
 from detfuse.structures import Categories, Detections
 
 __all__ = ["METRICS", "UNDEFINED", "CocoEvaluator", "CocoMetrics", "coco_results"]

@@ -12,7 +12,9 @@ from typing import Any
 
 from detfuse.annotations import Annotations, Results
 from detfuse.evaluation.engines import hotcoco_evaluation
-from detfuse.evaluation.records import Row, annotations_of, matched_ids, results_of
+from detfuse.evaluation.ground_truth import annotations_of
+from detfuse.evaluation.results import matched_ids, results_of
+from detfuse.evaluation.rows import Row
 
 _NAMES = {
     "classification": "Cls",

@@ -18,9 +18,11 @@ from numpy.typing import NDArray
 from detfuse.annotations import Annotations, Results
 from detfuse.errors import InputError
 from detfuse.evaluation.engines import AREAS, IOU_THRESHOLDS
+from detfuse.evaluation.ground_truth import annotations_of
 from detfuse.evaluation.matches import Matches, match
 from detfuse.evaluation.metrics import DEFINITIONS, UNDEFINED
-from detfuse.evaluation.records import Row, annotations_of, matched_ids, results_of
+from detfuse.evaluation.results import matched_ids, results_of
+from detfuse.evaluation.rows import Row
 
 RECALLS = np.linspace(0.0, 1.0, 101)
 SUMMARY = tuple(name for name, definition in DEFINITIONS.items() if definition.precision)

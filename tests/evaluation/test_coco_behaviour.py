@@ -10,8 +10,15 @@ import pytest
 import torch
 
 from detfuse.annotations import Results
-from detfuse.evaluation import METRICS, CocoEvaluator, coco_results, read_results, rows_of, write_results
-from detfuse.evaluation.records import annotations_of
+from detfuse.evaluation import (
+    METRICS,
+    CocoEvaluator,
+    annotations_of,
+    coco_results,
+    read_results,
+    rows_of,
+    write_results,
+)
 from detfuse.structures import Categories, Detections
 
 ENGINES = ("hotcoco", "pycocotools")
@@ -135,6 +142,10 @@ def test_a_prediction_without_score_is_named():
         (lambda t: t["annotations"][1].update(category_id=4), "annotation 1: category id 4 is not in"),
         (lambda t: t["annotations"][1].pop("bbox"), "annotation 1: 'bbox' is missing"),
         (lambda t: t.pop("categories"), "'categories' is missing"),
+        (lambda t: t.update(images=None), "'images' is no list"),
+        (lambda t: t["annotations"][1].update(bbox=[0, 0, 10**400, 1]), "annotation 1: bbox is .*expected numbers"),
+        (lambda t: t["annotations"][1].update(area="large"), "annotation 1: area is 'large', expected numbers"),
+        (lambda t: t["annotations"].append(7), "annotation 2: expected an object, got 7"),
         (lambda t: t["images"].clear(), "'images' is empty"),
         (lambda t: t["categories"].clear(), "'categories' is empty"),
     ],

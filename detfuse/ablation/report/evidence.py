@@ -20,7 +20,7 @@ from detfuse.annotations import Annotations, Results
 from detfuse.config.kinds import kind_of
 from detfuse.config.schema.overrides import place_of
 from detfuse.evaluation.errors import ERROR_TYPES, Errors, error_types
-from detfuse.evaluation.records import matched_ids
+from detfuse.evaluation.results import matched_ids
 from detfuse.files.records import StorageError, from_plain
 from detfuse.files.run_files import COMMAND, COST, FUSION, FUSION_WEIGHTS, METRICS_CSV, PREDICTIONS
 from detfuse.files.text import read_table

@@ -21,8 +21,7 @@ from detfuse.ablation.storage import write_comparison, write_cost, write_plan, w
 from detfuse.annotations import Annotations
 from detfuse.attention.inserts import Place
 from detfuse.data.generators import Shapes, generate
-from detfuse.evaluation.coco import CocoEvaluator
-from detfuse.evaluation.records import annotations_of
+from detfuse.evaluation import CocoEvaluator, annotations_of
 from detfuse.files.records import to_plain
 from detfuse.files.text import write_json, write_text
 from detfuse.necks.topologies import bifpn, fpn, pafpn, unfused
