@@ -57,7 +57,7 @@ def run(invocation: Invocation) -> None:
     parts = build_parts(config, stage="fit", pretrained=resume is None)
     config = parts.module.config  # with the numbers that were left to the backbone's weights
     numbered = settings.name == "auto" or invocation.multirun
-    with run_folder.continued(resume) if resume else _new(settings, base, numbered=numbered) as held:
+    with run_folder.locked(resume) if resume else _new(settings, base, numbered=numbered) as held:
         folder = held.path
         trainer = build_trainer(config, folder)
         _require_possible(trainer, parts)
@@ -87,7 +87,7 @@ def _refuse_sweep_of_processes(invocation: Invocation) -> None:
 def _new(settings: TrainSettings, base: Path, *, numbered: bool) -> AbstractContextManager[Held]:
     if settings.resume is True and run_folder.start_again(base):
         print(f"{base} ended before its first checkpoint: it begins again")
-        return run_folder.continued(base)
+        return run_folder.locked(base)
     if settings.resume is True and run_folder.is_main_process():
         print(f"resume=true: there is no {base} yet: a new run begins")
     numbered = numbered and settings.resume is False and not settings.overwrite

@@ -114,8 +114,8 @@ def claimed(base: Path, *, numbered: bool, overwrite: bool) -> Iterator[Held]:
     absent = [folder for folder in base.parents if not folder.exists()]
     folder = base if replaces else _make(base, numbered=numbered and not is_torchrun())
     os.environ[_OF_FIRST_PROCESS] = str(folder)
-    with locked(folder):
-        held = Held(folder, stays=replaces)
+    with locked(folder) as held:
+        held.stays = replaces
         try:
             yield held
             held.stays = True  # it has come to its end, with or without steps
@@ -126,25 +126,14 @@ def claimed(base: Path, *, numbered: bool, overwrite: bool) -> Iterator[Held]:
 
 
 @contextmanager
-def continued(folder: Path) -> Iterator[Held]:
-    """Hold the folder of a run that has begun.
-
-    Raises:
-        UserError: if it is at work.
-    """
-    with locked(folder):
-        yield Held(folder)
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold a folder for this process; the lock ends with the process, however that ends.
+def locked(folder: Path) -> Iterator[Held]:
+    """Hold a folder that is there; the lock ends with the process, however that ends.
 
     Raises:
         UserError: if another process holds it.
     """
     if not is_main_process() or os.name != "posix":
-        yield
+        yield Held(folder)
         return
     import fcntl
 
@@ -153,7 +142,7 @@ def locked(folder: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(f"another run is at work in {folder}: wait for it, or give another name=") from None
-        yield
+        yield Held(folder)
 
 
 def empty(folder: Path, *, keep: Sequence[str]) -> None:

@@ -161,3 +161,15 @@ def test_a_refusal_before_the_first_step_leaves_nothing_behind(
     with pytest.raises(UserError, match=says):
         training_run.run(invocation("train", *given))
     assert [entry.name for entry in tmp_path.iterdir()] == ["data"]
+
+
+def test_a_refusal_leaves_the_run_that_was_to_be_overwritten(tmp_path: Path) -> None:
+    old = tmp_path / "runs" / "default" / "old"
+    old.mkdir(parents=True)
+    (old / "config.yaml").write_text("seed: 0")
+    (old / "metrics.json").touch()
+    given = ["name=old", "overwrite=true", "trainer.strategy=nonsense", f"data.root={tmp_path}/data"]
+    with pytest.raises(UserError, match="nonsense"):
+        training_run.run(invocation("train", *TINY_RUN, *given, f"runs_dir={tmp_path}/runs"))
+    assert (old / "config.yaml").read_text() == "seed: 0"
+    assert (old / "metrics.json").is_file()

@@ -6,7 +6,7 @@ import pytest
 
 from detfuse.config import TrainSettings
 from detfuse.errors import UserError
-from detfuse.runs.run_folder import Held, auto_name, base_folder, claimed, continued, folder_to_resume
+from detfuse.runs.run_folder import Held, auto_name, base_folder, claimed, folder_to_resume, locked
 
 
 def settings(**changes: object) -> TrainSettings:
@@ -96,12 +96,12 @@ def test_only_run_folders_are_overwritten(tmp_path: Path) -> None:
 
 def test_a_run_at_work_is_left_alone(tmp_path: Path) -> None:
     base = claim(tmp_path / "mine")
-    with continued(base):
+    with locked(base):
         with pytest.raises(UserError, match="another run is at work"):
             claim(base, overwrite=True)
-        with pytest.raises(UserError, match="another run is at work"), continued(base):
+        with pytest.raises(UserError, match="another run is at work"), locked(base):
             pass
-    with continued(base) as held:
+    with locked(base) as held:
         assert held == Held(base, stays=True)
 
 
