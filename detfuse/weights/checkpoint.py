@@ -97,20 +97,22 @@ def load_weights(detector: nn.Module, checkpoint: Checkpoint) -> None:
         CheckpointError: naming the weights that are missing, left over, or of another shape.
     """
     own, state = detector.state_dict(), checkpoint.detector_state
-    faults = [f"{key} is not in the file" for key in own if key not in state]
-    faults += [f"{key} is not in the detector" for key in state if key not in own]
-    faults += [
-        f"{key} is {tuple(state[key].shape)} in the file, {tuple(value.shape)} in the detector"
+    misfits = {
+        key: f"{key} is {tuple(state[key].shape)} in the file, {tuple(value.shape)} in the detector"
         for key, value in own.items()
         if key in state and state[key].shape != value.shape
-    ]
+    }
+    # what is missing only the parts know: some find their weights under former names too
+    loaded = detector.load_state_dict({key: x for key, x in state.items() if key not in misfits}, strict=False)
+    faults = [f"{key} is not in the file" for key in loaded.missing_keys if key not in misfits]
+    faults += [f"{key} is not in the detector" for key in loaded.unexpected_keys]
+    faults += misfits.values()
     if faults:
         rest = f"; and {len(faults) - 6} more" if len(faults) > 6 else ""
         raise CheckpointError(
             f"{checkpoint.path}: {len(faults)} of its weights do not fit this detector: {'; '.join(faults[:6])}{rest}. "
             "Build the detector from the checkpoint's own configuration and categories"
         )
-    detector.load_state_dict(state)
 
 
 def _require_finite(state: dict[str, Tensor], path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +17,8 @@ from detfuse.fusion.resample import UP, Nearest, StridedConv
 from detfuse.initialisation import initialised
 from detfuse.necks.graph_neck import GraphNeck
 from detfuse.necks.topologies import bifpn, early, early_pyramid, fpn, pafpn, unet, unfused
-from detfuse.structures import FeatureSpec
+from detfuse.structures import Categories, FeatureSpec
+from detfuse.weights import Checkpoint, load_weights
 
 SPEC = FeatureSpec((4, 6, 10), (8, 16, 32))
 TOPOLOGIES = [unfused, early, early_pyramid, fpn, unet, pafpn, partial(bifpn, repeats=1)]
@@ -105,7 +107,9 @@ def test_a_checkpoint_from_before_attention_moved_onto_the_edge_loads() -> None:
     former = {f"model.{GraphNeck.former_name(name)}": value for name, value in wanted.items()}
     assert sum(name.startswith("model.inserts.lateral_c4->t4.attention.") for name in former) > 2
     names = list(former)
-    nn.ModuleDict({"model": part}).load_state_dict(former)
+    load_weights(
+        nn.ModuleDict({"model": part}), Checkpoint(Path("x"), {}, Categories((1,), ("a",)), former, 0, "", False)
+    )
     assert list(former) == names, "the checkpoint is the caller's"
     assert all(torch.equal(value, wanted[name]) for name, value in part.state_dict().items())
 
