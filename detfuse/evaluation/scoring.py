@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from detfuse.annotations import Results
 from detfuse.errors import InputError
 from detfuse.evaluation.metrics import UNDEFINED
-from detfuse.evaluation.records import Row
 from detfuse.evaluation.replicates import ReplicateEvaluator, Replicates
+from detfuse.evaluation.rows import Row
 
 Predictions = Mapping[str, Mapping[int, Callable[[], Results | Sequence[Row]]]]
 """Arm -> seed -> a function that returns its results, as :class:`ReplicateEvaluator` takes them; called once, one after
