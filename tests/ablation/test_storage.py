@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from detfuse.ablation.records import Arm, Cost, Plan, Run
+from detfuse.ablation.records import Arm, DetectorCost, Plan, Run
 from detfuse.ablation.storage import (
     read_comparison,
     read_cost,
@@ -44,7 +44,7 @@ def test_every_record_survives_its_file(tmp_path: Path) -> None:
     assert read_plan(tmp_path) == PLAN
     write_comparison(tmp_path, [SCORE], [COMPARISON])
     assert read_comparison(tmp_path) == ([SCORE], [COMPARISON])
-    cost = Cost(10, 4, 10**12, (320, 480), None)
+    cost = DetectorCost(10, 4, 10**12, (320, 480), None)
     write_cost(tmp_path, cost)
     assert read_cost(tmp_path) == cost
     run = Run("fpn", 0, tmp_path / "here", "out of memory", "137", 3.5)

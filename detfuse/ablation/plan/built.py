@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from torch import nn
 
 from detfuse.fusion.graph import FusionGraph
-from detfuse.inspect.summary import PARTS
+from detfuse.inspect.cost import PARTS
 from detfuse.necks.graph_neck import GraphNeck
 
 _NORM = re.compile(r"[A-Z]\w*Norm(\dd)?")

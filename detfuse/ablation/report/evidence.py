@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
-from detfuse.ablation.records import Cost, Plan, Run
+from detfuse.ablation.records import DetectorCost, Plan, Run
 from detfuse.ablation.report.objects import by_image, num_found
 from detfuse.ablation.storage import COST, read_cost
 from detfuse.evaluation.errors import ERROR_TYPES, Errors, error_types
@@ -47,7 +47,7 @@ class ArmEvidence:
     weights: Mapping[int, Curve]
     errors: Mapping[str, float | None]
     error_counts: Mapping[str, float]
-    cost: Cost | None
+    cost: DetectorCost | None
     fusion: Fusion | None
     environments: tuple[Mapping[str, str], ...]
     overrides: tuple[str, ...]
@@ -101,7 +101,7 @@ def _mean_cost(errors: Sequence[Errors], name: str) -> float | None:
     return fmean(values) if values else None
 
 
-def _cost(costs: Sequence[Cost]) -> Cost | None:
+def _cost(costs: Sequence[DetectorCost]) -> DetectorCost | None:
     if not costs:
         return None
     latency, low, high = (
