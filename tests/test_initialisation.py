@@ -1,8 +1,11 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import count, repeat
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from contracts.composing import compose_train
@@ -10,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from detfuse.build import build_backbone, build_detector, instantiate
+from detfuse.errors import UserError
 from detfuse.initialisation import initialised
 
 SMALL = ("neck.out_channels=16", "head.num_convs=1")
@@ -107,10 +111,64 @@ def test_torchs_generator_is_left_in_a_state_of_seed_and_part() -> None:
     assert drawn[0] == drawn[1]
 
 
-def test_a_constructor_that_draws_otherwise_the_second_time_is_refused() -> None:
-    widths = iter([nn.Linear, nn.Identity])
-    with pytest.raises(RuntimeError, match="neck: built twice with the same arguments it draws different random"):
-        initialised(lambda: next(widths)(4, 4), 0, "neck")
+class Unsteady(nn.Module):
+    """A neck of one's own whose constructor depends on something that changes from call to call."""
+
+    changes: Iterator[int]
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        now = next(self.changes)
+        self.first = nn.Conv2d(3, 4, 1)
+        if how == "layers":
+            self.layers = nn.ModuleList(nn.Conv2d(4, 4, 1) for _ in range(now))
+        elif how == "cache" and now == 1:
+            self.register_buffer("noise", torch.rand(3))
+        elif how == "cache":
+            self.register_buffer("noise", torch.zeros(3))
+        elif how == "width":
+            self.second = nn.Conv2d(4, now, 1)
+        elif how == "name":
+            setattr(self, f"conv{now}", nn.Conv2d(4, 4, 1))
+        elif how == "clock":
+            self.scale = nn.Parameter(torch.tensor(float(now)))
+        elif how == "numpy":
+            self.first.weight.data.copy_(torch.from_numpy(np.full((4, 3, 1, 1), now)))
+        elif how == "lazy":
+            self.second = nn.Sequential(nn.LazyConv2d(4, 1))
+
+
+@pytest.mark.parametrize(
+    ("how", "told"),
+    [
+        ("layers", "draws different random numbers (4 and 6 draws, at or after layers.0.bias)"),
+        ("cache", "draws different random numbers (3 and 2 draws, at or after noise)"),
+        ("width", "has second.weight in different shapes, (1, 4, 1, 1) and (2, 4, 1, 1)"),
+        ("name", "has conv1.weight only the first time"),
+        ("clock", "has different numbers in scale, which torch did not draw"),
+        ("numpy", "has different numbers in first.weight, which torch did not draw"),
+        ("lazy", "second.0 (LazyConv2d) in Unsteady would draw weights in forward"),
+    ],
+)
+def test_a_constructor_that_is_not_repeatable_is_refused_by_name(how: str, told: str) -> None:
+    Unsteady.changes = count(1)
+    with pytest.raises(UserError) as caught:
+        initialised(partial(Unsteady, how), 0, "neck")
+    assert str(caught.value).startswith("neck: ")
+    assert told in str(caught.value)
+    assert "Unsteady" in str(caught.value)
+    Unsteady.changes = repeat(2)
+    if how != "lazy":
+        initialised(partial(Unsteady, how), 0, "neck")
+
+
+def test_what_is_drawn_and_thrown_away_is_no_reason_to_refuse() -> None:
+    def tried() -> nn.Module:
+        made = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Dropout())
+        made(torch.randn(1, 3, 8, 8))
+        return made
+
+    initialised(tried, 0, "neck")
 
 
 def shared(a: nn.Module, b: nn.Module) -> set[str]:

@@ -110,7 +110,7 @@ class Timing:
 
 
 @dataclass(frozen=True)
-class Cost:
+class DetectorCost:
     """What one detector costs; ``cost.json`` of a run.
 
     Attributes:

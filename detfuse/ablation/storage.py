@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from detfuse.ablation.records import Cost, Plan, Run
+from detfuse.ablation.records import DetectorCost, Plan, Run
 from detfuse.files.records import from_plain, loaded, to_plain
 from detfuse.files.run_files import COST, STATE
 from detfuse.files.text import write_json, write_text
@@ -61,15 +61,15 @@ def read_run(folder: Path) -> Run:
     return from_plain(Run, content, str(path))
 
 
-def write_cost(folder: Path, cost: Cost) -> None:
+def write_cost(folder: Path, cost: DetectorCost) -> None:
     """``cost.json`` of a run folder."""
     write_json(folder / COST, to_plain(cost))
 
 
-def read_cost(folder: Path) -> Cost:
+def read_cost(folder: Path) -> DetectorCost:
     """Inverse of :func:`write_cost`.
 
     Raises:
         StorageError: if the file is missing or is none.
     """
-    return from_plain(Cost, loaded(folder / COST, json.loads), str(folder / COST))
+    return from_plain(DetectorCost, loaded(folder / COST, json.loads), str(folder / COST))

@@ -20,17 +20,9 @@ from detfuse.data.collate import padded_size
 from detfuse.errors import InputError, UserError
 from detfuse.files.text import write_json
 from detfuse.fusion.graph import FusionGraph
-from detfuse.inspect.cost import (
-    Counts,
-    Spread,
-    Times,
-    compare_times,
-    count,
-    inference,
-    random_features,
-    start_scale,
-    training_step,
-)
+from detfuse.inspect.cost import Cost, cost_of_neck
+from detfuse.inspect.neck_bench import inference, random_features, saved_bytes, start_scale, training_step
+from detfuse.inspect.timing import Quartiles, Times, compare_times
 from detfuse.protocols import Neck
 from detfuse.runs.environment import describe_device, environment
 from detfuse.runs.invocation import Invocation
@@ -47,7 +39,8 @@ _ANY = "any"  # the one row of a neck in which the operator has no effect
 class _Measured:
     """The numbers of a neck, by operator."""
 
-    counts: dict[str, Counts]
+    costs: dict[str, Cost]
+    saved_bytes: dict[str, int]
     scales: dict[str, float]
     inference: Times
     training: Times
@@ -144,11 +137,13 @@ def _measure(
     reference = _REFERENCE if _REFERENCE in necks else next(iter(necks))
 
     def times(make: Callable[[nn.Module, Sequence[Tensor]], Callable[[], None]]) -> Times:
-        return compare_times({name: make(neck, features) for name, neck in necks.items()}, reference, rounds)
+        runs = {name: make(neck, features) for name, neck in necks.items()}
+        return compare_times(runs, reference, rounds, features[0].device)
 
-    counts = {name: count(neck, features) for name, neck in necks.items()}
+    costs = {name: cost_of_neck(neck, [tuple(x.shape) for x in features]) for name, neck in necks.items()}
+    kept = {name: saved_bytes(neck, features) for name, neck in necks.items()}
     scales = {name: start_scale(neck, features) for name, neck in necks.items()}
-    return _Measured(counts, scales, times(inference), times(training_step), refused, pins, reference)
+    return _Measured(costs, kept, scales, times(inference), times(training_step), refused, pins, reference)
 
 
 def _heading(invocation: Invocation, spec: FeatureSpec, size: tuple[int, int], device: torch.device, neck: Neck) -> str:
@@ -174,18 +169,18 @@ def _fusing_nodes(graph: FusionGraph) -> str:
 def _table(measured: _Measured, batch: int, chosen: str | None) -> str:
     header = ["operator", "parameters", "M multiply-adds", "MiB kept", "scale", "inference", "training step"]
     rows = []
-    for name in sorted([*measured.counts, *measured.refused], key=lambda name: (name != measured.reference, name)):
+    for name in sorted([*measured.costs, *measured.refused], key=lambda name: (name != measured.reference, name)):
         label = f"{name} *" if name == chosen else name
-        counts = measured.counts.get(name)
-        if counts is None:
+        cost = measured.costs.get(name)
+        if cost is None:
             rows.append([label, "refused", *["-"] * 5])
             continue
         rows.append(
             [
                 label,
-                f"{counts.parameters:,}",
-                f"{counts.multiply_adds / batch / 1e6:,.1f}",
-                f"{counts.saved_bytes / batch / 2**20:,.2f}",
+                f"{cost.parameters:,}",
+                f"{_multiply_adds(cost) / batch / 1e6:,.1f}",
+                f"{measured.saved_bytes[name] / batch / 2**20:,.2f}",
                 f"{measured.scales[name] / measured.scales[measured.reference]:.2f}",
                 _ratio(measured.inference.ratios[name]),
                 _ratio(measured.training.ratios[name]),
@@ -194,8 +189,12 @@ def _table(measured: _Measured, batch: int, chosen: str | None) -> str:
     return "\n".join(ruled(header, rows))
 
 
-def _ratio(spread: Spread) -> str:
-    return f"{spread.median:.2f} ({spread.low:.2f}-{spread.high:.2f})"
+def _multiply_adds(cost: Cost) -> int:
+    return cost.flops // 2
+
+
+def _ratio(ratio: Quartiles) -> str:
+    return f"{ratio.median:.2f} ({ratio.low:.2f}-{ratio.high:.2f})"
 
 
 def _notes(measured: _Measured, settings: CostSettings, idle: str | None) -> str:
@@ -227,7 +226,7 @@ def _as_json(
     measured: _Measured, settings: CostSettings, size: tuple[int, int], invocation: Invocation
 ) -> dict[str, Any]:
     """Raw numbers, of the whole batch, in bytes and seconds."""
-    names = [*measured.counts, *measured.refused]
+    names = [*measured.costs, *measured.refused]
     return {
         "overrides": invocation.typed,
         "choices": invocation.choices,
@@ -244,7 +243,9 @@ def _as_json(
             name: {"refused": measured.refused[name]}
             if name in measured.refused
             else {
-                **asdict(measured.counts[name]),
+                "parameters": measured.costs[name].parameters,
+                "multiply_adds": _multiply_adds(measured.costs[name]),
+                "saved_bytes": measured.saved_bytes[name],
                 "start_scale": measured.scales[name],
                 "inference_ratio": asdict(measured.inference.ratios[name]),
                 "training_ratio": asdict(measured.training.ratios[name]),

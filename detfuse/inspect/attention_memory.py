@@ -14,7 +14,7 @@ from torch import nn
 
 from detfuse.attention.inserts import inserts_of
 from detfuse.errors import InputError
-from detfuse.inspect.summary import maps_at_inserts
+from detfuse.inspect.cost import trace
 from detfuse.structures import Size
 
 _GIB = 2**30
@@ -30,13 +30,14 @@ def least_bytes(detector: nn.Module, image_size: Size, batch: int, dtype_bytes: 
         batch: images per device.
         dtype_bytes: of the type that convolutions compute in: 4, or 2 under autocast.
     """
-    inserts = inserts_of(detector)
-    found = {}
-    for name, shapes in maps_at_inserts(detector, image_size).items():
-        peak = getattr(inserts[name].attention, "peak_bytes", None)
-        if peak is not None:
-            found[name] = sum(peak(shape[2], shape[3], batch, dtype_bytes) for shape in shapes)
-    return found
+    inserts = inserts_of(detector).items()
+    peaks = {name: peak for name, insert in inserts if (peak := getattr(insert.attention, "peak_bytes", None))}
+    maps = trace(detector, image_size).maps if peaks else {}
+    return {
+        name: sum(peak(*shape[2:], batch, dtype_bytes) for shape in maps[name])
+        for name, peak in peaks.items()
+        if name in maps
+    }
 
 
 def require_fit(detector: nn.Module, image_size: Size, batch: int, *, dtype_bytes: int, available: int | None) -> None:

@@ -1,202 +1,155 @@
-"""What a neck costs: parameters, multiply-adds, memory kept for the backward pass, and measured time.
-
-Counts are exact and the same everywhere; times are measured, and therefore given with their spread. Beside them stands
-the scale at which the neck's outputs start, which is no cost but comes with the choice of an operator as well.
-"""
+"""What a detector and its parts cost: parameters, and operations of inference, counted on shapes alone."""
 
 from __future__ import annotations
 
 import copy
-import math
-import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from detfuse.structures import FeatureSpec
+from detfuse.attention.inserts import inserts_of
+from detfuse.errors import InputError
+from detfuse.structures import Size
 
-_SECONDS = 0.02  # what one timing takes at least: shorter ones measure the machine's other work
+PARTS = ("backbone", "neck", "head")
 
 
 @dataclass(frozen=True)
-class Counts:
-    """What can be counted.
+class Cost:
+    """What a module costs.
 
     Attributes:
-        parameters: number of weights.
-        multiply_adds: of one forward pass, of convolutions and matrix products (as torch's FlopCounterMode counts);
-            element-wise operations, norms, activations, pooling and resampling are not in it.
-        saved_bytes: what autograd keeps between the forward and the backward pass, see :func:`saved_bytes`.
+        parameters: number of weights, those of frozen layers included, buffers not.
+        trainable: number of weights that learn.
+        flops: floating-point operations of one inference; a multiply-add counts as two. Convolutions and matrix
+            products are counted, as torch's FlopCounterMode does; norms, activations, pooling and resampling are not.
     """
 
     parameters: int
-    multiply_adds: int
-    saved_bytes: int
+    trainable: int
+    flops: int
 
 
 @dataclass(frozen=True)
-class Spread:
-    """Median and quartiles of repeated measurements.
+class Trace:
+    """What one image shows of a detector.
 
     Attributes:
-        median: half of the measurements are below.
-        low: a quarter is below.
-        high: a quarter is above.
+        costs: of the detector (``""``) and of its modules by name, such as ``backbone`` and ``neck.p3``. Operations are
+            those up to the candidates that are left to combine, whose number is fixed.
+        outputs: part -> what it returns, every tensor replaced by its shape.
+        maps: dotted name of an insert -> shape (1, C, H, W) of every map that passes it.
     """
 
-    median: float
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> Spread:
-        """Of at least two values."""
-        low, median, high = statistics.quantiles(values, n=4, method="inclusive")
-        return cls(median, low, high)
+    costs: Mapping[str, Cost]
+    outputs: Mapping[str, Any]
+    maps: Mapping[str, Sequence[tuple[int, ...]]]
 
 
-@dataclass(frozen=True)
-class Times:
-    """Measured times of several necks.
+def trace(detector: nn.Module, image_size: Size) -> Trace:
+    """Follow one image through the detector.
 
-    Attributes:
-        reference: seconds of the reference.
-        ratios: name -> its time by that of the reference right before. The reference's own ratio compares it with
-            itself, measured twice: what departs from 1 there is noise.
-    """
-
-    reference: Spread
-    ratios: dict[str, Spread]
-
-
-def random_features(
-    spec: FeatureSpec,
-    image_size: tuple[int, int],
-    batch: int,
-    *,
-    device: torch.device,
-    memory_format: torch.memory_format,
-) -> list[Tensor]:
-    """Maps (B, C_i, H / stride_i, W / stride_i) like a backbone's, with gradients: ReLUs of fixed normal numbers.
+    A copy of it computes without data: no state of the detector changes, and large images cost no time.
 
     Args:
-        spec: of the maps.
-        image_size: (height, width) in pixels, multiples of the coarsest stride.
-        batch: number of images B.
-        device: where they lie.
-        memory_format: how they lie there.
+        detector: has ``backbone``, ``neck``, ``head`` and ``candidates``, a function of (images uint8 (B, 3, H, W),
+            image_sizes (B, 2)).
+        image_size: (height, width) in pixels, padded: multiples of the backbone's coarsest stride.
+
+    Raises:
+        InputError: if it makes weights in forward.
     """
-    generator = torch.Generator().manual_seed(0)
-    height, width = image_size
-    shapes = [(batch, c, height // s, width // s) for c, s in zip(spec.channels, spec.strides, strict=True)]
-    maps = [torch.randn(shape, generator=generator).relu() for shape in shapes]
-    return [x.to(device, memory_format=memory_format).requires_grad_() for x in maps]
+    device = next(detector.parameters()).device
+    outputs: dict[str, Any] = {}
+    maps: dict[str, list[tuple[int, ...]]] = {}
+
+    def infer(twin: Any) -> None:
+        for part in PARTS:
+            getattr(twin, part).register_forward_hook(
+                lambda _module, _inputs, output, part=part: outputs.__setitem__(part, _shapes(output))
+            )
+        for name, insert in inserts_of(twin).items():
+            insert.attention.register_forward_hook(  # towers are called once per level
+                lambda _module, _inputs, output, name=name: maps.setdefault(name, []).append(tuple(output.shape))
+            )
+        images = torch.zeros(1, 3, *image_size, dtype=torch.uint8, device=device)
+        # not forward alone: a head may compute later, on what it has chosen
+        twin.candidates(images, torch.tensor([list(image_size)], device=device))
+
+    counts = _counted(detector, infer)
+    counts["head"] = counts[""] - sum(counts.get(part, 0) for part in ("backbone", "neck"))
+    costs = {name: _cost(module, _flops(counts, name, module)) for name, module in detector.named_modules()}
+    return Trace(costs, outputs, maps)
 
 
-def count(neck: nn.Module, features: Sequence[Tensor]) -> Counts:
-    """Everything that needs no clock, for the batch of ``features``; the neck stays as it is."""
-    return Counts(
-        parameters=sum(parameter.numel() for parameter in neck.parameters()),
-        multiply_adds=_multiply_adds(neck, features),
-        saved_bytes=saved_bytes(neck, features),
-    )
+def measure(detector: nn.Module, image_size: Size) -> Mapping[str, Cost]:
+    """Cost of the detector (key ``""``) and of its modules by name, on one image; see :func:`trace`."""
+    return trace(detector, image_size).costs
 
 
-def _multiply_adds(neck: nn.Module, features: Sequence[Tensor]) -> int:
+def cost_of_neck(neck: nn.Module, shapes: Sequence[tuple[int, ...]]) -> Cost:
+    """Cost of a neck by itself, which may lie on the meta device.
+
+    Args:
+        neck: stays as it is.
+        shapes: (B, C, H, W) of its inputs.
+    """
+    device = next((parameter.device for parameter in neck.parameters()), None)
+    counts = _counted(neck, lambda twin: twin([torch.empty(shape, device=device) for shape in shapes]))
+    return _cost(neck, counts[""])
+
+
+def _counted(module: nn.Module, call: Callable[[Any], object]) -> dict[str, int]:
+    """Operations of what is done with a copy of a module: in all (``""``), and of its modules that were called."""
+    twin = copy.deepcopy(module).eval()  # a head may cache anchors: the twin's never leave this function
     counter = FlopCounterMode(display=False)
-    twin = copy.deepcopy(neck).eval().to("meta")  # shapes without numbers: nothing is computed
-    with torch.no_grad(), counter:
-        twin([x.detach().to("meta") for x in features])
-    return counter.get_total_flops() // 2
-
-
-def saved_bytes(module: nn.Module, features: Sequence[Tensor]) -> int:
-    """Bytes that autograd keeps for the backward pass in training: the activation memory of ``module``.
-
-    Every storage counts once, however many operations keep it; parameters and buffers do not count, they are there
-    anyway. An input counts if an operation keeps it. It does not include what an operation needs for a moment.
-
-    Args:
-        module: ``forward`` takes the list of maps.
-        features: its inputs.
-    """
-    twin = copy.deepcopy(module).train()  # a forward pass in training moves the statistics of norms
-    owned = {tensor.untyped_storage().data_ptr() for tensor in (*twin.parameters(), *twin.buffers())}
-    kept: dict[int, int] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in owned:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        outputs = twin(features)  # held while counting: an address freed could be given to another storage
-    del outputs
-    return sum(kept.values())
-
-
-def deviation(maps: Sequence[Tensor]) -> float:
-    """Standard deviation over all values of all maps, in float32."""
-    values = torch.cat([x.detach().float().flatten() for x in maps])
-    return float(values.std(correction=0))
-
-
-def start_scale(neck: nn.Module, features: Sequence[Tensor]) -> float:
-    """Standard deviation of what the neck makes in training, all outputs together; the neck stays as it is."""
-    twin = copy.deepcopy(neck).train()
-    with torch.no_grad():
-        return deviation(twin([x.detach() for x in features]))
-
-
-def inference(neck: nn.Module, features: Sequence[Tensor]) -> Callable[[], None]:
-    """One forward pass without gradients, to be timed."""
-    twin = copy.deepcopy(neck).eval()
-    inputs = [x.detach() for x in features]
-
-    def run() -> None:
-        with torch.inference_mode():
-            twin(inputs)
-
-    return run
-
-
-def training_step(neck: nn.Module, features: Sequence[Tensor]) -> Callable[[], None]:
-    """One forward and backward pass, to the weights and to the features, to be timed."""
-    twin = copy.deepcopy(neck).train()
-    learnt = [*features, *(parameter for parameter in twin.parameters() if parameter.requires_grad)]
-
-    def run() -> None:
-        outputs = twin(features)
-        torch.autograd.grad(outputs, learnt, [torch.ones_like(x) for x in outputs], allow_unused=True)
-
-    return run
-
-
-def compare_times(runs: Mapping[str, Callable[[], None]], reference: str, rounds: int) -> Times:
-    """Time several things against one of them.
-
-    In every round each is timed in its turn, right after the reference: a ratio compares neighbours, so that a machine
-    that slows down slows both. The reference takes its turn too, after itself.
-
-    Args:
-        runs: what to time, by name; one call each.
-        reference: the name that the others are compared with.
-        rounds: at least two.
-    """
-    from torch.utils.benchmark import Timer  # with it comes much that warns where a toolkit lacks its GPU
-
-    timers = {
-        name: Timer("run()", globals={"run": run}, num_threads=torch.get_num_threads()) for name, run in runs.items()
+    with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True), counter:
+        call(twin)
+    _require_all_made(module, twin)
+    root = f"{type(twin).__name__}."
+    counts = {name: sum(operations.values()) for name, operations in counter.get_flop_counts().items()}
+    return {"": counter.get_total_flops()} | {
+        name.removeprefix(root): count for name, count in counts.items() if name.startswith(root)
     }
-    calls = max(2, math.ceil(_SECONDS / timers[reference].timeit(2).mean))
-    base: list[float] = []
-    ratios: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(rounds):
-        for name, timer in timers.items():
-            base.append(timers[reference].timeit(calls).mean)
-            ratios[name].append(timer.timeit(calls).mean / base[-1])
-    return Times(Spread.of(base), {name: Spread.of(values) for name, values in ratios.items()})
+
+
+def _require_all_made(module: nn.Module, after: nn.Module) -> None:
+    """Refuse a module that has more weights after a forward pass than before."""
+    before = {name for name, _ in module.named_parameters()}
+    made = [name for name, _ in after.named_parameters() if name not in before]
+    if made:
+        raise InputError(
+            f"{', '.join(made)} of {type(module).__name__}: made in forward, where weights have no seed and no "
+            "optimizer. Make every layer in __init__: a neck and a head find the channels of their inputs in "
+            "in_spec.channels"
+        )
+
+
+def _cost(module: nn.Module, flops: int) -> Cost:
+    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in module.parameters()]
+    return Cost(sum(size for size, _ in sizes), sum(size for size, learns in sizes if learns), flops)
+
+
+def _flops(counts: Mapping[str, int], name: str, module: nn.Module) -> int:
+    """Operations of one module; one that is never called itself has those of its members."""
+    if name in counts:
+        return counts[name]
+    return sum(_flops(counts, f"{name}.{key}", child) for key, child in module.named_children())
+
+
+def _shapes(output: Any) -> Any:
+    """The output with every tensor replaced by its shape."""
+    if isinstance(output, Tensor):
+        return tuple(output.shape)
+    if isinstance(output, tuple) and hasattr(output, "_asdict"):
+        return {key: _shapes(value) for key, value in output._asdict().items()}
+    if isinstance(output, Mapping):
+        return {str(key): _shapes(value) for key, value in output.items()}
+    if isinstance(output, list | tuple):
+        return [_shapes(value) for value in output]
+    return None

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import pytorch_lightning as pl
 from torch.utils.data import DataLoader
 
 from detfuse.data import DetectionDataModule
 from detfuse.structures import Batch
+
+
+class TrainingData(Protocol):
+    """What training asks of its data module besides the loaders."""
+
+    @property
+    def batch_size(self) -> int:
+        """Images in a training batch of each process."""
+
+    def train_batches_per_epoch(self, world_size: int) -> int:
+        """Training batches of each of so many processes."""
 
 
 class LightningData(pl.LightningDataModule):
@@ -19,7 +32,11 @@ class LightningData(pl.LightningDataModule):
     def __init__(self, data: DetectionDataModule) -> None:
         super().__init__()
         self.data = data
-        self.loader = data.loader
+
+    @property
+    def batch_size(self) -> int:
+        """Images in a training batch of each process."""
+        return self.data.loader.batch_size
 
     def prepare_data(self) -> None:
         """See :meth:`DetectionDataModule.prepare_data`; Lightning calls it in one process of each machine."""

@@ -1,14 +1,49 @@
-"""What a validation makes of outputs that are not finite: it tells, or refuses."""
+"""What is made of numbers that are not finite: a validation tells them or refuses, training stops."""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from pytorch_lightning.utilities import rank_zero_warn
 
 from detfuse.annotations import Results
 from detfuse.errors import UserError
+from detfuse.structures import ImageId
 
 _SHOWN = 10  # how many image ids a message names
+
+
+class NonFiniteLossError(UserError, RuntimeError):
+    """A loss term or the gradient is NaN or infinite: going on would only train and store NaN weights."""
+
+
+def non_finite_loss(terms: Mapping[str, float], when: str, image_ids: Sequence[ImageId]) -> NonFiniteLossError:
+    """The error of a step whose loss is not finite.
+
+    Args:
+        terms: name -> value.
+        when: the step, for people.
+        image_ids: of its batch.
+    """
+    bad = ", ".join(f"{name} = {value}" for name, value in terms.items() if not math.isfinite(value))
+    good = ", ".join(f"{name} = {value:.6g}" for name, value in terms.items() if math.isfinite(value))
+    return NonFiniteLossError(
+        f"{bad or f'the sum of {good} overflows'} at {when}, images {', '.join(map(repr, image_ids))}"
+        + (f"; finite: {good}" if bad and good else "")
+        + ". The weights of this step were not stored; the last good ones are in checkpoints/last.ckpt once an "
+        "epoch is complete. Usual remedies: a lower optimizer.lr, a longer scheduler.warmup_steps, "
+        "trainer.gradient_clip_val=10, trainer.precision=32-true; else look at these images' annotations."
+    )
+
+
+def non_finite_gradient(norm: float, when: str) -> NonFiniteLossError:
+    """The error of a step whose gradient is not finite, though its loss is."""
+    return NonFiniteLossError(
+        f"the norm of the gradient is {norm} at {when}, though the loss is finite; the weights were not changed. Usual "
+        "remedies: a lower optimizer.lr, a longer scheduler.warmup_steps, trainer.precision=32-true"
+    )
 
 
 class NonFiniteOutputError(UserError, RuntimeError):

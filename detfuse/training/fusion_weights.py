@@ -6,7 +6,7 @@ import pytorch_lightning as pl
 from torch import nn
 
 from detfuse.files.run_files import FUSION_WEIGHTS
-from detfuse.protocols import Learnt
+from detfuse.inspect.learnt_weights import learnt_weights
 from detfuse.training.loggers import MetricsCsv
 
 
@@ -36,15 +36,3 @@ class FusionWeights(pl.Callback):
             return
         self._file = self._file or _WeightsCsv(trainer.default_root_dir)
         self._file.log_metrics({"epoch": trainer.current_epoch, **weights}, trainer.global_step)
-
-
-def learnt_weights(detector: nn.Module) -> dict[str, float]:
-    """All scalars that the modules of a detector tell (see :class:`detfuse.protocols.Learnt`), in their order."""
-    graph = getattr(getattr(detector, "neck", None), "graph", None)
-    nodes = {f"neck.operators.{node.name}": node for node in graph.nodes} if graph is not None else {}
-    found = {}
-    for path, module in detector.named_modules():
-        for name, value in module.learnt().items() if isinstance(module, Learnt) else ():
-            node = nodes.get(path)
-            found[f"{node.name}<-{node.inputs[int(name)]}" if node else f"{path}.{name}"] = value
-    return found

@@ -21,12 +21,14 @@ import detfuse
 from detfuse.annotations import Results
 from detfuse.data.layout import Split
 from detfuse.detector import Detector
-from detfuse.errors import InputError, UserError
+from detfuse.errors import InputError
 from detfuse.evaluation.coco import CocoEvaluator, coco_results
 from detfuse.evaluation.metrics import METRICS, CocoMetrics
 from detfuse.protocols import Combine
 from detfuse.structures import Batch, Categories, Detections, ImageId
-from detfuse.training.finite import finite_results
+from detfuse.training.datamodule import TrainingData
+from detfuse.training.finite import finite_results, non_finite_gradient, non_finite_loss
+from detfuse.training.length import Length, length_of
 from detfuse.training.optim import describe_rates
 from detfuse.training.resuming import remember_pretrained, restore
 
@@ -42,10 +44,6 @@ ImageIdOf = Callable[[Split, int], ImageId]
 
 def _number_itself(split: Split, number: int) -> ImageId:
     return number
-
-
-class NonFiniteLossError(UserError, RuntimeError):
-    """A loss term or the gradient is NaN or infinite: going on would only train and store NaN weights."""
 
 
 class DetectionModule(pl.LightningModule):
@@ -151,24 +149,12 @@ class DetectionModule(pl.LightningModule):
         terms = self._loss(self._formatted(batch))
         total = torch.stack(list(terms.values())).sum()
         if not math.isfinite(total.item()):
-            raise self._non_finite_loss(terms, batch.image_ids)
+            ids = [self.image_id_of("train", number) for number in batch.image_ids.tolist()]
+            raise non_finite_loss({name: term.item() for name, term in terms.items()}, self._now(), ids)
         rate = max(group["lr"] for group in self.trainer.optimizers[0].param_groups)
         logged = {f"train/{name}": term.detach() for name, term in terms.items()}
         self.log_dict({"train/loss": total.detach(), **logged, "train/lr": rate})
         return total
-
-    def _non_finite_loss(self, terms: dict[str, Tensor], image_ids: Tensor) -> NonFiniteLossError:
-        values = {name: term.item() for name, term in terms.items()}
-        bad = ", ".join(f"{name} = {value}" for name, value in values.items() if not math.isfinite(value))
-        good = ", ".join(f"{name} = {value:.6g}" for name, value in values.items() if math.isfinite(value))
-        return NonFiniteLossError(
-            f"{bad or f'the sum of {good} overflows'} at step {self.global_step} (epoch {self.current_epoch + 1}), "
-            f"images {', '.join(repr(self.image_id_of('train', number)) for number in image_ids.tolist())}"
-            + (f"; finite: {good}" if bad and good else "")
-            + ". The weights of this step were not stored; the last good ones are in checkpoints/last.ckpt once an "
-            "epoch is complete. Usual remedies: a lower optimizer.lr, a longer scheduler.warmup_steps, "
-            "trainer.gradient_clip_val=10, trainer.precision=32-true; else look at these images' annotations."
-        )
 
     def configure_gradient_clipping(
         self,
@@ -182,12 +168,11 @@ class DetectionModule(pl.LightningModule):
         # Lightning refuses a fused optimizer under bf16-mixed too, which has no loss scale and clips as 32-true does.
         norm = torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
         if self.trainer.precision != "16-mixed" and not math.isfinite(norm.item()):
-            raise NonFiniteLossError(
-                f"the norm of the gradient is {norm.item()} at step {self.global_step} (epoch "
-                f"{self.current_epoch + 1}), though the loss is finite; the weights were not changed. Usual remedies: "
-                "a lower optimizer.lr, a longer scheduler.warmup_steps, trainer.precision=32-true"
-            )
+            raise non_finite_gradient(norm.item(), self._now())
         self.log("train/grad_norm", norm)
+
+    def _now(self) -> str:
+        return f"step {self.global_step} (epoch {self.current_epoch + 1})"
 
     # ---- validation
 
@@ -253,53 +238,45 @@ class DetectionModule(pl.LightningModule):
         Raises:
             ValueError: for settings that cannot work together.
         """
-        total_batch, total_steps = self._total_batch(), self._total_steps()
-        optimizer = self._optimizer(self.detector, total_batch)
+        length = self.length()
+        optimizer = self._optimizer(self.detector, length.batch)
         if self.trainer.precision == "16-mixed" and self.trainer.gradient_clip_val and optimizer.defaults.get("fused"):
             raise InputError(
                 "trainer.precision=16-mixed cannot clip gradients before a fused optimizer step: "
                 "add optimizer.fused=false, or use trainer.precision=bf16-mixed"
             )
         self._announce(
-            f"{type(optimizer).__name__}: {total_steps} steps of {total_batch} images, "
+            f"{type(optimizer).__name__}: {length.steps} steps of {length.batch} images, "
             f"learning rate {describe_rates(optimizer)}"
         )
-        schedule = self._scheduler(optimizer, total_steps)
+        schedule = self._scheduler(optimizer, length.steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     @rank_zero_only
     def _announce(self, text: str) -> None:
         print(text, flush=True)
 
-    def _total_batch(self) -> int:
-        batch_size: int = self._datamodule.loader.batch_size
-        return batch_size * self.trainer.world_size * self.trainer.accumulate_grad_batches
-
-    def _total_steps(self) -> int:
-        """Optimizer steps of the whole run.
+    def length(self) -> Length:
+        """The length of the whole run, for each of its processes.
 
         Not ``trainer.estimated_stepping_batches``: it builds the loader early and so drops its state on resume
         (Lightning issue 20550).
         """
         trainer = self.trainer
-        batches = self._datamodule.train_batches_per_epoch(trainer.world_size)
-        limit = trainer.limit_train_batches
-        batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
-        per_epoch = math.ceil(batches / trainer.accumulate_grad_batches)
-        epochs = trainer.max_epochs if trainer.max_epochs is not None and trainer.max_epochs >= 0 else math.inf
-        steps = min(per_epoch * epochs if per_epoch else 0, trainer.max_steps if trainer.max_steps >= 0 else math.inf)
-        if steps == math.inf:
-            raise InputError("a run needs an end: set trainer.max_epochs or trainer.max_steps")
-        return int(steps)
-
-    @property
-    def _datamodule(self) -> Any:
-        datamodule = getattr(self.trainer, "datamodule", None)
-        if datamodule is None:
+        data: TrainingData | None = getattr(trainer, "datamodule", None)
+        if data is None:
             raise InputError(
                 "training needs a data module that knows its batches: call trainer.fit(module, datamodule=...)"
             )
-        return datamodule
+        return length_of(
+            data.train_batches_per_epoch(trainer.world_size),
+            data.batch_size,
+            trainer.world_size,
+            limit=trainer.limit_train_batches,
+            accumulate=trainer.accumulate_grad_batches,
+            max_epochs=-1 if trainer.max_epochs is None else trainer.max_epochs,
+            max_steps=trainer.max_steps,
+        )
 
     # ---- checkpoint
 

@@ -6,7 +6,7 @@ import logging
 import os
 import warnings
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Checkpoint
@@ -23,6 +23,13 @@ _NOISE = (  # advice of Lightning that does not apply here, as the start of its 
     "The number of training batches .* is smaller than the logging interval",  # the epoch's end is logged anyway
     "`isinstance.treespec, LeafSpec.` is deprecated",  # Lightning's use of torch, not ours
 )
+
+_NOT_LIGHTNINGS: dict[str, Any] = {
+    "enable_progress_bar": False,  # a callback of ours
+    "enable_model_summary": False,  # the run folder's summary tells more
+    "num_sanity_val_steps": 0,  # a score of untrained weights on two batches would be logged as a result
+    "use_distributed_sampler": False,  # Lightning's pads the validation set with duplicates
+}
 
 
 @checked
@@ -73,11 +80,7 @@ def make_trainer(
         benchmark: let cuDNN try algorithms; pays off where all images have one size.
         detect_anomaly: find the operation that made a NaN; slow.
     """
-    # At this level Lightning tells only what may be wrong; its tips and the list of devices are information.
-    for name in ("pytorch_lightning", "lightning_fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    for message in _NOISE:
-        warnings.filterwarnings("ignore", message=message)
+    _quieten()
     trainer = pl.Trainer(
         default_root_dir=os.fspath(run_dir),
         callbacks=list(callbacks),
@@ -101,10 +104,15 @@ def make_trainer(
         detect_anomaly=detect_anomaly,
         plugins=[AtomicCheckpointIO()],
         enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
-        enable_progress_bar=False,  # a callback of ours
-        enable_model_summary=False,  # the run folder's summary tells more
-        num_sanity_val_steps=0,  # a score of untrained weights on two batches would be logged as a result
-        use_distributed_sampler=False,  # Lightning's pads the validation set with duplicates
+        **_NOT_LIGHTNINGS,
     )
     use_collective_evaluation(trainer)
     return trainer
+
+
+def _quieten() -> None:
+    """Let Lightning tell only what may be wrong; its tips and the list of devices are information."""
+    for name in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in _NOISE:
+        warnings.filterwarnings("ignore", message=message)

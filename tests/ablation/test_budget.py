@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from detfuse.ablation.plan import budget
 from detfuse.ablation.plan.budget import cost_of, solve
-from detfuse.ablation.records import TOLERANCE, BudgetKind, Cost
+from detfuse.ablation.records import TOLERANCE, BudgetKind, DetectorCost
 from detfuse.build import build_backbone, build_neck
 from detfuse.fusion.graph import FusionGraph
 from detfuse.heads.fcos import FCOSHead
@@ -26,18 +26,18 @@ def config_of(neck: str, *overrides: str) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def fpn() -> Cost:
+def fpn() -> DetectorCost:
     return cost_of(config_of("fpn"), CLASSES, SIZE)
 
 
-def of_kind(cost: Cost, kind: BudgetKind) -> int:
+def of_kind(cost: DetectorCost, kind: BudgetKind) -> int:
     return cost.parameters if kind == "params" else cost.flops
 
 
 @pytest.mark.parametrize("kind", ["params", "flops"])
 @pytest.mark.parametrize("neck", options("neck"))
 def test_every_neck_costs_what_the_baseline_costs_or_says_that_it_does_not(
-    neck: str, kind: BudgetKind, fpn: Cost
+    neck: str, kind: BudgetKind, fpn: DetectorCost
 ) -> None:
     solved = solve(config_of(neck), fpn, kind, CLASSES)
     error = abs(of_kind(solved.cost, kind) / of_kind(fpn, kind) - 1)
@@ -56,18 +56,18 @@ def test_every_neck_costs_what_the_baseline_costs_or_says_that_it_does_not(
     assert build_neck(changed, backbone.out_spec).out_spec == build_neck(config_of(neck), backbone.out_spec).out_spec
 
 
-def test_an_arm_that_costs_the_same_already_is_left_as_it_is(fpn: Cost) -> None:
+def test_an_arm_that_costs_the_same_already_is_left_as_it_is(fpn: DetectorCost) -> None:
     assert solve(config_of("fpn"), fpn, "params", CLASSES).overrides == ()
     assert solve(config_of("unfused"), fpn, "flops", CLASSES).overrides == ()
 
 
-def test_free_changes_nothing(fpn: Cost) -> None:
+def test_free_changes_nothing(fpn: DetectorCost) -> None:
     solved = solve(config_of("pafpn"), fpn, "free", CLASSES)
     assert (solved.overrides, solved.reached, solved.note) == ((), True, "")
     assert solved.cost == cost_of(config_of("pafpn"), CLASSES, SIZE)
 
 
-def test_where_width_is_not_enough_plain_blocks_fill(fpn: Cost) -> None:
+def test_where_width_is_not_enough_plain_blocks_fill(fpn: DetectorCost) -> None:
     dear = replace(fpn, parameters=fpn.parameters + 1_500_000)
     solved = solve(config_of("unfused"), dear, "params", CLASSES)
     assert solved.reached
@@ -75,7 +75,7 @@ def test_where_width_is_not_enough_plain_blocks_fill(fpn: Cost) -> None:
     assert "2 plain blocks per level instead of 1" in solved.note
 
 
-def test_where_width_is_not_enough_layers_are_repeated(fpn: Cost) -> None:
+def test_where_width_is_not_enough_layers_are_repeated(fpn: DetectorCost) -> None:
     dear = replace(fpn, parameters=fpn.parameters + 2_000_000)
     solved = solve(config_of("bifpn"), dear, "params", CLASSES)
     assert solved.reached
@@ -88,7 +88,9 @@ def many_ways_to_be_deep(levels: Sequence[int], **depths: int) -> FusionGraph:
     return unfused(levels, depth=1 + sum(depth - 1 for depth in depths.values()))
 
 
-def test_of_several_ways_to_be_deep_every_process_takes_the_same(fpn: Cost, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_several_ways_to_be_deep_every_process_takes_the_same(
+    fpn: DetectorCost, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ways = [f"way_{number}" for number in range(8)]  # the order of a set would rarely be this one
     monkeypatch.setattr(budget, "_DEPTHS", {way: way for way in ways})
     topology = dict.fromkeys(reversed(ways), 1)
@@ -111,7 +113,7 @@ class LateFCOS(FCOSHead):
         return boxes, scores + 0 * self.late(boxes).sum(-1), labels, levels
 
 
-def test_a_head_that_computes_late_is_not_free(fpn: Cost) -> None:
+def test_a_head_that_computes_late_is_not_free(fpn: DetectorCost) -> None:
     config = config_of("fpn")
     config["head"]["_target_"] = f"{__name__}.LateFCOS"
     late = cost_of(config, CLASSES, SIZE)
@@ -124,7 +126,7 @@ def test_a_head_that_computes_late_is_not_free(fpn: Cost) -> None:
     assert 8 <= int(width.removeprefix("neck.width=")) < 64
 
 
-def test_the_closest_is_taken_and_told_where_nothing_reaches(fpn: Cost) -> None:
+def test_the_closest_is_taken_and_told_where_nothing_reaches(fpn: DetectorCost) -> None:
     solved = solve(config_of("pafpn"), replace(fpn, parameters=2 * fpn.parameters), "params", CLASSES)
     assert not solved.reached
     assert solved.overrides == ("neck.width=256",)
@@ -132,7 +134,7 @@ def test_the_closest_is_taken_and_told_where_nothing_reaches(fpn: Cost) -> None:
     assert solved.note == f"budget not reached: {share:+.1%} parameters at the closest (inner width 256 instead of 64)"
 
 
-def test_group_norm_keeps_its_groups(fpn: Cost) -> None:
+def test_group_norm_keeps_its_groups(fpn: DetectorCost) -> None:
     solved = solve(config_of("pafpn", "neck.norm=group"), fpn, "params", CLASSES)
     assert solved.reached
     assert solved.overrides == ("neck.width=40",)

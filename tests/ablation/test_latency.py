@@ -17,14 +17,15 @@ from torch import Tensor
 
 from detfuse.ablation.plan.budget import cost_of
 from detfuse.ablation.plan.prepared import Prepared
-from detfuse.ablation.records import Arm, Cost, Plan, Run
-from detfuse.ablation.report import costs, latency
+from detfuse.ablation.records import Arm, DetectorCost, Plan, Run
+from detfuse.ablation.report import costs
 from detfuse.ablation.report.costs import write_costs
 from detfuse.ablation.storage import read_cost, write_cost
 from detfuse.build import build_data, build_detector
 from detfuse.config.resolve import Resolved
 from detfuse.data import AnnotationIndex
 from detfuse.detector import Detector
+from detfuse.inspect import timing
 from detfuse.ops.postprocess import Nms
 from detfuse.structures import Detections
 
@@ -73,10 +74,10 @@ class Laboratory:
         return write_costs(self.prepared, self.runs, self.index)
 
 
-_COUNTED: dict[str, Cost] = {}
+_COUNTED: dict[str, DetectorCost] = {}
 
 
-def counted(config: dict[str, Any], num_classes: int, image_size: tuple[int, int]) -> Cost:
+def counted(config: dict[str, Any], num_classes: int, image_size: tuple[int, int]) -> DetectorCost:
     """As ``cost_of``; each once for all tests, since it takes longer than all the rest."""
     key = f"{config['data']['transform']} {image_size}"
     if key not in _COUNTED:
@@ -116,7 +117,7 @@ def laboratory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Laboratory:
         return predict(self, images, sizes, combine)
 
     monkeypatch.setattr(Detector, "predict", watched)
-    monkeypatch.setattr(latency, "_MOST_ROUNDS", 3)
+    monkeypatch.setattr(timing, "_MOST_ROUNDS", 3)
     monkeypatch.setattr(costs, "cost_of", counted)
     return made
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from detfuse.ablation.records import Arm, Cost, Plan, Run
+from detfuse.ablation.records import Arm, DetectorCost, Plan, Run
 from detfuse.ablation.storage import (
     read_cost,
     read_plan,
@@ -45,7 +45,7 @@ def test_every_record_survives_its_file(tmp_path: Path) -> None:
     content = json.loads((tmp_path / "comparison.json").read_text())
     assert [from_plain(Score, row) for row in content["scores"]] == [SCORE]
     assert [from_plain(Comparison, row) for row in content["comparisons"]] == [COMPARISON]
-    cost = Cost(10, 4, 10**12, (320, 480), None)
+    cost = DetectorCost(10, 4, 10**12, (320, 480), None)
     write_cost(tmp_path, cost)
     assert read_cost(tmp_path) == cost
     run = Run("fpn", 0, tmp_path / "here", "out of memory", "137", 3.5)

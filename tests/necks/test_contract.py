@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from detfuse.ablation.plan.built import description_of
 from detfuse.ablation.plan.equalise import EqualiseError, equalised
 from detfuse.build import ConfigError, build_detector
+from detfuse.inspect.learnt_weights import learnt_weights
 from detfuse.runs.header import describe
 from detfuse.structures import FeatureSpec
-from detfuse.training.fusion_weights import learnt_weights
 
 
 class Pool(nn.Module):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
@@ -92,10 +91,10 @@ class Quadrants(pl.LightningDataModule):
         super().__init__()
         self.num_images = num_images
         self.annotated = annotated
-        self.loader = SimpleNamespace(batch_size=batch_size)
+        self.batch_size = batch_size
 
     def train_batches_per_epoch(self, world_size: int) -> int:
-        return self.num_images // (self.loader.batch_size * world_size)
+        return self.num_images // (self.batch_size * world_size)
 
     def batch(self, indices: list[int]) -> Batch:
         count = len(indices)
@@ -113,7 +112,7 @@ class Quadrants(pl.LightningDataModule):
         return DataLoader(range(self.num_images), batch_sampler=batches, collate_fn=self.batch)  # type: ignore[arg-type]
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        size = self.loader.batch_size
+        size = self.batch_size
         return self.loader_of([list(range(i, i + size)) for i in range(0, self.num_images, size)])
 
     def val_dataloader(self) -> DataLoader[Batch]:

@@ -28,17 +28,17 @@ class Dealt(Quadrants):
     """Batches as the real data modules deal them: whole ones, different numbers of them or none per process."""
 
     def train_batches_per_epoch(self, world_size: int) -> int:
-        return max(1, self.num_images // (self.loader.batch_size * world_size))
+        return max(1, self.num_images // (self.batch_size * world_size))
 
     def train_dataloader(self) -> DataLoader[Batch]:
         rank, world_size = rank_and_world_size()
-        size = self.loader.batch_size
+        size = self.batch_size
         count = self.train_batches_per_epoch(world_size)
         first = [(step * world_size + rank) * size for step in range(count)]
         return self.loader_of([[(start + i) % self.num_images for i in range(size)] for start in first])
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        batches = EvaluationBatches([(SIZE, SIZE)] * self.num_images, self.loader.batch_size)
+        batches = EvaluationBatches([(SIZE, SIZE)] * self.num_images, self.batch_size)
         return self.loader_of([[key.position for key in batch] for batch in batches])
 
 

@@ -15,10 +15,11 @@ from torch import nn
 from detfuse.attention.sagan import SAGAN
 from detfuse.fusion.operators import Add, FastNormalized, Softmax
 from detfuse.fusion.resample import Nearest, StridedConv
+from detfuse.inspect.learnt_weights import learnt_weights
 from detfuse.necks.graph_neck import GraphNeck
 from detfuse.structures import FeatureSpec
 from detfuse.training.ema import ExponentialMovingAverage
-from detfuse.training.fusion_weights import FusionWeights, learnt_weights
+from detfuse.training.fusion_weights import FusionWeights
 
 # two projections of the one map there is, fused
 NODES = [

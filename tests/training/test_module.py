@@ -12,8 +12,8 @@ from torch import Tensor
 
 from detfuse.evaluation import METRICS, CocoEvaluator, rows_of
 from detfuse.structures import Batch
-from detfuse.training.finite import NonFiniteOutputError, NonFiniteOutputWarning
-from detfuse.training.module import DetectionModule, NonFiniteLossError
+from detfuse.training.finite import NonFiniteLossError, NonFiniteOutputError, NonFiniteOutputWarning
+from detfuse.training.module import DetectionModule
 from detfuse.training.optim import cosine, sgd
 from detfuse.training.pictures import Pictures
 from detfuse.training.trainer import make_trainer
@@ -162,7 +162,7 @@ def test_the_schedule_spans_exactly_the_run(
     fit: Fit, options: dict[str, Any], steps: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     module, trainer = fit(callbacks=[], limit_val_batches=0, **options)
-    assert module._total_steps() == trainer.global_step == steps
+    assert module.length().steps == trainer.global_step == steps
     images = 2 * options.get("accumulate_grad_batches", 1)
     assert f"SGD: {steps} steps of {images} images, learning rate 0.1\n" in capsys.readouterr().out
     assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.0, abs=1e-9)

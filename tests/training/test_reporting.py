@@ -11,8 +11,8 @@ from conftest import Fit, Quadrants, make_module  # type: ignore[import-not-foun
 from pytorch_lightning.loggers import Logger
 from rich.console import Console
 
+from detfuse.training.finite import NonFiniteLossError
 from detfuse.training.loggers import MetricsCsv, tensorboard
-from detfuse.training.module import NonFiniteLossError
 from detfuse.training.progress import ProgressReport
 
 LINE = re.compile(r"epoch [12]/2  loss \d\.\d{4}  val mAP \S+ AP50 \S+  \d+\.\d img/s  \d+\.\d s/epoch  left \d:\d\d")

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
-from detfuse.ablation.records import TOLERANCE, BudgetKind, Cost
+from detfuse.ablation.records import TOLERANCE, BudgetKind, DetectorCost
 from detfuse.build import build_backbone, build_detector, build_neck, without_pretrained
 from detfuse.errors import InputError
-from detfuse.inspect.summary import measure
+from detfuse.inspect.cost import cost_of_neck, trace
 from detfuse.structures import FeatureSpec, Size
 
 _WIDTHS = (0.125, 4.0)  # inner width over the outputs': beyond, it is hardly the same neck any more
@@ -36,12 +35,12 @@ class Solved:
     """
 
     overrides: tuple[str, ...]
-    cost: Cost
+    cost: DetectorCost
     reached: bool
     note: str
 
 
-def cost_of(config: Mapping[str, Any], num_classes: int, image_size: Size) -> Cost:
+def cost_of(config: Mapping[str, Any], num_classes: int, image_size: Size) -> DetectorCost:
     """Cost of the whole detector on one image; the latency is left out.
 
     Args:
@@ -52,7 +51,7 @@ def cost_of(config: Mapping[str, Any], num_classes: int, image_size: Size) -> Co
     return _Arm(config, num_classes, image_size).cost
 
 
-def solve(config: Mapping[str, Any], baseline: Cost, kind: BudgetKind, num_classes: int) -> Solved:
+def solve(config: Mapping[str, Any], baseline: DetectorCost, kind: BudgetKind, num_classes: int) -> Solved:
     """Find the neck's inner width, then its depth, at which the whole detector costs what the baseline costs.
 
     The outputs keep their width, hence the head is the same. The width stays between an eighth and four times the
@@ -87,7 +86,7 @@ class _Neck:
     """Changed settings of the neck (key, value), and what the detector then costs."""
 
     changes: tuple[tuple[str, int], ...]
-    cost: Cost
+    cost: DetectorCost
 
 
 class _Arm:
@@ -102,16 +101,14 @@ class _Arm:
         backbone = build_backbone(self.config)
         detector = build_detector(self.config, num_classes, backbone)
         self._spec: FeatureSpec = backbone.out_spec
-        self._shapes: list[torch.Size] = []
-        assert isinstance(detector.neck, nn.Module)
-        shapes = self._shapes  # a function refers to the list, of which a method would see a copy: measure copies hooks
-        detector.neck.register_forward_pre_hook(lambda _module, inputs: shapes.extend(x.shape for x in inputs[0]))
-        costs = measure(detector, image_size)
-        self.cost = Cost(costs[""].parameters, costs["neck"].parameters, costs[""].flops, image_size, None)
-        self._rest = self.cost.parameters - self.cost.neck_parameters, self.cost.flops - costs["neck"].flops
+        found = trace(detector, image_size)
+        whole, neck = found.costs[""], found.costs["neck"]
+        self.cost = DetectorCost(whole.parameters, neck.parameters, whole.flops, image_size, None)
+        self._maps: Sequence[tuple[int, ...]] = found.outputs["backbone"]
+        self._rest = whole.parameters - neck.parameters, whole.flops - neck.flops
         self.with_changes = cache(self._with_changes)
 
-    def _with_changes(self, changes: tuple[tuple[str, int], ...]) -> Cost | None:
+    def _with_changes(self, changes: tuple[tuple[str, int], ...]) -> DetectorCost | None:
         """The cost with other settings of the neck; None where it cannot be built."""
         config = deepcopy(self.config)
         for key, value in changes:
@@ -123,15 +120,16 @@ class _Arm:
         try:
             with torch.device("meta"):
                 neck = build_neck(config, self._spec)
-                maps = [torch.empty(shape) for shape in self._shapes]
         except InputError:
             return None
         assert isinstance(neck, nn.Module)
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            neck.eval()(maps)
-        parameters, flops = sum(parameter.numel() for parameter in neck.parameters()), counter.get_total_flops()
-        rest = self._rest
-        return Cost(rest[0] + parameters, parameters, rest[1] + flops, self.cost.image_size, None)
+        cost, (parameters, flops) = cost_of_neck(neck, self._maps), self._rest
+        return replace(
+            self.cost,
+            parameters=parameters + cost.parameters,
+            neck_parameters=cost.parameters,
+            flops=flops + cost.flops,
+        )
 
 
 def _depths(config: Mapping[str, Any]) -> list[tuple[tuple[str, int], ...]]:
@@ -145,12 +143,12 @@ def _depths(config: Mapping[str, Any]) -> list[tuple[tuple[str, int], ...]]:
 
 
 def _around(
-    arm: _Arm, config: Mapping[str, Any], kind: BudgetKind, baseline: Cost, depth: tuple[tuple[str, int], ...]
+    arm: _Arm, config: Mapping[str, Any], kind: BudgetKind, baseline: DetectorCost, depth: tuple[tuple[str, int], ...]
 ) -> list[_Neck]:
     """The necks of this depth whose width is next to the wanted cost, found by bisection."""
     widths = _widths(config)
 
-    def at(width: int) -> Cost | None:
+    def at(width: int) -> DetectorCost | None:
         return arm.with_changes((*depth, ("width", width)))
 
     def amount(index: int) -> int:
@@ -172,11 +170,11 @@ def _widths(config: Mapping[str, Any]) -> range:
     return range(max(step, low // step * step), max(step, high) + 1, step)
 
 
-def _amount(cost: Cost, kind: BudgetKind) -> int:
+def _amount(cost: DetectorCost, kind: BudgetKind) -> int:
     return cost.parameters if kind == "params" else cost.flops
 
 
-def _distance(cost: Cost, baseline: Cost, kind: BudgetKind) -> float:
+def _distance(cost: DetectorCost, baseline: DetectorCost, kind: BudgetKind) -> float:
     return abs(_amount(cost, kind) / _amount(baseline, kind) - 1)
 
 
@@ -185,7 +183,7 @@ def _overrides(neck: _Neck, config: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(f"neck.{key}={value}" for key, value in neck.changes if (key, value) != ("width", now))
 
 
-def _note(neck: _Neck, config: Mapping[str, Any], baseline: Cost, kind: BudgetKind, reached: bool) -> str:
+def _note(neck: _Neck, config: Mapping[str, Any], baseline: DetectorCost, kind: BudgetKind, reached: bool) -> str:
     """What was done to the neck, in a sentence."""
     done = []
     for override in _overrides(neck, config):

@@ -10,7 +10,7 @@ from torch import nn
 
 from detfuse.fusion.blocks import BLOCKS
 from detfuse.fusion.graph import FusionGraph
-from detfuse.inspect.summary import PARTS
+from detfuse.inspect.cost import PARTS
 
 _NORM = re.compile(r"[A-Z]\w*Norm(\dd)?")
 

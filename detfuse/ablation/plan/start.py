@@ -29,7 +29,7 @@ from detfuse.ablation.plan.things import Pairs
 from detfuse.detector import Detector
 from detfuse.errors import InputError
 from detfuse.fusion.graph import Node
-from detfuse.inspect.cost import deviation
+from detfuse.inspect.neck_bench import deviation
 from detfuse.protocols import Scalable, Watch
 from detfuse.structures import Batch
 

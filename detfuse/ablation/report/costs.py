@@ -10,7 +10,7 @@ import torch
 
 from detfuse.ablation.plan.budget import cost_of
 from detfuse.ablation.plan.prepared import Prepared
-from detfuse.ablation.records import Cost, Run
+from detfuse.ablation.records import DetectorCost, Run
 from detfuse.ablation.report.latency import Subject, checkpoint_of, fingerprint, latencies, spread_positions, subject_of
 from detfuse.ablation.storage import read_cost, write_cost
 from detfuse.build import build_backbone, build_data, size_divisor, without_pretrained
@@ -50,19 +50,19 @@ def write_costs(prepared: Prepared, runs: Sequence[Run], index: AnnotationIndex)
     return [f"latency of {name} not measured: {cost.untimed}" for name, cost in costs.items() if cost.untimed]
 
 
-def _stored(runs: Sequence[Run]) -> Cost | None:
+def _stored(runs: Sequence[Run]) -> DetectorCost | None:
     """What is known of an arm; a measured latency, if any of its runs has one."""
     found = [read_cost(run.folder) for run in runs if (run.folder / COST).is_file()]
     return next((cost for cost in found if cost.timing), found[0] if found else None)
 
 
-def _is_current(cost: Cost, run: Run | None) -> bool:
+def _is_current(cost: DetectorCost, run: Run | None) -> bool:
     if run is None:  # a checkpoint that was deleted since leaves what was measured on it
         return cost.timing is not None or bool(cost.untimed)
     return cost.timing is not None and cost.timing.checkpoint == fingerprint(run)
 
 
-def _measured(prepared: Prepared, timed: Mapping[str, Run | None], index: AnnotationIndex) -> dict[str, Cost]:
+def _measured(prepared: Prepared, timed: Mapping[str, Run | None], index: AnnotationIndex) -> dict[str, DetectorCost]:
     """Cost of each arm, timed on the last checkpoint of its run."""
     configs = {name: prepared.resolved[name].config for name in timed}
     data = {name: _data_of(config, index) for name, config in configs.items()}

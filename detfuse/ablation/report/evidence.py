@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from detfuse.ablation.records import Cost, Plan, Run
+from detfuse.ablation.records import DetectorCost, Plan, Run
 from detfuse.ablation.report.objects import all_found
 from detfuse.ablation.storage import read_cost
 from detfuse.annotations import Annotations, Results
@@ -54,7 +54,7 @@ class ArmEvidence:
     weights: Mapping[int, Curve]
     errors: Mapping[str, float | None]
     error_counts: Mapping[str, float]
-    cost: Cost | None
+    cost: DetectorCost | None
     fusion: Fusion | None
     environments: tuple[Mapping[str, str], ...]
     overrides: tuple[str, ...]
@@ -105,7 +105,7 @@ def _mean_cost(errors: Sequence[Errors], name: str) -> float | None:
     return fmean(values) if values else None
 
 
-def _cost(costs: Sequence[Cost]) -> Cost | None:
+def _cost(costs: Sequence[DetectorCost]) -> DetectorCost | None:
     if not costs:
         return None
     latency, low, high = (

@@ -9,15 +9,13 @@ both.
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import prod
-from statistics import fmean
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from detfuse.ablation.records import Run, Timing
@@ -26,14 +24,12 @@ from detfuse.data import DetectionDataModule, collate
 from detfuse.data.collate import padded_size
 from detfuse.data.dataset import Key
 from detfuse.files.run_files import LAST
-from detfuse.inspect.cost import Spread
+from detfuse.inspect.timing import Quartiles, Timed, time_in_rounds, with_threads
 from detfuse.training.device import name_of
 from detfuse.training.inference import Inference
 from detfuse.weights.checkpoint import load_weights, read_checkpoint
 
 _IMAGES = 8
-_MOST_ROUNDS, _FEWEST_ROUNDS = 15, 5
-_ENOUGH_SECONDS = 20.0  # of all arms together: then the fewest rounds suffice
 
 
 @dataclass(frozen=True)
@@ -97,58 +93,26 @@ def subject_of(config: Mapping[str, Any], run: Run, data: DetectionDataModule, p
     return Subject(run, inference, tuple(placed))
 
 
-def latencies(subjects: Mapping[str, Subject], threads: int) -> dict[str, tuple[Spread, Timing]]:
+def latencies(subjects: Mapping[str, Subject], threads: int) -> dict[str, tuple[Quartiles, Timing]]:
     """Milliseconds per image of each subject, and what they were measured on.
 
     In every round each subject detects on all of its images, and its milliseconds are their mean; the median and the
-    quartiles are those of the rounds. The subjects take turns image by image, and each round begins with another one,
-    so that a machine that slows down slows all of them.
+    quartiles are those of the rounds (:func:`detfuse.inspect.timing.time_in_rounds`).
 
     Args:
         subjects: with equally many images.
         threads: of the CPU.
     """
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        rounds = _rounds(list(subjects.values()))
-    finally:
-        torch.set_num_threads(before)
-    return {
-        name: (Spread.of(taken), _timing(subject, threads, len(taken)))
-        for (name, subject), taken in zip(subjects.items(), rounds, strict=True)
+    calls = {
+        name: Timed([partial(one.inference, *image) for image in one.images], one.inference.device)
+        for name, one in subjects.items()
     }
-
-
-def _rounds(subjects: Sequence[Subject]) -> list[list[float]]:
-    """Mean milliseconds per image of each subject in each round."""
-    taken: list[list[float]] = [[] for _ in subjects]
-    start = time.perf_counter()
-    for number in range(1 + _MOST_ROUNDS):
-        if number > _FEWEST_ROUNDS and time.perf_counter() - start > _ENOUGH_SECONDS:
-            break
-        seconds: list[list[float]] = [[] for _ in subjects]
-        for image in range(min((len(subject.images) for subject in subjects), default=0)):
-            for place in range(len(subjects)):
-                index = (number + place) % len(subjects)
-                seconds[index].append(_seconds(subjects[index], image))
-        if number:  # the first warms up
-            for times, of_images in zip(taken, seconds, strict=True):
-                times.append(1000 * fmean(of_images))
-    return taken
-
-
-def _seconds(subject: Subject, image: int) -> float:
-    _wait(subject.inference.device)
-    start = time.perf_counter()
-    subject.inference(*subject.images[image])
-    _wait(subject.inference.device)
-    return time.perf_counter() - start
-
-
-def _wait(device: torch.device) -> None:
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)
+    with with_threads(threads):
+        rounds = time_in_rounds(calls)
+    return {
+        name: (Quartiles.of([1000 * seconds for seconds in taken]), _timing(subjects[name], threads, len(taken)))
+        for name, taken in rounds.items()
+    }
 
 
 def _timing(subject: Subject, threads: int, rounds: int) -> Timing:

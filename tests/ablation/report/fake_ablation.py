@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from detfuse.ablation.records import Arm, Cost, Plan, Run, Timing
+from detfuse.ablation.records import Arm, DetectorCost, Plan, Run, Timing
 from detfuse.ablation.storage import write_comparison, write_cost, write_plan, write_run
 from detfuse.annotations import Annotations
 from detfuse.attention.inserts import Place
@@ -145,7 +145,7 @@ def _write_run(
         quartiles = {"latency_low": latency - 0.3, "latency_high": latency + 0.4}
         measured = {"latency_ms": latency, **quartiles, "timing": timing}
     counts = (5_470_000 - 90_000 * index, 310_000 + 9_000 * index, flops, (96, 96))
-    write_cost(place, Cost(*counts, **measured))
+    write_cost(place, DetectorCost(*counts, **measured))
     _write_curves(place, arm, result.stats["mAP"], rng)
     run = Run(arm, seed, place, "finished", seconds=312.0 + 8 * seed)
     write_run(run)

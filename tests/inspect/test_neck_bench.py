@@ -1,3 +1,5 @@
+"""A neck by itself."""
+
 from __future__ import annotations
 
 import pytest
@@ -6,16 +8,8 @@ from torch import Tensor, nn
 
 from detfuse.fusion.operators import Add, Concat, Mean
 from detfuse.fusion.resample import Nearest, StridedConv
-from detfuse.inspect.cost import (
-    Spread,
-    compare_times,
-    count,
-    inference,
-    random_features,
-    saved_bytes,
-    start_scale,
-    training_step,
-)
+from detfuse.inspect.cost import Cost, cost_of_neck
+from detfuse.inspect.neck_bench import random_features, saved_bytes, start_scale, training_step
 from detfuse.necks.graph_neck import GraphNeck
 from detfuse.protocols import OperatorFactory
 from detfuse.structures import FeatureSpec
@@ -53,15 +47,22 @@ def test_features_are_those_of_the_spec() -> None:
     assert all(torch.equal(a, b) for a, b in zip(features(), features(), strict=True))
 
 
-def test_weights_and_multiply_adds_are_those_counted_by_hand() -> None:
+def shapes(batch: int = 1) -> list[tuple[int, ...]]:
+    return [tuple(x.shape) for x in features(batch)]
+
+
+def test_weights_and_operations_are_those_counted_by_hand() -> None:
     projections = (6 + 1) * WIDTH + (10 + 1) * WIDTH
-    of_projections = FINE * 6 * WIDTH + COARSE * 10 * WIDTH
-    added, concatenated = count(neck_with(Add), features()), count(neck_with(Concat), features())
-    assert added.parameters == projections
-    assert added.multiply_adds == of_projections
-    assert concatenated.parameters == projections + (2 * WIDTH + 1) * WIDTH
-    assert concatenated.multiply_adds == of_projections + FINE * 2 * WIDTH * WIDTH
-    assert count(neck_with(Add), features(3)).multiply_adds == 3 * of_projections
+    of_projections = 2 * (FINE * 6 * WIDTH + COARSE * 10 * WIDTH)
+    mixed = (2 * WIDTH + 1) * WIDTH
+    assert cost_of_neck(neck_with(Add), shapes()) == Cost(projections, projections, of_projections)
+    concatenated = cost_of_neck(neck_with(Concat), shapes())
+    assert concatenated.parameters == projections + mixed
+    assert concatenated.flops == of_projections + 2 * FINE * 2 * WIDTH * WIDTH
+    assert cost_of_neck(neck_with(Add), shapes(3)).flops == 3 * of_projections
+    with torch.device("meta"):
+        weightless = neck_with(Concat)
+    assert cost_of_neck(weightless, shapes()) == concatenated
 
 
 def test_saved_bytes_are_those_counted_by_hand() -> None:
@@ -87,32 +88,12 @@ def test_add_keeps_nothing_and_concat_its_stack() -> None:
 def test_counting_leaves_the_neck_as_it_is() -> None:
     neck, maps = neck_with(Concat, norm="batch"), features(2)
     before = {key: value.clone() for key, value in neck.state_dict().items()}
-    count(neck.eval(), maps)
+    cost_of_neck(neck.eval(), [tuple(x.shape) for x in maps])
+    saved_bytes(neck, maps)
     training_step(neck, maps)()
     assert all(torch.equal(value, before[key]) for key, value in neck.state_dict().items())
     assert not neck.training
     assert all(tensor.grad is None for tensor in (*maps, *neck.parameters()))
-
-
-def test_times_have_a_spread_and_compare_with_the_reference() -> None:
-    maps = features()
-    runs = {"add": inference(neck_with(Add), maps), "concat": inference(neck_with(Concat), maps)}
-    times = compare_times(runs, "add", rounds=3)
-    assert list(times.ratios) == ["add", "concat"]
-    for spread in (times.reference, *times.ratios.values()):
-        assert 0 < spread.low <= spread.median <= spread.high
-
-
-def test_the_order_of_measurements_pairs_each_with_the_reference() -> None:
-    called: list[str] = []
-    runs = {name: (lambda name=name: called.append(name)) for name in ("add", "concat", "max")}
-    compare_times(runs, "add", rounds=2)
-    order = [name for index, name in enumerate(called) if index == 0 or called[index - 1] != name]
-    assert order == ["add", "concat", "add", "max"] * 2
-
-
-def test_a_spread_is_made_of_quartiles() -> None:
-    assert Spread.of([4.0, 1.0, 3.0, 2.0, 5.0]) == Spread(median=3.0, low=2.0, high=4.0)
 
 
 def test_the_scale_is_that_of_the_outputs_in_training_and_leaves_no_trace() -> None:
