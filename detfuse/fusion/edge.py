@@ -72,4 +72,4 @@ class Edge(nn.Module):
             x = self.insert(x)
         if self.resample is not None:
             x = with_guide(self.resample, guide, x, size)
-        return x if self.norm is None else self.norm(x)  # type: ignore[no-any-return]  # a module's call has no type
+        return x if self.norm is None else self.norm(x)
