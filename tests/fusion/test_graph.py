@@ -61,6 +61,14 @@ def test_bifpn_has_no_single_input_node_and_an_extra_edge_on_middle_levels() -> 
     assert inputs["p7"] == ("x7", "p6")
 
 
+def test_a_node_is_guided_by_its_first_input_of_its_own_level() -> None:
+    graph = bifpn(LEVELS, repeats=1)
+    guides = {node.name: graph.guide(node) for node in graph.nodes}
+    assert guides["p4"] == "c4"
+    assert guides["p7"] == "x7"
+    assert guides["x6"] is None
+
+
 def node(name: str, level: int, *inputs: str, **more: Any) -> dict[str, Any]:
     return {"name": name, "level": level, "inputs": list(inputs), **more}
 
