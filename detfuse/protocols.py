@@ -14,8 +14,7 @@ from typing import Protocol, TypeVar, runtime_checkable
 from torch import Tensor, nn
 
 from detfuse.fusion.graph import FusionGraph
-from detfuse.structures import Batch, Detections, FeatureSpec
-from detfuse.structures import Size as Size
+from detfuse.structures import Batch, Detections, FeatureSpec, Size
 
 Outputs = TypeVar("Outputs")
 """A head's raw per-level maps: a NamedTuple of its own, the same in training and in evaluation."""

@@ -28,7 +28,7 @@ def detector(kind: type[nn.Module], *levels: int) -> Detector:
 def test_the_prediction_is_that_of_the_insert_on_its_map() -> None:
     model = detector(SAGAN, 3)
     needs = least_bytes(model, (256, 320), batch=2, dtype_bytes=4)
-    assert needs == {"neck.inserts.lateral_c3->t3": SAGAN(16).peak_bytes(32, 40, 2)}
+    assert needs == {"neck.edges.c3->t3.insert": SAGAN(16).peak_bytes(32, 40, 2)}
     quarter = least_bytes(model, (128, 160), batch=2, dtype_bytes=4)
     assert sum(needs.values()) == 16 * sum(quarter.values())
 

@@ -99,10 +99,11 @@ def resolution_table(comparisons: Sequence[Comparison]) -> Table:
     seeds = (Column(f"seeds to find {100 * size:.2g}") for size in TOLD)
     rows = []
     for comparison in comparisons:
-        noise = measured(comparison.differences[0]) if comparison.differences else None
-        if noise is not None:
+        main = comparison.differences[0] if comparison.differences else None
+        noise = measured(main) if main is not None else None
+        if main is not None and noise is not None:
             needed = (seeds_for(noise, size) or "out of reach" for size in TOLD)
-            pairs = len(comparison.seeds)
+            pairs = len(main.per_seed)
             rows.append((comparison.arm, pairs, in_points(resolvable(noise, pairs)), *needed))
     caption = (
         f"What such an experiment finds with {100 * POWER:.0f} % probability at the 95 % level, by the noise of these "
