@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import lzma
 from collections.abc import Callable
+from copy import deepcopy
 from functools import cache
 from pathlib import Path
 
@@ -12,6 +13,10 @@ import pytest
 import torch
 from safetensors.torch import load
 from torch import Tensor
+
+from detfuse.ablation.plan import prepared
+from detfuse.config import Resolved, check, resolve
+from detfuse.config.settings import Settings
 
 # the workers of a test run share the cores; more threads in each only wait for one another
 torch.set_num_threads(1)
@@ -40,6 +45,23 @@ def reference() -> Callable[[str], dict[str, Tensor]]:
         return {key.removeprefix(f"{case}/"): tensor.clone() for key, tensor in of_case.items()}
 
     return read
+
+
+@cache
+def _checked(arguments: tuple[str, ...], settings: type[Settings]) -> list[str]:
+    return check(list(arguments), settings)
+
+
+@cache
+def _resolved(arguments: tuple[str, ...], settings: type[Settings]) -> Resolved:
+    return resolve(list(arguments), settings)
+
+
+@pytest.fixture
+def composed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plans whose arms are checked and resolved once in all tests of a process: each takes half a second."""
+    monkeypatch.setattr(prepared, "check", lambda argv, settings: list(_checked(tuple(argv), settings)))
+    monkeypatch.setattr(prepared, "resolve", lambda argv, settings: deepcopy(_resolved(tuple(argv), settings)))
 
 
 @pytest.fixture(scope="session")

@@ -39,7 +39,8 @@ from detfuse.runs.invocation import Invocation
 from detfuse.runs.outputs import require_folder
 
 if TYPE_CHECKING:
-    from detfuse.ablation.plan.probe import Facts, Read
+    from detfuse.ablation.plan.arms import Read
+    from detfuse.ablation.plan.probe import Facts
 
 _EXIT = {signal.SIGTERM: 143, signal.SIGINT: 130}  # 128 + the signal, as shells have it
 
@@ -184,7 +185,7 @@ def _matched(prepared: Prepared, read: Read, stored: Path | None) -> Prepared:
     """The plan with what it holds equal to the baseline; a stored plan's factors stay as they were measured."""
     if prepared.plan.budget == "free" and not prepared.plan.equalise:
         return prepared
-    from detfuse.ablation.plan.matching import (
+    from detfuse.ablation.plan.held_equal import (
         arms_equalised,
         arms_with_budget,
         arms_with_scale,

@@ -8,6 +8,8 @@ from detfuse.ablation.design import Ablation, PlanError
 from detfuse.ablation.plan.control import environment_differences
 from detfuse.ablation.plan.prepared import prepare
 
+pytestmark = pytest.mark.usefixtures("composed_once")
+
 
 def confounds(**given: Any) -> list[str]:
     with pytest.raises(PlanError) as caught:

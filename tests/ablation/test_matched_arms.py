@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import timm
 import torch
 
 from detfuse.ablation.design import Ablation, PlanError
-from detfuse.ablation.plan.matching import (
+from detfuse.ablation.plan.held_equal import (
     arms_equalised,
     arms_with_budget,
     arms_with_scale,
@@ -20,15 +21,27 @@ from detfuse.ablation.plan.outline import plan_text
 from detfuse.ablation.plan.prepared import Prepared, prepare, store
 from detfuse.ablation.plan.probe import probe, strides_differ
 
-SMALL = ("neck.out_channels=16", "head.num_convs=1", "data.num_train=8", "data.num_val=4", "data.image_size=64")
+pytestmark = pytest.mark.usefixtures("composed_once")
+SMALL = (
+    *("backbone=timm", "backbone.name=test_resnet", "neck.out_channels=16", "head.num_convs=1"),
+    *("data.num_train=8", "data.num_val=4", "data.image_size=64"),
+)
+Planned = Callable[..., Prepared]
 
 
-def prepared(tmp_path: Path, **given: Any) -> Any:
-    return prepare(Ablation(**given), "x", [*SMALL, "data.max_size=40", f"data.root={tmp_path}"])
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the data is generated, once."""
+    return tmp_path_factory.mktemp("data")
 
 
-def test_a_budget_changes_the_arms_but_confounds_no_pair(tmp_path: Path) -> None:
-    free = prepared(tmp_path, factors={"operator": ["add", "concat"]}, budget="params")
+@pytest.fixture
+def planned(root: Path) -> Planned:
+    return lambda **given: prepare(Ablation(**given), "x", [*SMALL, "data.max_size=40", f"data.root={root}"])
+
+
+def test_a_budget_changes_the_arms_but_confounds_no_pair(planned: Planned) -> None:
+    free = planned(factors={"operator": ["add", "concat"]}, budget="params")
     read: dict[str, Any] = {}
     plan = arms_with_budget(free, shared_data(free, read)).plan
     assert plan.baseline == free.plan.baseline
@@ -39,15 +52,15 @@ def test_a_budget_changes_the_arms_but_confounds_no_pair(tmp_path: Path) -> None
     assert len(read) == 1
 
 
-def test_what_an_arm_brings_along_can_be_equalised(tmp_path: Path) -> None:
-    plan = arms_equalised(prepared(tmp_path, factors={"neck": ["fpn", "bifpn"]}, equalise=["norm", "block"])).plan
+def test_what_an_arm_brings_along_can_be_equalised(planned: Planned) -> None:
+    plan = arms_equalised(planned(factors={"neck": ["fpn", "bifpn"]}, equalise=["norm", "block"])).plan
     assert "neck.norm=none" in plan.arms[1].overrides
     assert plan.arms[1].notes == ("norm and block as fpn has it",)
     assert not [path for path in plan.covariates["bifpn"] if "norm" in path or "block" in path or "width" in path]
 
 
-def test_arms_that_cannot_be_equalised_are_all_named(tmp_path: Path) -> None:
-    given = prepared(tmp_path, factors={"neck": ["fpn", "early", "pafpn"]}, equalise=["levels"])
+def test_arms_that_cannot_be_equalised_are_all_named(planned: Planned) -> None:
+    given = planned(factors={"neck": ["fpn", "early", "pafpn"]}, equalise=["levels"])
     with pytest.raises(PlanError) as caught:
         arms_equalised(given)
     assert [problem.split(":")[0] for problem in caught.value.problems] == ["arm early"]
@@ -63,13 +76,13 @@ def started(given: Prepared, read: dict[str, Any]) -> tuple[Prepared, str]:
     return found, " ".join(text.split())
 
 
-def test_the_scale_at_the_start_is_told_and_can_be_equalised(tmp_path: Path) -> None:
+def test_the_scale_at_the_start_is_told_and_can_be_equalised(planned: Planned) -> None:
     factors = {"operator": ["add", "mean"]}
     read: dict[str, Any] = {}
-    given, told = started(prepared(tmp_path, factors=factors), read)
+    given, told = started(planned(factors=factors), read)
     assert given.plan.arms[1].overrides == ("operator=mean",)
     assert "brings along: scale at the start of P3/P4" in told
-    found, told = started(prepared(tmp_path, factors=factors, equalise=["scale"]), read)
+    found, told = started(planned(factors=factors, equalise=["scale"]), read)
     assert found.plan.arms[0] == given.plan.arms[0], "the baseline has no factors"
     assert found.plan.arms[1].overrides == ("operator=mean", "neck.scales={t4:2.0,t3:2.0}")
     assert found.resolved["mean"].config["neck"]["scales"] == {"t4": 2.0, "t3": 2.0}
@@ -78,12 +91,12 @@ def test_the_scale_at_the_start_is_told_and_can_be_equalised(tmp_path: Path) -> 
     assert not any(found.plan.covariates.values())
 
 
-def test_stored_factors_stay_whatever_would_be_measured_now(tmp_path: Path) -> None:
+def test_stored_factors_stay_whatever_would_be_measured_now(planned: Planned, tmp_path: Path) -> None:
     factors = {"operator": ["add", "gated"]}
-    first = arms_with_scale(prepared(tmp_path, factors=factors, equalise=["scale"]), {}, {})
+    first = arms_with_scale(planned(factors=factors, equalise=["scale"]), {}, {})
     folder = tmp_path / "plan"
     store(folder, first)
-    later = prepared(tmp_path, factors=factors, equalise=["scale"], seeds=[3, 0])
+    later = planned(factors=factors, equalise=["scale"], seeds=[3, 0])
     known = stored_scales(folder, later)
     assert list(known) == ["gated"]
     again = arms_with_scale(later, {}, known)
@@ -94,14 +107,14 @@ def test_stored_factors_stay_whatever_would_be_measured_now(tmp_path: Path) -> N
     assert stored_scales(tmp_path / "none", later) == {}
 
 
-def test_an_arm_that_cannot_be_scaled_is_named(tmp_path: Path) -> None:
-    given = prepared(tmp_path, arms={"fpn": {}, "open": {"neck.topology": None}}, equalise=["scale"])
+def test_an_arm_that_cannot_be_scaled_is_named(planned: Planned) -> None:
+    given = planned(arms={"fpn": {}, "open": {"neck.topology": None}}, equalise=["scale"])
     with pytest.raises(PlanError, match="arm open cannot be built: a graph neck needs a topology"):
         arms_with_scale(given, {}, {})
 
 
-def test_every_arm_is_tried_and_timed_before_anything_runs(tmp_path: Path) -> None:
-    given = prepared(tmp_path, factors={"neck": ["fpn", "early"]})
+def test_every_arm_is_tried_and_timed_before_anything_runs(planned: Planned) -> None:
+    given = planned(factors={"neck": ["fpn", "early"]})
     configs = {name: resolved.config for name, resolved in given.resolved.items()}
     facts = probe(configs, startup=5.0, threads=1, read={})
     assert facts["fpn"].strides == (8, 16, 32, 64, 128)
@@ -116,9 +129,9 @@ def test_every_arm_is_tried_and_timed_before_anything_runs(tmp_path: Path) -> No
     assert [concern.kind for concern in facts["fpn"].concerns] == ["norm", "warmup", "gate"], "seven steps in all"
 
 
-def test_what_training_feeds_and_what_costs_refer_to_is_told(tmp_path: Path) -> None:
+def test_what_training_feeds_and_what_costs_refer_to_is_told(planned: Planned) -> None:
     augmented = {"data.transform.short_side": 64, "data.transform.long_side": None, "data.transform.crop": 1.0}
-    given = prepared(tmp_path, factors={"neck": ["fpn", "unfused"]}, common=augmented)
+    given = planned(factors={"neck": ["fpn", "unfused"]}, common=augmented)
     configs = {name: resolved.config for name, resolved in given.resolved.items()}
     facts = probe(configs, startup=None, threads=1, read={})
     assert facts["fpn"].image_size == (64, 64)
@@ -130,9 +143,9 @@ def test_what_training_feeds_and_what_costs_refer_to_is_told(tmp_path: Path) -> 
 
 
 def test_attention_that_cannot_fit_is_known_before_the_first_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    planned: Planned, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    given = prepared(tmp_path, factors={"attention@attention.lateral": ["none", "non_local"]})
+    given = planned(factors={"attention@attention.lateral": ["none", "non_local"]})
     configs = {name: resolved.config for name, resolved in given.resolved.items()}
     monkeypatch.setattr("detfuse.ablation.plan.probe.device_memory", lambda device: 2**10)
     with pytest.raises(PlanError) as caught:
@@ -141,11 +154,10 @@ def test_attention_that_cannot_fit_is_known_before_the_first_run(
     assert problem.startswith("arm non_local cannot be built: attention needs at least")
 
 
-def test_arms_whose_backbones_normalise_images_differently_say_so(tmp_path: Path) -> None:
+def test_arms_whose_backbones_normalise_images_differently_say_so(planned: Planned, tmp_path: Path) -> None:
     file = tmp_path / "w.pth"
     torch.save(timm.create_model("test_resnet").state_dict(), file)
-    common = {"backbone": "timm", "backbone.name": "test_resnet"}
-    given = prepared(tmp_path, factors={"backbone.pretrained": [False, str(file)]}, common=common)
+    given = planned(factors={"backbone.pretrained": [False, str(file)]})
     configs = {name: resolved.config for name, resolved in given.resolved.items()}
     scratch, read = probe(configs, startup=None, threads=1, read={}).values()
     assert scratch.compare(read) == {

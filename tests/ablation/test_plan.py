@@ -14,6 +14,7 @@ from detfuse.ablation.storage import read_plan
 from detfuse.config import conf_dir
 from detfuse.errors import InputError
 
+pytestmark = pytest.mark.usefixtures("composed_once")
 PAGES = sorted(file.stem for file in (conf_dir() / "ablation").glob("*.yaml"))
 
 

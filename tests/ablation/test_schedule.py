@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from detfuse.ablation.plan.schedule import Concern, Length, concerns_of, schedules_differ, watched
+from detfuse.ablation.plan.first_steps import watched
+from detfuse.ablation.plan.schedule import Concern, concerns_of, schedules_differ
 from detfuse.attention.cbam import CBAM
 from detfuse.attention.gc import GC
 from detfuse.attention.inserts import Insert
 from detfuse.attention.non_local import NonLocal
 from detfuse.attention.sagan import SAGAN
 from detfuse.attention.se import SE
+from detfuse.training.length import Length
 
 ADAMW = {"_target_": "detfuse.training.optim.adamw", "lr": 0.001}
 COSINE = {"_target_": "detfuse.training.optim.cosine", "warmup_steps": 10}
 EMA = "detfuse.training.ema.ExponentialMovingAverage"
-SHORT = Length(passes=75, steps=75, batch=8)
+SHORT = Length(epochs=1, passes=75, steps=75, batch=8)
 
 
 class Stand(nn.Module):
@@ -85,8 +88,8 @@ def test_a_norm_that_keeps_its_start_is_told_with_what_would_help() -> None:
     assert "459 optimizer steps or more" in one.remedies
     precise = {"precise_norm": {"_target_": "detfuse.training.precise_norm.PreciseNorm"}}
     assert "norm" not in concerns(Stand(*slow), callbacks=precise)
-    assert "norm" not in concerns(Stand(nn.BatchNorm2d(16, momentum=0.01)), Length(459, 459, 8))
-    (one,) = concerns(Stand(nn.BatchNorm2d(16, momentum=0.01)), Length(458, 229, 16))["norm"]
+    assert "norm" not in concerns(Stand(nn.BatchNorm2d(16, momentum=0.01)), replace(SHORT, passes=459, steps=459))
+    (one,) = concerns(Stand(nn.BatchNorm2d(16, momentum=0.01)), replace(SHORT, passes=458, steps=229, batch=16))["norm"]
     assert "230 optimizer steps or more" in one.remedies, "two batches are accumulated per step"
     (one,) = concerns(Stand(backbone=nn.Sequential(nn.Conv2d(3, 16, 1), nn.BatchNorm2d(16, momentum=0.0))))["norm"]
     assert one.share == 1
@@ -123,7 +126,7 @@ def test_averaged_weights_keep_their_start_without_a_warm_up() -> None:
 @pytest.mark.parametrize(("steps", "share", "reached"), [(75, None, ""), (18, 11 / 18, "100 %"), (5, 2.5, "40 %")])
 def test_a_warm_up_of_more_than_half_the_run_is_told(steps: int, share: float | None, reached: str) -> None:
     config = {"scheduler": {**COSINE, "warmup_factor": 0.0}}
-    found = concerns(Stand(), Length(steps, steps, 8), **config).get("warmup", [])
+    found = concerns(Stand(), replace(SHORT, passes=steps, steps=steps), **config).get("warmup", [])
     assert [one.share for one in found] == ([] if share is None else [pytest.approx(share)])
     assert all(one.text.endswith(f"to {reached} of optimizer.lr") for one in found)
 
@@ -144,7 +147,7 @@ def test_weights_that_start_at_zero_and_hold_others_back_are_found(neck: nn.Modu
     assert one.share == pytest.approx(rates / full, rel=0.02)
     start = f"{type(neck).__name__} at attention.fused: {leaf} starts at 0 and can reach at most about 0.038 in 75 "
     assert one.text.startswith(start)
-    assert "gate" not in concerns(Stand(Insert(neck, "fused", "t3", 3)), Length(1000, 1000, 8))
+    assert "gate" not in concerns(Stand(Insert(neck, "fused", "t3", 3)), replace(SHORT, passes=1000, steps=1000))
 
 
 def test_weights_that_start_at_zero_and_hold_nothing_back_are_none() -> None:

@@ -12,7 +12,7 @@ import torch
 from contracts.composing import compose_train, small_batch
 from torch import Tensor, nn
 
-from detfuse.ablation.plan.start import Magnitudes, differences, magnitudes, measured, solve_factors
+from detfuse.ablation.plan.start import Magnitudes, magnitudes, measured, scale_differences, solve_factors
 from detfuse.build import build_detector
 from detfuse.detector import Detector
 from detfuse.fusion.graph import FusionGraph, Node
@@ -135,11 +135,11 @@ def test_neither_measuring_nor_solving_moves_the_generator() -> None:
 def test_only_what_differs_noticeably_is_told_in_a_line() -> None:
     baseline = {"P3": 1.56, "P4": 1.2, "P5": 0.8, "logits": 0.05, "only": 1.0}
     arm = {"P3": 0.38, "P4": 1.1, "P5": 0.5, "logits": 0.05, "P6": 1.0}
-    assert differences(baseline, baseline) == {}
-    assert differences(baseline, arm) == {"scale at the start of P3/P5": ("1.56/0.8", "0.38/0.5")}
+    assert scale_differences(baseline, baseline) == {}
+    assert scale_differences(baseline, arm) == {"scale at the start of P3/P5": ("1.56/0.8", "0.38/0.5")}
     other = {**baseline, "logits": 0.08}
-    assert differences(baseline, other) == {"scale at the start of logits": ("0.05", "0.08")}
-    assert differences({"P3": 1.0, "P4": 0.0}, {"P3": math.nan, "P4": 0.0}) == {
+    assert scale_differences(baseline, other) == {"scale at the start of logits": ("0.05", "0.08")}
+    assert scale_differences({"P3": 1.0, "P4": 0.0}, {"P3": math.nan, "P4": 0.0}) == {
         "scale at the start of P3": ("1", "not finite")
     }
 

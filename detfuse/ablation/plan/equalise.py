@@ -76,9 +76,10 @@ def _levels(config: Mapping[str, Any], baseline: Mapping[str, Any]) -> Settings:
         found = _strides({**config, "neck": {**config["neck"], "topology": {**own, "extra_levels": extra_levels}}})
     if wanted != found:
         raise EqualiseError(
-            f"equalise levels: neck {_name(config)} predicts at strides {_listed(found)}, the baseline "
-            f"{_name(baseline)} at {_listed(wanted)}, and no topology.extra_levels of the former changes that: leave "
-            "levels out and declare the difference with allow=[levels], or take another arm (early_pyramid for early)"
+            f"equalise levels: neck {_name(config)} predicts at strides {', '.join(map(str, found))}, the baseline "
+            f"{_name(baseline)} at {', '.join(map(str, wanted))}, and no topology.extra_levels of the former changes "
+            "that: leave levels out and declare the difference with allow=[levels], or take another arm (early_pyramid "
+            "for early)"
         )
     if "extra" in own and "extra" in other:
         settings["topology.extra"] = other["extra"]
@@ -136,7 +137,3 @@ def _get(node: Mapping[str, Any], path: str) -> Any:
 
 def _written(value: Any) -> str:
     return "null" if value is None else str(value)
-
-
-def _listed(strides: Sequence[int]) -> str:
-    return ", ".join(map(str, strides))

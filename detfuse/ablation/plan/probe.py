@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
 
-from detfuse.ablation.design import PlanError
+from detfuse.ablation.plan.arms import Read, detector_and_data, device_of, first_batch, of_each
 from detfuse.ablation.plan.built import description_of
-from detfuse.ablation.plan.schedule import Concern, Length, concerns_of, watched
-from detfuse.ablation.plan.start import differences, measured
+from detfuse.ablation.plan.first_steps import watched
+from detfuse.ablation.plan.schedule import Concern, concerns_of
+from detfuse.ablation.plan.start import measured, scale_differences
 from detfuse.ablation.plan.things import Pairs
-from detfuse.build import build_backbone, build_combine, build_data, build_detector, instantiate, size_divisor
+from detfuse.build import build_combine, instantiate
 from detfuse.data import DetectionDataModule
 from detfuse.detector import Detector
-from detfuse.errors import InputError, explained
 from detfuse.inspect.attention_memory import device_memory, require_fit
 from detfuse.inspect.batch_statistics import require_statistics
+from detfuse.inspect.timing import seconds_of, with_threads
 from detfuse.structures import Batch, Size
-from detfuse.training.device import bytes_of, compute_device, memory_format_of, precision_of
-
-T = TypeVar("T")
+from detfuse.training.device import bytes_of, memory_format_of, precision_of
+from detfuse.training.length import Length, length_of
 
 _TIMED_STEPS = 4
 _ENOUGH_SECONDS = 4.0  # of one kind of step per arm
@@ -75,28 +73,7 @@ class Facts:
         built = {**self.built, **arm.built}
         rows |= {name: (self.built.get(name, "none"), arm.built.get(name, "none")) for name in built}
         found = {name: values for name, values in rows.items() if values[0] != values[1]}
-        return found | differences(self.start, arm.start)
-
-
-Read = dict[str, DetectionDataModule]
-"""Data that was read already, by its configuration."""
-
-
-def data_of(config: Mapping[str, Any], divisor: int, read: Read) -> DetectionDataModule:
-    """An arm's data, set up; arms of one data set share it.
-
-    Args:
-        config: plain and resolved.
-        divisor: what image sizes are padded to a multiple of.
-        read: what was read before; it is added to.
-    """
-    key = json.dumps([config["data"], divisor])
-    if key not in read:
-        data = build_data(config, divisor)
-        data.prepare_data()
-        data.setup("fit")
-        read[key] = data
-    return read[key]
+        return found | scale_differences(self.start, arm.start)
 
 
 def probe(
@@ -108,38 +85,13 @@ def probe(
         configs: arm -> resolved configuration of ``train``.
         startup: seconds that a process takes to import everything; None: nothing is timed.
         threads: of a run on the CPU.
-        read: see :func:`data_of`.
+        read: see :func:`detfuse.ablation.plan.arms.data_of`.
 
     Raises:
         PlanError: naming every arm that cannot be built, and why.
     """
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
+    with with_threads(threads):
         return of_each(configs, lambda config: _try(config, startup, read))
-    finally:
-        torch.set_num_threads(before)
-
-
-def of_each(configs: Mapping[str, Mapping[str, Any]], find: Callable[[Mapping[str, Any]], T]) -> dict[str, T]:
-    """Arm -> what is found about its configuration by building it.
-
-    Raises:
-        PlanError: naming every arm that cannot be built, and why.
-    """
-    found, problems = {}, []
-    for name, config in configs.items():
-        try:
-            found[name] = find(config)
-        except Exception as error:
-            mistake = explained(error)
-            if mistake is None:  # a bug, of ours or of a private part: no reason to call the arm impossible
-                error.add_note(f"while arm {name} was built and tried")
-                raise
-            problems.append(f"arm {name} cannot be built: {mistake}")
-    if problems:
-        raise PlanError(problems)
-    return found
 
 
 def strides_differ(baseline: str, facts: Mapping[str, Facts]) -> list[str]:
@@ -162,12 +114,13 @@ def _strides(strides: tuple[int, ...]) -> str:
 def _try(config: Mapping[str, Any], startup: float | None, read: Read) -> Facts:
     start = time.perf_counter()
     detector, data = detector_and_data(config, read)
+    length = _length(config, data)
     _require_room(config, detector, data)
     built = time.perf_counter() - start
     train = first_batch(data.train_dataloader(), device_of(config))
     scale = measured(detector, train[0])
     with watched(detector) as seen:
-        seconds = _tried(config, detector, data, train, timed=startup is not None)
+        seconds = _predicted(config, detector, data, train, length, timed=startup is not None)
     return Facts(
         strides=detector.neck.out_spec.strides,
         head=detector.head.describe(),
@@ -176,10 +129,10 @@ def _try(config: Mapping[str, Any], startup: float | None, read: Read) -> Facts:
         num_images=len(data.indexes["val"]),
         image_size=data.largest_inference_size(),
         fed_size=data.largest_padded_size(),
-        num_epochs=_num_epochs(config, _batches_per_epoch(config, data)),
+        num_epochs=length.epochs,
         seconds=None if startup is None else startup + built + seconds,
         built=description_of(detector),
-        concerns=concerns_of(config, detector, seen, _length(config, data)),
+        concerns=concerns_of(config, detector, seen, length),
         start=scale,
     )
 
@@ -197,22 +150,16 @@ def _require_room(config: Mapping[str, Any], detector: Detector, data: Detection
     )
 
 
-def detector_and_data(config: Mapping[str, Any], read: Read) -> tuple[Detector, DetectionDataModule]:
-    """An arm's detector, on the device where it would be trained, and its data (see :func:`data_of`)."""
-    backbone = build_backbone(config)
-    data = data_of(config, size_divisor(backbone.out_spec), read)
-    return build_detector(config, len(data.categories), backbone).to(device_of(config)), data
-
-
-def _tried(
+def _predicted(
     config: Mapping[str, Any],
     detector: Detector,
     data: DetectionDataModule,
     first: tuple[Batch, float],
+    length: Length,
     *,
     timed: bool,
 ) -> float:
-    """Predicted seconds of training and validation, from a few steps of each."""
+    """Seconds of training and validation, from a few steps of each."""
     device = device_of(config)
     precision = precision_of(config["trainer"]["precision"], device)
     precision.convert_module(detector.to(device).to(memory_format=memory_format_of(config)))
@@ -237,23 +184,24 @@ def _tried(
     per_step = _seconds(step, device, timed=timed) + load
     detector.eval()
     per_batch = _seconds(validate, device, timed=timed) + load_val
-    batches = _batches_per_epoch(config, data)
-    epochs = _num_epochs(config, batches)
-    validations = epochs // max(config["trainer"]["check_val_every_n_epoch"], 1) + 1  # and that of the last checkpoint
+    every = max(config["trainer"]["check_val_every_n_epoch"], 1)
+    validations = length.epochs // every + 1  # and that of the last checkpoint
     val_batches = math.ceil(len(data.indexes["val"]) / data.loader.eval_batch_size)
-    seconds: float = epochs * batches * per_step + validations * val_batches * per_batch
-    return seconds
+    return float(length.passes * per_step + validations * val_batches * per_batch)
 
 
 def _length(config: Mapping[str, Any], data: DetectionDataModule) -> Length:
-    """Of a run, as :class:`detfuse.training.module.DetectionModule` counts its steps."""
-    trainer, batches = config["trainer"], _batches_per_epoch(config, data)
-    epochs, accumulated = _num_epochs(config, batches), trainer["accumulate_grad_batches"]
-    passes, steps = epochs * batches, epochs * math.ceil(batches / accumulated)
-    if 0 <= trainer["max_steps"] < steps:
-        steps = trainer["max_steps"]
-        passes = min(passes, steps * accumulated)
-    return Length(passes, steps, data.loader.batch_size * accumulated * _num_processes(trainer))
+    trainer = config["trainer"]
+    processes = _num_processes(trainer)
+    return length_of(
+        data.train_batches_per_epoch(processes),
+        data.loader.batch_size,
+        processes,
+        limit=trainer["limit_train_batches"],
+        accumulate=trainer["accumulate_grad_batches"],
+        max_epochs=trainer["max_epochs"],
+        max_steps=trainer["max_steps"],
+    )
 
 
 def _num_processes(trainer: Mapping[str, Any]) -> int:
@@ -267,50 +215,12 @@ def _num_processes(trainer: Mapping[str, Any]) -> int:
     return count * int(trainer["num_nodes"])
 
 
-def _num_epochs(config: Mapping[str, Any], batches: int) -> int:
-    trainer = config["trainer"]
-    by_steps = math.inf
-    if trainer["max_steps"] >= 0:
-        by_steps = math.ceil(trainer["max_steps"] * trainer["accumulate_grad_batches"] / max(batches, 1))
-    by_epochs = trainer["max_epochs"] if trainer["max_epochs"] >= 0 else math.inf
-    epochs = min(by_steps, by_epochs)
-    if epochs == math.inf:
-        raise InputError("a run needs an end: set trainer.max_epochs or trainer.max_steps")
-    return int(epochs)
-
-
-def _batches_per_epoch(config: Mapping[str, Any], data: DetectionDataModule) -> int:
-    batches = data.train_batches_per_epoch(_num_processes(config["trainer"]))
-    limit = config["trainer"]["limit_train_batches"]
-    return min(batches, limit) if isinstance(limit, int) else int(batches * limit)
-
-
-def first_batch(loader: DataLoader[Batch], device: torch.device) -> tuple[Batch, float]:
-    """A loader's first batch and the seconds that each takes, without starting its workers."""
-    assert loader.batch_sampler is not None
-    start = time.perf_counter()
-    batch: Batch = loader.collate_fn([loader.dataset[key] for key in next(iter(loader.batch_sampler))])
-    seconds = (time.perf_counter() - start) / max(1, 2 * loader.num_workers)  # workers decode while others compute
-    targets = type(batch.targets)(*(tensor.to(device) for tensor in batch.targets))
-    moved = {name: getattr(batch, name).to(device) for name in batch._fields if name != "targets"}
-    return batch._replace(targets=targets, **moved), seconds
-
-
 def _seconds(call: Callable[[], None], device: torch.device, *, timed: bool) -> float:
     """Median of a few calls after the first, which warms up; of the first alone where it takes long."""
     taken = []
     for _ in range(1 + _TIMED_STEPS if timed else 1):
-        start = time.perf_counter()
-        call()
-        if device.type != "cpu":
-            torch.accelerator.synchronize(device)
-        taken.append(time.perf_counter() - start)
+        taken.append(seconds_of(call, device))
         if sum(taken) > _ENOUGH_SECONDS:
             break
     later = sorted(taken[1:] or taken)
     return later[len(later) // 2]
-
-
-def device_of(config: Mapping[str, Any]) -> torch.device:
-    """What a run of this configuration computes on."""
-    return compute_device(config["trainer"]["accelerator"], config["trainer"]["devices"])

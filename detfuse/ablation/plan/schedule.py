@@ -10,9 +10,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -20,9 +18,11 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from detfuse.ablation.plan.first_steps import Watched
 from detfuse.attention.inserts import inserts_of
 from detfuse.build import instantiate
 from detfuse.training.ema import ExponentialMovingAverage
+from detfuse.training.length import Length
 from detfuse.training.precise_norm import PreciseNorm
 
 Kind = Literal["norm", "weights", "warmup", "gate"]
@@ -33,21 +33,6 @@ OPEN = 0.3  # of the size at which a weight that starts at zero acts in full
 ALIKE = 0.01  # shares that differ by no more are the same for two arms
 
 _DECIDES = "what is compared would be how far that has come, and not the arms"
-
-
-@dataclass(frozen=True)
-class Length:
-    """How long a run is.
-
-    Attributes:
-        passes: training batches that each process sees.
-        steps: optimizer steps.
-        batch: images per optimizer step.
-    """
-
-    passes: int
-    steps: int
-    batch: int
 
 
 @dataclass(frozen=True)
@@ -68,57 +53,6 @@ class Concern:
     share: float
     text: str
     remedies: str = ""
-
-
-@dataclass
-class Watched:
-    """What a detector shows in its first training steps.
-
-    Attributes:
-        passes: through the detector.
-        updates: norm with running statistics -> how often it was updated.
-        zero: parameters that start at zero and are no biases.
-        blocked: parameters whose first gradient is exactly zero.
-    """
-
-    passes: int = 0
-    updates: dict[str, int] = field(default_factory=dict)
-    zero: list[str] = field(default_factory=list)
-    blocked: dict[str, bool] = field(default_factory=dict)
-
-
-@contextmanager
-def watched(detector: nn.Module) -> Iterator[Watched]:
-    """Look on while a detector takes its first training steps.
-
-    Args:
-        detector: as it starts.
-    """
-    seen = Watched()
-    learns = {name: parameter for name, parameter in detector.named_parameters() if parameter.requires_grad}
-    seen.zero = [name for name, p in learns.items() if not name.endswith("bias") and not p.detach().any()]
-
-    def count_pass(module: nn.Module, *_: Any) -> None:
-        seen.passes += module.training
-
-    def count_update(name: str, module: nn.Module, *_: Any) -> None:
-        seen.updates[name] = seen.updates.get(name, 0) + module.training
-
-    def note_gradient(name: str, parameter: torch.Tensor) -> None:
-        assert parameter.grad is not None
-        seen.blocked.setdefault(name, not parameter.grad.any())
-
-    hooks = [detector.register_forward_hook(count_pass)]
-    for name, module in detector.named_modules():
-        if getattr(module, "track_running_stats", False):  # frozen norms have statistics, but track none
-            hooks.append(module.register_forward_hook(partial(count_update, name)))
-    for name, parameter in learns.items():
-        hooks.append(parameter.register_post_accumulate_grad_hook(partial(note_gradient, name)))  # type: ignore[no-untyped-call]  # torch's
-    try:
-        yield seen
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def concerns_of(config: Mapping[str, Any], detector: nn.Module, seen: Watched, length: Length) -> tuple[Concern, ...]:

@@ -57,7 +57,7 @@ def measured(detector: Detector, batch: Batch) -> dict[str, float]:
     return {name: _rounded(value) for name, value in found.items()}
 
 
-def differences(baseline: Mapping[str, float], arm: Mapping[str, float]) -> Pairs:
+def scale_differences(baseline: Mapping[str, float], arm: Mapping[str, float]) -> Pairs:
     """Where an arm starts at noticeably another scale: one row for the maps, one for the head's outputs.
 
     Args:

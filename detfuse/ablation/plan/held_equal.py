@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any, cast
 
 from detfuse.ablation.design import PlanError, override
+from detfuse.ablation.plan.arms import Read, data_of, detector_and_data, device_of, first_batch, of_each
 from detfuse.ablation.plan.budget import cost_of, solve
 from detfuse.ablation.plan.equalise import Setting, equalised
 from detfuse.ablation.plan.prepared import Change, Prepared, changed, config_changes
-from detfuse.ablation.plan.probe import Read, data_of, detector_and_data, device_of, first_batch, of_each
 from detfuse.ablation.plan.start import Factors, magnitudes, shown, solve_factors
 from detfuse.ablation.storage import PLAN, read_plan
 from detfuse.build import build_backbone, size_divisor
