@@ -21,7 +21,7 @@ from detfuse.backbones.attention import Stage, attend_stages
 from detfuse.backbones.extractor import Extractor, accepts_size, dummy_size, last_per_stride, stage_parameters
 from detfuse.backbones.pretrained import everything, is_file, load_file, no_network, require_reachable
 from detfuse.errors import InputError
-from detfuse.inserts import Attention, only_sites
+from detfuse.inserts import Attention, Site, only_sites
 from detfuse.ranges import NonNegativeInt, PositiveInt, checked
 from detfuse.structures import FeatureSpec, Normalization, Pretrained
 
@@ -107,7 +107,7 @@ class TorchvisionBackbone(Extractor):
         self._finish(name, frozen, norm, read)
         if attention:
             ends = _last_layers(self.model)
-            offered = ("stage",) if ends.keys() >= set(self.out_spec.strides) else ()
+            offered: tuple[Site, ...] = ("stage",) if ends.keys() >= set(self.out_spec.strides) else ()
             only_sites(attention, offered, f"torchvision's {name}", _in_timm(name, attention))
             places = {
                 stride.bit_length() - 1: Stage(ends[stride], tap.channels, tap.nhwc, tap in chosen)
@@ -115,7 +115,7 @@ class TorchvisionBackbone(Extractor):
                 if stride in ends
             }
             self.attention = attend_stages(self.model, places, attention, name)
-            self.register_load_state_dict_pre_hook(_by_new_names)
+            self.register_load_state_dict_pre_hook(_by_new_names)  # type: ignore[no-untyped-call]  # torch's
             self._check_attention(name, attention)
 
     def forward(self, images: Tensor) -> list[Tensor]:
