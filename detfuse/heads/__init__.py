@@ -1,1 +1,1 @@
-"""Dense heads: forward, loss, candidates, predict."""
+"""Heads: forward, loss, candidates."""
