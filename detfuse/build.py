@@ -20,12 +20,12 @@ from hydra.utils import instantiate as hydra_instantiate
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import OmegaConf
 
+from detfuse.attention.inserts import BACKBONE_SITES, HEAD_SITES, NECK_SITES, Attention, AttentionChoice, Levels, Site
 from detfuse.data import DetectionDataModule
 from detfuse.detector import Detector, normalization_of
 from detfuse.errors import InputError
 from detfuse.evaluation.coco import CocoEvaluator
 from detfuse.initialisation import initialised
-from detfuse.inserts import BACKBONE_SITES, HEAD_SITES, NECK_SITES, Attention, AttentionChoice, Levels, Site
 from detfuse.protocols import Backbone, Combine, Head, Neck
 from detfuse.structures import Categories, FeatureSpec
 from detfuse.training.module import DetectionModule, ImageIdOf

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from detfuse.ablation.intervals import LEVEL, equivalence_p, interval, spread_of
-from detfuse.ablation.statistics import holm
-from detfuse.ablation.student import two_sided
-from detfuse.cli.threads import GENTLE
 from detfuse.evaluation.replicates import ReplicateEvaluator
-from detfuse.files import write_text
+from detfuse.files.text import write_text
+from detfuse.runs.threads import GENTLE
+from detfuse.statistics.comparison import holm
+from detfuse.statistics.intervals import LEVEL, equivalence_p, interval, spread_of
+from detfuse.statistics.student import two_sided
 
 NUM_IMAGES, NUM_CLASSES, NUM_OBJECTS, NUM_DETECTIONS = 5000, 80, 36_000, 500_000
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from detfuse.files import append_text, as_line, read_table
+from detfuse.files.text import append_text, as_line, read_table
 
 LINES = ["epoch,step,loss/a", "0,19,0.25", "0,39,", '1,59,"1,5"', "1,79,nan"]
 CELLS = [["0", "19", "0.25"], ["0", "39", ""], ["1", "59", "1,5"], ["1", "79", "nan"]]

@@ -22,7 +22,6 @@ TOLERANCE = 0.02
 """How far from the baseline's cost, as a share of it, a budget still counts an arm as equally expensive."""
 
 State = Literal["waiting", "running", "finished", "failed", "killed", "out of memory"]
-VerdictKind = Literal["better", "worse", "equivalent", "undecided", "identical", "missing"]
 
 
 @dataclass(frozen=True)
@@ -157,81 +156,3 @@ class Run:
     state: State
     reason: str = ""
     seconds: float = 0.0
-
-
-@dataclass(frozen=True)
-class Score:
-    """One arm in one metric: mean and standard deviation over seeds; None where undefined."""
-
-    arm: str
-    metric: str
-    per_seed: Mapping[int, float | None]
-    mean: float | None
-    deviation: float | None
-
-
-@dataclass(frozen=True)
-class Difference:
-    """An arm minus the baseline in one metric, paired by seed.
-
-    Attributes:
-        metric: ``mAP``, ``AP50``, ``AP75``, ``APs``, ``APm``, ``APl``, or ``mAP/<category>`` for one class.
-        per_seed: seed -> difference.
-        estimate: mean over the seeds; None where the metric is undefined.
-        low: end of the 95 % interval over seeds and images; None where there is none.
-        high: the other end.
-        se_seeds: standard error from the seeds alone (None with one seed).
-        se_images: standard error from the images alone.
-        method: how the interval was made.
-        p: of the hypothesis of no difference.
-        p_holm: corrected for the number of arms; only for the main metric, the rest is exploratory.
-        p_equivalent: of the hypothesis of a difference that matters (``Plan.equivalence`` or more); likewise.
-        p_equivalent_holm: corrected for the number of arms.
-    """
-
-    metric: str
-    per_seed: Mapping[int, float]
-    estimate: float | None
-    low: float | None
-    high: float | None
-    se_seeds: float | None
-    se_images: float | None
-    method: str
-    p: float | None = None
-    p_holm: float | None = None
-    p_equivalent: float | None = None
-    p_equivalent_holm: float | None = None
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """One sentence, and what it rests on."""
-
-    kind: VerdictKind
-    text: str
-    more_seeds: int | None = None
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """One arm against the baseline.
-
-    Attributes:
-        arm: its name.
-        baseline: the other's.
-        seeds: of the pairs that were compared.
-        dropped: seed -> why its pair is missing.
-        differences: the main metric first.
-        verdict: of the main metric.
-        pairing_correlation: of the two arms' scores over the seeds; None with fewer than three.
-        shared_start: share of the arm's parameters (0..1) that started equal to the baseline's; None if unknown.
-    """
-
-    arm: str
-    baseline: str
-    seeds: tuple[int, ...]
-    dropped: Mapping[int, str]
-    differences: tuple[Difference, ...]
-    verdict: Verdict
-    pairing_correlation: float | None
-    shared_start: float | None = None

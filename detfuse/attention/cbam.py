@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from detfuse.attention.arguments import hidden_channels
-from detfuse.attention.gate import Gate, Init
+from detfuse.attention.parts.arguments import hidden_channels
+from detfuse.attention.parts.gate import Gate, Init
 from detfuse.errors import InputError
 from detfuse.ranges import OddInt, PositiveInt, checked
 
@@ -86,7 +86,8 @@ class CBAM(nn.Module):
         pools: global pools of the channel gate, each of ``average``, ``max``, ``lp`` (L2 norm), ``lse`` (log-sum-exp).
         spatial: whether the spatial gate follows.
         kernel_size: odd kernel of the spatial gate.
-        init: ``paper``, or ``identity``: a learnable scalar per gate starts at 0, see :mod:`detfuse.attention.gate`.
+        init: ``paper``, or ``identity``: a learnable scalar per gate starts at 0, see
+            :mod:`detfuse.attention.parts.gate`.
 
     Raises:
         ValueError: for an empty or unknown pool, an even kernel, a ratio below 1 or an unknown ``init``.

@@ -16,7 +16,7 @@ import math
 
 from torch import Tensor, nn
 
-from detfuse.attention.gate import Gate, Init
+from detfuse.attention.parts.gate import Gate, Init
 from detfuse.ranges import FiniteFloat, OddInt, PositiveFloat, PositiveInt, checked
 
 
@@ -40,7 +40,7 @@ class ECA(nn.Module):
         kernel_size: odd number of neighbouring channels that a gate looks at; None takes the paper's formula.
         gamma: of the formula.
         b: of the formula.
-        init: ``paper``, or ``identity``: a learnable scalar starts at 0, see :mod:`detfuse.attention.gate`.
+        init: ``paper``, or ``identity``: a learnable scalar starts at 0, see :mod:`detfuse.attention.parts.gate`.
 
     Raises:
         ValueError: for an even or non-positive ``kernel_size``, or an unknown ``init``.

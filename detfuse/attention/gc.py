@@ -17,9 +17,9 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from detfuse.attention.arguments import hidden_channels
-from detfuse.attention.gate import Gate, Init
-from detfuse.attention.pairwise import full_precision
+from detfuse.attention.parts.arguments import hidden_channels
+from detfuse.attention.parts.gate import Gate, Init
+from detfuse.attention.parts.pairwise import full_precision
 from detfuse.ranges import PositiveInt, checked
 
 Pooling = Literal["attention", "average"]
@@ -45,7 +45,7 @@ class GC(nn.Module):
         ratio: r; the hidden width is C/r, rounded down, at least 2.
         pooling: the context is a learned ``attention`` over positions, or the plain ``average``.
         fusion: ``add`` (the paper's block), ``mul`` by a sigmoid gate, or ``mul_add``: the gate, then the addition.
-        init: ``paper``, or ``identity`` (:mod:`detfuse.attention.gate`). With ``add`` both start as the identity.
+        init: ``paper``, or ``identity`` (:mod:`detfuse.attention.parts.gate`). With ``add`` both start as the identity.
 
     Raises:
         ValueError: for an unknown choice or a ratio below 1.

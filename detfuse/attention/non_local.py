@@ -20,9 +20,9 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from detfuse.attention import pairwise
-from detfuse.attention.arguments import hidden_channels
-from detfuse.attention.gate import Init
+from detfuse.attention.parts import pairwise
+from detfuse.attention.parts.arguments import hidden_channels
+from detfuse.attention.parts.gate import Init
 from detfuse.errors import InputError
 from detfuse.ranges import PositiveInt, checked
 

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
-from detfuse.attention import pairwise
-from detfuse.attention.arguments import hidden_channels
-from detfuse.attention.gate import Init
+from detfuse.attention.parts import pairwise
+from detfuse.attention.parts.arguments import hidden_channels
+from detfuse.attention.parts.gate import Init
 from detfuse.ranges import PositiveInt, checked
 
 Variant = Literal["official", "paper"]

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from detfuse.attention.arguments import hidden_channels
-from detfuse.attention.gate import Gate, Init
+from detfuse.attention.parts.arguments import hidden_channels
+from detfuse.attention.parts.gate import Gate, Init
 from detfuse.ranges import PositiveInt, checked
 
 Squeeze = Literal["average", "max", "half_sum", "concat"]
@@ -34,7 +34,7 @@ class SE(nn.Module):
         ratio: r; the hidden width is C/r, rounded down, at least 1.
         squeeze: how a map becomes one number per channel: its ``average``, its ``max``, ``half_sum``, which is
             0.5 (average + max), or ``concat`` of both, which doubles the first layer's input.
-        init: ``paper``, or ``identity``: a learnable scalar starts at 0, see :mod:`detfuse.attention.gate`.
+        init: ``paper``, or ``identity``: a learnable scalar starts at 0, see :mod:`detfuse.attention.parts.gate`.
 
     Raises:
         ValueError: for an unknown ``squeeze`` or ``init``, or a ratio below 1.

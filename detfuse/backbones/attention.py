@@ -13,8 +13,8 @@ import timm.models.res2net
 import timm.models.resnet
 from torch import Tensor, fx, nn
 
+from detfuse.attention.inserts import Attention, Insert, Site, chosen_levels, make_insert
 from detfuse.errors import InputError
-from detfuse.inserts import Attention, Insert, Site, chosen_levels, make_insert
 
 _BRANCHED = (timm.models.resnet.BasicBlock, timm.models.resnet.Bottleneck, timm.models.res2net.Bottle2neck)
 """timm's blocks with a place for attention at the end of their residual branch, where SE's and ECA's papers put it."""

@@ -9,9 +9,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from detfuse.attention.inserts import Attention, inserts_of
 from detfuse.backbones.norms import Norm, convert_norms
 from detfuse.errors import InputError
-from detfuse.inserts import Attention, inserts_of
 from detfuse.structures import FeatureSpec, Pretrained
 
 

@@ -15,8 +15,8 @@ import safetensors
 import safetensors.torch
 from torch import Tensor, nn
 
-from detfuse.backbones.archive import read_archive
 from detfuse.errors import InputError, UserError
+from detfuse.files.archive import read_archive
 from detfuse.structures import Normalization, Pretrained
 
 _FILE_SUFFIXES = (".pth", ".pt", ".ckpt", ".safetensors")

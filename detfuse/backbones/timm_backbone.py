@@ -14,11 +14,11 @@ import torch
 from timm.models import get_pretrained_cfg, is_model, list_models, list_pretrained, split_model_name_tag
 from torch import Tensor
 
+from detfuse.attention.inserts import BACKBONE_SITES, Attention, only_sites
 from detfuse.backbones.attention import Stage, attend_stages
 from detfuse.backbones.extractor import Extractor, accepts_size, dummy_size, last_per_stride, stage_parameters
 from detfuse.backbones.pretrained import everything, is_file, load_file, no_network, require_reachable
 from detfuse.errors import InputError
-from detfuse.inserts import BACKBONE_SITES, Attention, only_sites
 from detfuse.ranges import FractionBelowOne, NonNegativeInt, PositiveInt, checked
 from detfuse.structures import IMAGENET, FeatureSpec, Normalization, Pretrained
 

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from torchvision import models
 from torchvision.models.feature_extraction import create_feature_extractor
 
+from detfuse.attention.inserts import BACKBONE_SITES, Attention, only_sites
 from detfuse.backbones.attention import Stage, attend_graphs
 from detfuse.backbones.extractor import Extractor, accepts_size, dummy_size, last_per_stride, stage_parameters
 from detfuse.backbones.pretrained import everything, is_file, load_file, no_network, require_reachable
 from detfuse.errors import InputError
-from detfuse.inserts import BACKBONE_SITES, Attention, only_sites
 from detfuse.ranges import NonNegativeInt, PositiveInt, checked
 from detfuse.structures import FeatureSpec, Normalization, Pretrained
 

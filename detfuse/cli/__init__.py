@@ -9,7 +9,7 @@ import os
 from importlib import import_module
 
 from detfuse.cli.jobs import Invocation, launch
-from detfuse.cli.threads import wait_gently
+from detfuse.runs.threads import wait_gently
 
 
 def train() -> None:

@@ -14,15 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from detfuse.ablation.design import Ablation, PlanError
-from detfuse.ablation.launcher import LocalLauncher
-from detfuse.ablation.monitor import Monitor
-from detfuse.ablation.outline import plan_text, runs_table
-from detfuse.ablation.plan import Prepared, prepare, resolved_plan, store
+from detfuse.ablation.plan.outline import plan_text, runs_table
+from detfuse.ablation.plan.prepared import Prepared, prepare, resolved_plan, store
 from detfuse.ablation.records import Run
-from detfuse.ablation.runner import Job, Runner, state_of
-from detfuse.ablation.storage import PLAN, read_plan
-from detfuse.cli import run_folder
-from detfuse.cli.ablation_jobs import (
+from detfuse.ablation.run.jobs import (
     begin,
     folder_of,
     jobs_of,
@@ -32,13 +27,18 @@ from detfuse.cli.ablation_jobs import (
     slots_of,
     threads_of,
 )
+from detfuse.ablation.run.launcher import LocalLauncher
+from detfuse.ablation.run.monitor import Monitor
+from detfuse.ablation.run.runner import Job, Runner, state_of
+from detfuse.ablation.storage import PLAN, read_plan
 from detfuse.cli.jobs import Invocation
 from detfuse.cli.outputs import require_folder
 from detfuse.config import AblateSettings
 from detfuse.errors import UserError
+from detfuse.runs import run_folder
 
 if TYPE_CHECKING:
-    from detfuse.ablation.probe import Facts, Read
+    from detfuse.ablation.plan.probe import Facts, Read
 
 _EXIT = {signal.SIGTERM: 143, signal.SIGINT: 130}  # 128 + the signal, as shells have it
 
@@ -85,7 +85,7 @@ def conclude(folder: Path, prepared: Prepared, runs: Sequence[Run]) -> None:
         prepared: what was planned.
         runs: every planned run, finished or not.
     """
-    from detfuse.ablation import conclusion
+    from detfuse.ablation.report import conclusion
 
     plan = prepared.plan
     print(f"\n{plan.name}: {len(runs)} runs, each scored by its last checkpoint\n")
@@ -151,8 +151,8 @@ def _with_threads(prepared: Prepared, folder: Path, settings: AblateSettings) ->
 def _tried(prepared: Prepared, folder: Path, settings: AblateSettings) -> tuple[Prepared, dict[str, Facts]]:
     """Build every arm before the first run; complete what their choices bring along."""
     start = time.perf_counter()
-    from detfuse.ablation.probe import probe, strides_differ
-    from detfuse.ablation.schedule import schedules_differ
+    from detfuse.ablation.plan.probe import probe, strides_differ
+    from detfuse.ablation.plan.schedule import schedules_differ
 
     startup = time.perf_counter() - start
     read: Read = {}
@@ -183,7 +183,13 @@ def _matched(prepared: Prepared, read: Read, stored: Path | None) -> Prepared:
     """The plan with what it holds equal to the baseline; a stored plan's factors stay as they were measured."""
     if prepared.plan.budget == "free" and not prepared.plan.equalise:
         return prepared
-    from detfuse.ablation.matching import arms_equalised, arms_with_budget, arms_with_scale, shared_data, stored_scales
+    from detfuse.ablation.plan.matching import (
+        arms_equalised,
+        arms_with_budget,
+        arms_with_scale,
+        shared_data,
+        stored_scales,
+    )
 
     prepared = arms_equalised(prepared)
     prepared = arms_with_budget(prepared, shared_data(prepared, read))
@@ -192,7 +198,7 @@ def _matched(prepared: Prepared, read: Read, stored: Path | None) -> Prepared:
 
 def _resolution(prepared: Prepared, facts: Mapping[str, Facts]) -> str:
     """The smallest difference that this number of seeds and images can resolve, for people."""
-    from detfuse.ablation.resolution import resolution_text
+    from detfuse.statistics.resolution import resolution_text
 
     return resolution_text(len(prepared.plan.seeds), facts[prepared.plan.baseline.name].num_images)
 

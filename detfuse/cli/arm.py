@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from detfuse.ablation.launcher import die_with_parent
+from detfuse.ablation.run.launcher import die_with_parent
 from detfuse.cli import train
 
 if __name__ == "__main__":

@@ -11,14 +11,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from detfuse.ablation.records import Comparison, Difference, Score
-from detfuse.ablation.statistics import Results, compare_runs
 from detfuse.cli.jobs import Invocation
 from detfuse.cli.outputs import require_folder
 from detfuse.config import CompareSettings
 from detfuse.errors import InputError, UserError
 from detfuse.evaluation.table import aligned
-from detfuse.files import write_json, write_text
+from detfuse.files.text import write_json, write_text
+from detfuse.statistics.comparison import Results, compare_runs
+from detfuse.statistics.records import Comparison, Difference, Score
 
 SHOWN_CLASSES = 20
 

@@ -23,9 +23,7 @@ from detfuse.data.collate import padded_size
 from detfuse.errors import InputError, UserError
 from detfuse.evaluation.table import aligned
 from detfuse.fusion.graph import FusionGraph
-from detfuse.protocols import Neck
-from detfuse.structures import FeatureSpec
-from detfuse.training.cost import (
+from detfuse.inspect.cost import (
     Counts,
     Spread,
     Times,
@@ -36,8 +34,10 @@ from detfuse.training.cost import (
     start_scale,
     training_step,
 )
+from detfuse.protocols import Neck
+from detfuse.runs.environment import environment
+from detfuse.structures import FeatureSpec
 from detfuse.training.device import compute_device, memory_format_of
-from detfuse.training.environment import environment
 
 _REFERENCE = "add"
 _ANY = "any"  # the one row of a neck in which the operator has no effect

@@ -11,9 +11,9 @@ from detfuse.build import build_parts, build_trainer, check_stored_config
 from detfuse.cli import results
 from detfuse.cli.jobs import Invocation
 from detfuse.cli.outputs import require_folder
-from detfuse.cli.run_folder import run_folder_of
 from detfuse.cli.stored_config import evaluated
-from detfuse.config import as_stored, up_to_date
+from detfuse.config import as_stored, brought_up_to_date
+from detfuse.runs.run_folder import run_folder_of
 from detfuse.weights.checkpoint import Checkpoint, read_checkpoint
 
 
@@ -41,7 +41,7 @@ def stored(invocation: Invocation) -> tuple[Checkpoint, dict[str, Any]]:
     """The checkpoint, and its configuration with what was typed; checked, since a checkpoint is only data."""
     checkpoint = read_checkpoint(Path(invocation.config["checkpoint"]).expanduser())
     # Before the typed settings, which may call private targets: those are the user's own.
-    current = up_to_date(checkpoint.config)
+    current = brought_up_to_date(checkpoint.config)
     check_stored_config(current, invocation.directories, checkpoint.path)
     config = as_stored(current, checkpoint.path, invocation.directories)
     return checkpoint, evaluated(config, invocation)

@@ -14,7 +14,6 @@ from detfuse.cli import results
 from detfuse.cli.evaluation_run import stored
 from detfuse.cli.jobs import Invocation
 from detfuse.cli.outputs import require_file
-from detfuse.cli.run_folder import run_folder_of
 from detfuse.config import ExportSettings
 from detfuse.data import Transforms
 from detfuse.data.collate import padded_size
@@ -33,6 +32,7 @@ from detfuse.export import (
     read_exported,
     written,
 )
+from detfuse.runs.run_folder import run_folder_of
 from detfuse.weights.checkpoint import load_weights
 
 _PICTURES = 3

@@ -12,13 +12,13 @@ from torch import Tensor
 from detfuse.cli.jobs import Invocation
 from detfuse.cli.outputs import require_folder
 from detfuse.cli.predictors import Predictor, open_predictor
-from detfuse.cli.run_folder import run_folder_of
 from detfuse.config import PredictSettings
 from detfuse.data import load_image
 from detfuse.errors import UserError
 from detfuse.evaluation.coco import coco_results
 from detfuse.export import ExportError
-from detfuse.files import write_json
+from detfuse.files.text import write_json
+from detfuse.runs.run_folder import run_folder_of
 from detfuse.structures import Categories, Detections
 from detfuse.visualize.boxes import draw_detections, save_picture
 

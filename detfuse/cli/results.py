@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from pytorch_lightning import Trainer
 
+from detfuse.attention.inserts import inserts_of
 from detfuse.build import Parts
 from detfuse.detector import Detector
 from detfuse.errors import UserError
-from detfuse.files import write_json as write_json
-from detfuse.files import write_text as write_text
-from detfuse.inserts import inserts_of
+from detfuse.files.text import write_json as write_json
+from detfuse.files.text import write_text as write_text
 from detfuse.structures import IMAGENET
 from detfuse.training.datamodule import LightningData
 from detfuse.training.module import DetectionModule

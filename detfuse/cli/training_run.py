@@ -12,22 +12,23 @@ import pytorch_lightning as pl
 import yaml
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from detfuse.ablation.storage import to_plain
+from detfuse.attention.inserts import places_of
 from detfuse.build import Parts, build_parts, build_trainer, check_stored_config
-from detfuse.cli import results, run_folder
+from detfuse.cli import results
 from detfuse.cli.jobs import Invocation
 from detfuse.cli.outputs import require_folder
 from detfuse.cli.stored_config import resumed
-from detfuse.config import TrainSettings, as_stored, up_to_date
+from detfuse.config import TrainSettings, as_stored, brought_up_to_date
 from detfuse.errors import UserError
-from detfuse.inserts import places_of
+from detfuse.files.records import to_plain
+from detfuse.inspect.attention_memory import device_memory, require_fit
+from detfuse.inspect.batch_statistics import require_statistics
+from detfuse.inspect.summary import summarise
 from detfuse.protocols import Scalable
-from detfuse.training.attention_memory import device_memory, require_fit
-from detfuse.training.batch_statistics import require_statistics
+from detfuse.runs import run_folder
+from detfuse.runs.environment import environment
 from detfuse.training.datamodule import LightningData
 from detfuse.training.device import bytes_of
-from detfuse.training.environment import environment
-from detfuse.training.summary import summarise
 from detfuse.visualize.graph import Fusion, svg
 from detfuse.weights.checkpoint import read_checkpoint
 
@@ -87,7 +88,7 @@ def _new_folder(settings: TrainSettings, base: Path, *, numbered: bool) -> Path:
 def _stored(folder: Path, invocation: Invocation) -> dict[str, Any]:
     """The configuration that a resumed run continues with."""
     source = folder / run_folder.CONFIG
-    stored = up_to_date(_read(source, yaml.safe_load))
+    stored = brought_up_to_date(_read(source, yaml.safe_load))
     # Before the typed settings, which may call private targets: those are the user's own.
     check_stored_config(stored, invocation.directories, source)
     command = folder / _COMMAND

@@ -6,7 +6,7 @@ from detfuse.config.location import conf_dir
 from detfuse.config.mistakes import CHECKPOINT_COMMANDS, check, replacements
 from detfuse.config.overrides import CommandLine, read_command_line
 from detfuse.config.resolve import Resolved, resolve
-from detfuse.config.retired import up_to_date
+from detfuse.config.retired import brought_up_to_date
 from detfuse.config.settings import (
     AblateSettings,
     CompareSettings,
@@ -31,6 +31,7 @@ __all__ = [
     "Resolved",
     "TrainSettings",
     "as_stored",
+    "brought_up_to_date",
     "check",
     "conf_dir",
     "explained_composition",
@@ -38,5 +39,4 @@ __all__ = [
     "read_command_line",
     "replacements",
     "resolve",
-    "up_to_date",
 ]

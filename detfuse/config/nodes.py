@@ -155,13 +155,11 @@ class NodeCheck:
 
     def _check_target(self, path: str, node: dict[str, Any]) -> None:
         target = node["_target_"]
-        if now := moved(str(target)):
-            self.problems.append(f"{self._where(f'{path}._target_', target)}: it has moved; write {now}")
-            return
         try:
             signature = signature_of(str(target), self.roots)
         except UnknownTargetError as error:
-            hint = did_you_mean(error.wrong, list(error.options))
+            now = moved(str(target))
+            hint = f"; it is {now} now" if now != target else did_you_mean(error.wrong, list(error.options))
             self.problems.append(f"{self._where(f'{path}._target_', target)}: {error}{hint}")
             return
         for key, value in node.items():

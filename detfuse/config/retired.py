@@ -1,8 +1,8 @@
-"""What parts no longer take and where they have gone, so that what was stored before still loads: the one place.
+"""What became of parts and their arguments, so that what was stored before still loads: the one place for it.
 
-A run's config.yaml and a checkpoint keep the configuration they were made with. Whoever removes an argument writes it
-here, with the reason for people who have it in a YAML of their own; whoever moves a part writes where to. From then on
-stored configurations are read as :func:`up_to_date` has them.
+A run's config.yaml and a checkpoint keep the configuration they were made with. Whoever moves a part or removes an
+argument writes it here, the latter with the reason for people who have it in a YAML of their own; from then on stored
+configurations are read accordingly.
 """
 
 from __future__ import annotations
@@ -11,6 +11,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from detfuse.config.signatures import Signature, UnknownTargetError, signature_of
+
+_MOVED = {
+    "detfuse.inserts.Levels": "detfuse.attention.inserts.Levels",
+}
+"""Target -> where it stands now."""
 
 _RETIRED: dict[str, dict[str, str]] = {
     "detfuse.training.loggers.MetricsCsv": {"file_name": "it is always metrics.csv, which monitor and report read"},
@@ -24,9 +29,6 @@ _RETIRED: dict[str, dict[str, str]] = {
 }
 """Target -> argument -> why there is no such choice any more."""
 
-_MOVED: dict[str, str] = {}
-"""Target -> where it is now."""
-
 _BROUGHT = {"operator": "operator", "resample": "resample_up"}
 """Place of a part that a neck's YAML brings -> the argument in which the neck takes it."""
 
@@ -37,18 +39,17 @@ def why_retired(target: str, argument: str) -> str:
     return f" any more: {reason};" if reason else ""
 
 
-def moved(target: str) -> str | None:
-    """Where a target is now, if it is another place."""
-    return _MOVED.get(target)
+def moved(target: str) -> str:
+    """Where a target stands now; the target itself if it never stood elsewhere."""
+    return _MOVED.get(target, target)
 
 
-def up_to_date(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of a stored configuration as its parts take it now.
+def brought_up_to_date(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of a stored configuration: its parts where they stand now, without the arguments they no longer take.
 
-    It has no arguments that were removed, names the parts where they are, and brings no operator and no resampler for
-    a neck that takes none: every neck had to name them once.
+    It brings no operator and no resampler for a neck that takes none: every neck had to name them once.
     """
-    current: dict[str, Any] = _up_to_date(config)
+    current: dict[str, Any] = _brought_up_to_date(config)
     neck = current.get("neck")
     try:
         signature = signature_of(str(neck.get("_target_"))) if isinstance(neck, Mapping) else None
@@ -65,9 +66,9 @@ def idle_parts(neck: Signature | None) -> list[str]:
     return [place for place, argument in _BROUGHT.items() if argument not in neck.parameters]
 
 
-def _up_to_date(node: Any) -> Any:
+def _brought_up_to_date(node: Any) -> Any:
     if isinstance(node, Mapping):
-        target = str(node.get("_target_"))
-        current = {key: _up_to_date(value) for key, value in node.items() if key not in _RETIRED.get(target, {})}
-        return current | ({"_target_": _MOVED[target]} if target in _MOVED else {})
-    return [_up_to_date(item) for item in node] if isinstance(node, list) else node
+        target = moved(str(node.get("_target_")))
+        kept = {key: value for key, value in node.items() if key not in _RETIRED.get(target, {})}
+        return {key: target if key == "_target_" else _brought_up_to_date(value) for key, value in kept.items()}
+    return [_brought_up_to_date(item) for item in node] if isinstance(node, list) else node

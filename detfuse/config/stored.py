@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from detfuse.config.frame import Frame, frame_of
 from detfuse.config.location import conf_dir
 from detfuse.config.nodes import NodeCheck
-from detfuse.config.retired import up_to_date
+from detfuse.config.retired import brought_up_to_date
 from detfuse.errors import InputError
 
 
@@ -29,7 +29,7 @@ class _Stored:
 
 
 def as_stored(config: Mapping[str, Any], source: Path, directories: list[Path]) -> dict[str, Any]:
-    """A stored configuration of ``train`` as its parts take it now (:func:`up_to_date`), checked.
+    """A stored configuration of ``train`` as its parts take it now (:func:`brought_up_to_date`), checked.
 
     Settings and places that are younger than the configuration may be missing.
 
@@ -41,7 +41,7 @@ def as_stored(config: Mapping[str, Any], source: Path, directories: list[Path]) 
     Raises:
         InputError: naming everything that does not fit, as after an edit or a cut.
     """
-    current = up_to_date(config)
+    current = brought_up_to_date(config)
     roots = tuple(folder.parent for folder in directories)
     stored = _Stored(OmegaConf.create(current), source)
     problems = NodeCheck(stored, _old_enough(current), roots, "train", {}).check_all()

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from detfuse.attention.inserts import Attention
 from detfuse.heads.candidates import best_of_level, cells_inside, combine_images, finish
 from detfuse.heads.tower import (
     ConvTower,
@@ -33,7 +34,6 @@ from detfuse.heads.tower import (
     shared_width,
     tower_width,
 )
-from detfuse.inserts import Attention
 from detfuse.losses import Normalizer, focal_loss, giou_loss, normalizer_of
 from detfuse.ops.anchors import grid_points
 from detfuse.ops.boxes import decode_distances

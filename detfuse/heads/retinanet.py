@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from detfuse.attention.inserts import Attention
 from detfuse.errors import InputError
 from detfuse.heads.candidates import best_of_level, cells_inside, combine_images, finish
 from detfuse.heads.tower import (
@@ -30,7 +31,6 @@ from detfuse.heads.tower import (
     shared_width,
     tower_width,
 )
-from detfuse.inserts import Attention
 from detfuse.losses import Normalizer, focal_loss, giou_loss, normalizer_of
 from detfuse.ops.anchors import (
     anchors_at_origin,

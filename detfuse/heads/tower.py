@@ -9,8 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from detfuse.attention.inserts import HEAD_SITES, Attention, chosen_levels, make_insert, only_sites
 from detfuse.errors import InputError
-from detfuse.inserts import HEAD_SITES, Attention, chosen_levels, make_insert, only_sites
 from detfuse.norms import group_norm
 from detfuse.structures import FeatureSpec
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from detfuse.attention.inserts import NECK_SITES, Attention, Site, chosen_levels, make_insert, only_sites
 from detfuse.errors import InputError, UserError
 from detfuse.fill import Fill, fill_convolutions
 from detfuse.fusion.blocks import BLOCKS, ActivationName, NormName, Style
@@ -23,7 +24,6 @@ from detfuse.fusion.graph import FusionGraph, GraphError, Node, checked_scales
 from detfuse.fusion.guide import is_guided, with_guide
 from detfuse.fusion.operators import OPERATORS
 from detfuse.fusion.resample import DOWN, UP
-from detfuse.inserts import NECK_SITES, Attention, Site, chosen_levels, make_insert, only_sites
 from detfuse.protocols import OperatorFactory, ResampleFactory, Size, Watch
 from detfuse.ranges import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, checked
 from detfuse.structures import FeatureSpec

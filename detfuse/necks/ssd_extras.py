@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from detfuse.attention.inserts import Attention, chosen_levels, make_insert, only_sites
 from detfuse.errors import InputError
 from detfuse.fill import fill_convolutions
-from detfuse.inserts import Attention, chosen_levels, make_insert, only_sites
 from detfuse.ranges import PositiveFloat, PositiveInt, Range, checked
 from detfuse.structures import FeatureSpec
 

@@ -11,7 +11,7 @@ from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_only
 
 from detfuse.errors import InputError
-from detfuse.files import append_text, as_line, read_table, write_text
+from detfuse.files.text import append_text, as_line, read_table, write_text
 
 _KEYS = ("epoch", "step")
 

@@ -16,9 +16,9 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from detfuse.attention.inserts import inserts_of
 from detfuse.detector import Detector
 from detfuse.errors import InputError
-from detfuse.inserts import inserts_of
 from detfuse.ranges import (
     Fraction,
     FractionBelowOne,

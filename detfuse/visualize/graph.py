@@ -12,8 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from html import escape
 
+from detfuse.attention.inserts import BACKBONE_SITES, NECK_SITES, Place
 from detfuse.fusion.graph import FusionGraph
-from detfuse.inserts import BACKBONE_SITES, NECK_SITES, Place
 
 _COLUMN, _ROW, _WIDTH, _HEIGHT, _MARGIN = 112, 84, 68, 34, 28
 _PILL = "#6d28d9"

@@ -12,8 +12,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from detfuse.backbones.archive import ArchiveError, read_archive
 from detfuse.errors import InputError
+from detfuse.files.archive import ArchiveError, read_archive
 from detfuse.structures import Categories
 
 _PREFIX = "detector."

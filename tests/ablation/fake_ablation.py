@@ -16,13 +16,15 @@ from typing import Any
 import numpy as np
 import yaml
 
-from detfuse.ablation.records import Arm, Comparison, Cost, Difference, Plan, Run, Score, Timing, Verdict
-from detfuse.ablation.storage import to_plain, write_comparison, write_cost, write_plan, write_run
+from detfuse.ablation.records import Arm, Cost, Plan, Run, Timing
+from detfuse.ablation.storage import write_comparison, write_cost, write_plan, write_run
+from detfuse.attention.inserts import Place
 from detfuse.data.synthetic import SyntheticParameters, generate
 from detfuse.evaluation.coco import CocoEvaluator
-from detfuse.files import write_json, write_text
-from detfuse.inserts import Place
+from detfuse.files.records import to_plain
+from detfuse.files.text import write_json, write_text
 from detfuse.necks.topologies import bifpn, fpn, pafpn, unfused
+from detfuse.statistics.records import Comparison, Difference, Score, Verdict
 from detfuse.visualize.graph import Fusion
 
 ARMS = ("fpn", "unfused", "pafpn", "bifpn")

@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 from fake_ablation import FakeAblation, make_ablation
 
-from detfuse.ablation.agreement import DisagreementError, require_agreement
 from detfuse.ablation.records import Run
-from detfuse.ablation.runner import Job, state_of
-from detfuse.ablation.statistics import compare_runs
-from detfuse.ablation.storage import StorageError, write_run
+from detfuse.ablation.report.agreement import DisagreementError, require_agreement
+from detfuse.ablation.run.runner import Job, state_of
+from detfuse.ablation.storage import write_run
+from detfuse.files.records import StorageError
+from detfuse.statistics.comparison import compare_runs
 
 
 def rows(run: Run) -> list[dict[str, Any]]:

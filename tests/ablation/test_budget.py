@@ -8,8 +8,8 @@ import pytest
 from contracts.composing import compose_train, options
 from torch import Tensor, nn
 
-from detfuse.ablation import budget
-from detfuse.ablation.budget import TOLERANCE, cost_of, solve
+from detfuse.ablation.plan import budget
+from detfuse.ablation.plan.budget import TOLERANCE, cost_of, solve
 from detfuse.ablation.records import BudgetKind, Cost
 from detfuse.build import build_backbone, build_neck
 from detfuse.fusion.graph import FusionGraph

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 
-from detfuse.ablation.built import description_of
+from detfuse.ablation.plan.built import description_of
 from detfuse.build import build_detector
 from detfuse.config.resolve import resolve
 

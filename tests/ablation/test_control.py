@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from detfuse.ablation.control import environment_differences
 from detfuse.ablation.design import Ablation, PlanError
-from detfuse.ablation.plan import prepare
+from detfuse.ablation.plan.control import environment_differences
+from detfuse.ablation.plan.prepared import prepare
 
 
 def confounds(**given: Any) -> list[str]:

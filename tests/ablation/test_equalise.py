@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from contracts.composing import compose_train
 
-from detfuse.ablation.equalise import EqualiseError, equalised
+from detfuse.ablation.plan.equalise import EqualiseError, equalised
 from detfuse.build import build_neck
 from detfuse.structures import FeatureSpec
 

@@ -9,10 +9,10 @@ from itertools import pairwise
 
 import pytest
 
-from detfuse.ablation.report.charts import Chart, Point, Series, cost_panels, curves, front
-from detfuse.ablation.report.forest import Mark, Row, forest
-from detfuse.ablation.report.plot import color_of, domain, number, spread, ticks
 from detfuse.ablation.report.wording import points, si
+from detfuse.visualize.charts import Chart, Point, Series, cost_panels, curves, front
+from detfuse.visualize.forest import Mark, Row, forest
+from detfuse.visualize.plot import color_of, domain, number, spread, ticks
 
 
 @pytest.mark.parametrize(("low", "high"), [(-0.013, 0.02), (0, 1), (-37, 4100), (5.2e6, 5.21e6), (1e-9, 3e-9)])

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from detfuse.ablation.interaction import order_flips
-from detfuse.ablation.records import Arm, Plan, Score
+from detfuse.ablation.records import Arm, Plan
+from detfuse.ablation.report.interaction import order_flips
+from detfuse.statistics.records import Score
 
 RATES = (0.001, 0.002)
 

@@ -15,11 +15,11 @@ from contracts.composing import compose_train
 from PIL import Image
 from torch import Tensor
 
-from detfuse.ablation import costs, latency
-from detfuse.ablation.budget import cost_of
-from detfuse.ablation.costs import write_costs
-from detfuse.ablation.plan import Prepared
+from detfuse.ablation.plan.budget import cost_of
+from detfuse.ablation.plan.prepared import Prepared
 from detfuse.ablation.records import Arm, Cost, Plan, Run
+from detfuse.ablation.report import costs, latency
+from detfuse.ablation.report.costs import write_costs
 from detfuse.ablation.storage import read_cost, write_cost
 from detfuse.build import build_data, build_detector
 from detfuse.config.resolve import Resolved

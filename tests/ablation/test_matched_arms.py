@@ -9,16 +9,16 @@ import timm
 import torch
 
 from detfuse.ablation.design import Ablation, PlanError
-from detfuse.ablation.matching import (
+from detfuse.ablation.plan.matching import (
     arms_equalised,
     arms_with_budget,
     arms_with_scale,
     shared_data,
     stored_scales,
 )
-from detfuse.ablation.outline import plan_text
-from detfuse.ablation.plan import Prepared, prepare, store
-from detfuse.ablation.probe import probe, strides_differ
+from detfuse.ablation.plan.outline import plan_text
+from detfuse.ablation.plan.prepared import Prepared, prepare, store
+from detfuse.ablation.plan.probe import probe, strides_differ
 
 SMALL = ("neck.out_channels=16", "head.num_convs=1", "data.num_train=8", "data.num_val=4", "data.image_size=64")
 
@@ -134,7 +134,7 @@ def test_attention_that_cannot_fit_is_known_before_the_first_run(
 ) -> None:
     given = prepared(tmp_path, factors={"attention@attention.lateral": ["none", "non_local"]})
     configs = {name: resolved.config for name, resolved in given.resolved.items()}
-    monkeypatch.setattr("detfuse.ablation.probe.device_memory", lambda device: 2**10)
+    monkeypatch.setattr("detfuse.ablation.plan.probe.device_memory", lambda device: 2**10)
     with pytest.raises(PlanError) as caught:
         probe(configs, startup=None, threads=1, read={})
     (problem,) = caught.value.problems

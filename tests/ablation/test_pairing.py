@@ -4,7 +4,7 @@ import pytest
 from contracts.composing import compose_train
 from torch import nn
 
-from detfuse.ablation.pairing import share_equal
+from detfuse.ablation.report.pairing import share_equal
 from detfuse.build import build_detector
 
 SMALL = ("neck.out_channels=16", "head.num_convs=1")

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from detfuse.ablation.design import Ablation, PlanError, arms_of, override
-from detfuse.ablation.plan import prepare, store
+from detfuse.ablation.plan.prepared import prepare, store
 from detfuse.ablation.storage import read_plan
 from detfuse.config import conf_dir
 from detfuse.errors import InputError
@@ -205,7 +205,8 @@ def test_seeds_may_be_added_to_a_stored_plan(tmp_path: Path) -> None:
 
 def test_planning_needs_no_torch() -> None:
     code = (
-        "import sys; from detfuse.ablation.design import Ablation; from detfuse.ablation.plan import prepare; "
+        "import sys; from detfuse.ablation.design import Ablation; "
+        "from detfuse.ablation.plan.prepared import prepare; "
         "import detfuse.cli.ablation_run; prepare(Ablation(factors={'neck': ['fpn', 'pafpn']}), 'x', []); "
         "assert 'torch' not in sys.modules"
     )

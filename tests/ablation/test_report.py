@@ -16,19 +16,13 @@ from xml.etree import ElementTree
 import pytest
 from fake_ablation import ARMS, FakeAblation, make_ablation
 
-from detfuse.ablation.records import Comparison, Plan, Run, Verdict
+from detfuse.ablation.records import Plan, Run
 from detfuse.ablation.report import summary_text, write_report
 from detfuse.ablation.report.evidence import read_curve
-from detfuse.ablation.storage import (
-    StorageError,
-    from_plain,
-    read_comparison,
-    read_cost,
-    read_plan,
-    to_plain,
-    write_cost,
-)
+from detfuse.ablation.storage import read_comparison, read_cost, read_plan, write_cost
+from detfuse.files.records import StorageError, from_plain, to_plain
 from detfuse.necks.topologies import fpn
+from detfuse.statistics.records import Comparison, Verdict
 from detfuse.visualize.graph import Fusion
 
 EVIL = '<script>alert("1")</script>'

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from detfuse.ablation.launcher import Handle, LocalLauncher
-from detfuse.ablation.monitor import Monitor
 from detfuse.ablation.records import Run
-from detfuse.ablation.runner import Job, Runner, score_of, state_of
+from detfuse.ablation.run.launcher import Handle, LocalLauncher
+from detfuse.ablation.run.monitor import Monitor
+from detfuse.ablation.run.runner import Job, Runner, score_of, state_of
 
 # What a run does, in a line of Python: it finishes, or does not.
 FINISH = "open('metrics.json', 'w').write('{\"stats\": {\"mAP\": 0.25}}'); open('predictions.json', 'w').write('[]')"
@@ -65,7 +65,7 @@ def test_whatever_goes_wrong_in_one_run_costs_no_other(tmp_path: Path) -> None:
 
 def test_sigkill_is_memory_where_the_system_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     counts = iter([3, 3, 3, 4])
-    monkeypatch.setattr("detfuse.ablation.runner._oom_kills", lambda: next(counts))
+    monkeypatch.setattr("detfuse.ablation.run.runner._oom_kills", lambda: next(counts))
     jobs = [job(tmp_path, arm, "os.kill(os.getpid(), 9)") for arm in ("somebody", "system")]
     somebody, system = runner().run(jobs)
     assert (somebody.state, somebody.reason.split(":")[0]) == ("killed", "killed by signal 9")
@@ -160,11 +160,11 @@ def test_an_interruption_ends_the_processes_and_leaves_the_run_to_go_on(tmp_path
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems cannot tie a process to its parent")
 def test_a_run_does_not_outlive_a_killed_runner(tmp_path: Path) -> None:
     child = (
-        "from detfuse.ablation.launcher import die_with_parent; die_with_parent(); "
+        "from detfuse.ablation.run.launcher import die_with_parent; die_with_parent(); "
         f"import os, time; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(60)"
     )
     parent = (
-        "import sys, time; from pathlib import Path; from detfuse.ablation.launcher import LocalLauncher; "
+        "import sys, time; from pathlib import Path; from detfuse.ablation.run.launcher import LocalLauncher; "
         f"LocalLauncher().start((sys.executable, '-c', {child!r}), {{}}, Path({str(tmp_path / 'log')!r})); "
         "time.sleep(60)"
     )
@@ -180,12 +180,12 @@ def test_a_run_does_not_outlive_a_killed_runner(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems cannot tie a process to its parent")
 def test_a_run_keeps_its_time_when_everything_is_killed(tmp_path: Path) -> None:
-    tied = "from detfuse.ablation.launcher import die_with_parent; die_with_parent()"
+    tied = "from detfuse.ablation.run.launcher import die_with_parent; die_with_parent()"
     sleep = "if open('starts').read() == 'x': import time; time.sleep(60)"
     slow = job(tmp_path, "slow", f"{tied}\n{sleep}\n{FINISH}")
     parent = (
-        "import sys; from pathlib import Path; from detfuse.ablation.launcher import LocalLauncher; "
-        "from detfuse.ablation.runner import Job, Runner; "
+        "import sys; from pathlib import Path; from detfuse.ablation.run.launcher import LocalLauncher; "
+        "from detfuse.ablation.run.runner import Job, Runner; "
         f"job = Job('slow', 0, Path({str(slow.folder)!r}), {slow.command!r}); "
         "Runner(LocalLauncher(), [{}], lambda folder: None).run([job])"
     )

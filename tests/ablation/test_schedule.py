@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from detfuse.ablation.schedule import Concern, Length, concerns_of, schedules_differ, watched
+from detfuse.ablation.plan.schedule import Concern, Length, concerns_of, schedules_differ, watched
 from detfuse.attention.cbam import CBAM
 from detfuse.attention.gc import GC
+from detfuse.attention.inserts import Insert
 from detfuse.attention.non_local import NonLocal
 from detfuse.attention.sagan import SAGAN
 from detfuse.attention.se import SE
-from detfuse.inserts import Insert
 
 ADAMW = {"_target_": "detfuse.training.optim.adamw", "lr": 0.001}
 COSINE = {"_target_": "detfuse.training.optim.cosine", "warmup_steps": 10}

@@ -12,7 +12,7 @@ import torch
 from contracts.composing import compose_train, small_batch
 from torch import Tensor, nn
 
-from detfuse.ablation.start import Magnitudes, differences, magnitudes, measured, solve_factors
+from detfuse.ablation.plan.start import Magnitudes, differences, magnitudes, measured, solve_factors
 from detfuse.build import build_detector
 from detfuse.detector import Detector
 from detfuse.fusion.graph import FusionGraph, Node

@@ -8,8 +8,8 @@ import pytest
 from contracts.composing import compose_train
 
 from detfuse.ablation.design import Ablation, PlanError
-from detfuse.ablation.plan import prepare
-from detfuse.ablation.probe import probe
+from detfuse.ablation.plan.prepared import prepare
+from detfuse.ablation.plan.probe import probe
 
 
 def test_another_fill_is_listed_as_what_the_neck_brings_along() -> None:

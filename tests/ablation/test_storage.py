@@ -9,20 +9,19 @@ from typing import Any
 
 import pytest
 
-from detfuse.ablation.records import Arm, Comparison, Cost, Difference, Plan, Run, Score, Verdict
+from detfuse.ablation.records import Arm, Cost, Plan, Run
 from detfuse.ablation.storage import (
-    StorageError,
-    from_plain,
     read_comparison,
     read_cost,
     read_plan,
     read_run,
-    to_plain,
     write_comparison,
     write_cost,
     write_plan,
     write_run,
 )
+from detfuse.files.records import StorageError, from_plain, to_plain
+from detfuse.statistics.records import Comparison, Difference, Score, Verdict
 
 PLAN = Plan(
     name="necks",

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from detfuse.attention.cbam import CBAM
+from detfuse.attention.inserts import BACKBONE_SITES, AttentionChoice, Site, inserts_of
 from detfuse.backbones.timm_backbone import TimmBackbone
 from detfuse.backbones.torchvision_backbone import TorchvisionBackbone
-from detfuse.inserts import BACKBONE_SITES, AttentionChoice, Site, inserts_of
 from detfuse.training.optim import adamw
 
 LIBRARIES = {"timm": TimmBackbone, "torchvision": TorchvisionBackbone}

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from torchvision import models
 
+from detfuse.attention.inserts import Attention, AttentionChoice, inserts_of
 from detfuse.attention.se import SE
 from detfuse.backbones.timm_backbone import TimmBackbone
 from detfuse.backbones.torchvision_backbone import TorchvisionBackbone
-from detfuse.inserts import Attention, AttentionChoice, inserts_of
 from detfuse.structures import IMAGENET, Normalization
 
 NAME = "convnext_atto"  # timm renames its weights in a feature extractor: stages.0 becomes stages_0

@@ -10,8 +10,8 @@ import pytest
 import torch
 import yaml
 
-from detfuse.ablation import probe
 from detfuse.ablation.design import PlanError
+from detfuse.ablation.plan import probe
 from detfuse.cli import evaluation_run, training_run
 from detfuse.cli.jobs import Invocation
 from detfuse.cli.outputs import require_file, require_folder

@@ -20,6 +20,7 @@ _MISSPELT = """
     attention:
       levles: {lateral: [3]}
       levels: {latral: [3]}
+      output: {_target_: detfuse.inserts.Levels}
       lateral: {ratoi: 4}
     resample:
       upp: {_target_: detfuse.fusion.resample.Nearest}
@@ -41,6 +42,7 @@ _SAID = {
     "attention.levles=...": "did you mean levels?",
     "attention.levels.latral=...": "did you mean lateral?",
     "attention.lateral.ratoi=4": "takes no ratoi",
+    "attention.output._target_=detfuse.inserts.Levels": "it is detfuse.attention.inserts.Levels now",
     "resample.upp=...": "did you mean up?",
     "detector.men=...": "did you mean mean?",
     "module=3": "a node with a `_target_`",

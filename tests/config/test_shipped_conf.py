@@ -6,11 +6,11 @@ from typing import get_args
 import pytest
 from omegaconf import OmegaConf
 
+from detfuse.attention.inserts import Site
 from detfuse.build import targets
 from detfuse.config import check, conf_dir, help_text
 from detfuse.config.location import group_options
 from detfuse.config.signatures import signature_of
-from detfuse.inserts import Site
 
 NO_GRAPH = "ssd_extras"
 FILES = sorted(conf_dir().rglob("*.yaml"))

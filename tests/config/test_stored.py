@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 
-from detfuse.config import as_stored, check, conf_dir
+from detfuse.config import as_stored, conf_dir
 from detfuse.config.resolve import resolve
-from detfuse.config.retired import _MOVED
 from detfuse.errors import InputError
 
 SOURCE = Path("runs/a/config.yaml")
@@ -41,19 +40,10 @@ def test_arguments_that_were_removed_since_are_left_out(composed: dict[str, Any]
     assert repr(stored) == before
 
 
-def test_a_part_that_has_moved_is_found_where_it_is(
-    composed: dict[str, Any], stored: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(_MOVED, "detfuse.fusion.operators.Plus", "detfuse.fusion.operators.Add")
-    monkeypatch.setitem(_MOVED, "detfuse.necks.pyramids.fpn", "detfuse.necks.topologies.fpn")
-    stored["operator"]["_target_"] = "detfuse.fusion.operators.Plus"
-    stored["neck"]["topology"] = {**stored["neck"]["topology"], "_target_": "detfuse.necks.pyramids.fpn"}
+def test_parts_that_stand_elsewhere_now_are_found(composed: dict[str, Any], stored: dict[str, Any]) -> None:
+    levels = {**stored["attention"]["levels"], "_target_": "detfuse.inserts.Levels"}
+    stored["attention"] = {**stored["attention"], "levels": levels}
     assert as_stored(stored, SOURCE, [conf_dir()]) == composed
-    written = check(["operator._target_=detfuse.fusion.operators.Plus"], "train")
-    assert written == [
-        "operator._target_=detfuse.fusion.operators.Plus (command line): it has moved; write "
-        "detfuse.fusion.operators.Add"
-    ]
 
 
 def test_an_operator_that_a_neck_never_took_is_left_out() -> None:

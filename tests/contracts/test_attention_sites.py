@@ -14,9 +14,9 @@ import torch
 from composing import compose_train, crossed, options, sites_of, small_batch
 from torch import Tensor
 
+from detfuse.attention.inserts import inserts_of
 from detfuse.build import ConfigError, build_detector
 from detfuse.detector import Detector
-from detfuse.inserts import inserts_of
 from detfuse.structures import Batch
 from detfuse.training.optim import sgd
 

@@ -11,6 +11,7 @@ from composing import small_batch
 from test_detectors import CROSSED, detector_of, small
 from torch.export import ExportedProgram
 
+from detfuse.attention.inserts import inserts_of
 from detfuse.build import build_detector
 from detfuse.detector import Detector
 from detfuse.export import (
@@ -27,7 +28,6 @@ from detfuse.export import (
     read_exported,
     written,
 )
-from detfuse.inserts import inserts_of
 from detfuse.ops.postprocess import Nms, SoftNms
 from detfuse.protocols import Combine
 from detfuse.structures import Categories

@@ -9,8 +9,8 @@ import pytest
 from contracts.composing import compose_train
 from torch import Tensor, nn
 
-from detfuse.ablation.built import description_of
-from detfuse.ablation.equalise import EqualiseError, equalised
+from detfuse.ablation.plan.built import description_of
+from detfuse.ablation.plan.equalise import EqualiseError, equalised
 from detfuse.build import ConfigError, build_detector
 from detfuse.cli.results import describe
 from detfuse.structures import FeatureSpec

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from detfuse.attention.cbam import CBAM
+from detfuse.attention.inserts import AttentionChoice, make_insert
 from detfuse.fusion.operators import Add
 from detfuse.fusion.resample import UP, Nearest, StridedConv
 from detfuse.initialisation import initialised
-from detfuse.inserts import AttentionChoice, make_insert
 from detfuse.necks.graph_neck import GraphNeck
 from detfuse.necks.topologies import bifpn, early, early_pyramid, fpn, pafpn, unet, unfused
 from detfuse.structures import Categories, FeatureSpec

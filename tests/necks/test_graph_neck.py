@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from detfuse.attention.inserts import AttentionChoice
 from detfuse.fusion.graph import GraphError
 from detfuse.fusion.operators import OPERATORS, Add, Concat, Gated
 from detfuse.fusion.resample import DOWN, UP, Nearest, StridedConv
-from detfuse.inserts import AttentionChoice
 from detfuse.necks.graph_neck import GraphNeck
 from detfuse.necks.topologies import bifpn, early, early_pyramid, fpn, pafpn, unet, unfused
 from detfuse.structures import FeatureSpec

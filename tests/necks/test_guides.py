@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from detfuse.attention.inserts import AttentionChoice
 from detfuse.fusion.graph import GraphError
 from detfuse.fusion.operators import Add, Concat
 from detfuse.fusion.resample import SAPA, Nearest, StridedConv
-from detfuse.inserts import AttentionChoice
 from detfuse.necks.graph_neck import GraphNeck
 from detfuse.necks.topologies import early_pyramid, fpn, pafpn
 from detfuse.structures import FeatureSpec

@@ -10,8 +10,8 @@ from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel
 
+from detfuse.attention.inserts import Insert
 from detfuse.detector import Detector
-from detfuse.inserts import Insert
 from detfuse.structures import IMAGENET, Pretrained
 from detfuse.training.optim import adamw, cosine, describe_rates, parameter_groups, parameter_kinds, sgd, steps
 

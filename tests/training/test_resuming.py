@@ -12,7 +12,7 @@ import torch
 from conftest import Fit, Quadrants, make_module  # type: ignore[import-not-found]  # pytest puts this folder on the path
 from torch import Tensor, nn
 
-from detfuse.inserts import Insert
+from detfuse.attention.inserts import Insert
 from detfuse.structures import IMAGENET, Pretrained
 from detfuse.training.checkpoint import Checkpoints
 from detfuse.training.module import DetectionModule

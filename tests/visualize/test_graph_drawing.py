@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from detfuse.inserts import Place
+from detfuse.attention.inserts import Place
 from detfuse.necks.topologies import bifpn, early, early_pyramid, fpn, pafpn, unet, unfused
 from detfuse.visualize.graph import mermaid, svg
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from detfuse.ablation.records import Comparison, Plan, Run, Score
+from detfuse.ablation.records import Plan, Run
 from detfuse.ablation.report.blocks import Figure
 from detfuse.ablation.report.evidence import collect
 from detfuse.ablation.report.findings import Findings
@@ -16,7 +16,8 @@ from detfuse.ablation.report.page import page
 from detfuse.ablation.report.pictures import ImageOf
 from detfuse.ablation.report.sections import all_sections, subtitle
 from detfuse.ablation.report.wording import summary_text
-from detfuse.files import write_text
+from detfuse.files.text import write_text
+from detfuse.statistics.records import Comparison, Score
 
 __all__ = ["summary_text", "write_report"]
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from detfuse.ablation.interaction import order_flips
+from detfuse.ablation.plan.start import NOTICEABLE
 from detfuse.ablation.records import TOLERANCE
-from detfuse.ablation.report import charts, forest, plot, tables
+from detfuse.ablation.report import tables
 from detfuse.ablation.report.blocks import Badge, Block, Bullets, Figure, Section, Text, Verdicts
 from detfuse.ablation.report.findings import (
     EXPLORATORY,
@@ -17,8 +17,9 @@ from detfuse.ablation.report.findings import (
     rows_of,
     sentence,
 )
+from detfuse.ablation.report.interaction import order_flips
 from detfuse.ablation.report.wording import headline, interval, title_of
-from detfuse.ablation.start import NOTICEABLE
+from detfuse.visualize import charts, forest, plot
 
 
 def verdict(found: Findings) -> Section:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from statistics import fmean
 
-from detfuse.ablation.report import charts, forest, plot, tables
+from detfuse.ablation.report import tables
 from detfuse.ablation.report.blocks import Block, Figure, Section, Text
 from detfuse.ablation.report.evidence import Curve
 from detfuse.ablation.report.findings import (
@@ -21,8 +21,9 @@ from detfuse.ablation.report.findings import (
     sentence,
 )
 from detfuse.ablation.report.wording import interval, title_of
+from detfuse.attention.inserts import Place
 from detfuse.evaluation.errors import ERROR_TYPES
-from detfuse.inserts import Place
+from detfuse.visualize import charts, forest, plot
 from detfuse.visualize.graph import svg
 
 _MAX_CLASSES = 12

@@ -12,9 +12,10 @@ from typing import Any
 
 from detfuse.ablation.records import Cost, Plan, Run
 from detfuse.ablation.report.objects import by_image, num_found
-from detfuse.ablation.storage import COST, StorageError, from_plain, read_cost
+from detfuse.ablation.storage import COST, read_cost
 from detfuse.evaluation.errors import ERROR_TYPES, Errors, error_types
-from detfuse.files import read_table
+from detfuse.files.records import StorageError, from_plain
+from detfuse.files.text import read_table
 from detfuse.visualize.graph import Fusion
 
 _PLACE = ("runs_dir", "project", "name", "resume", "overwrite")

@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from detfuse.ablation.records import Comparison, Difference, Plan, Run, Score
-from detfuse.ablation.report import forest, plot
+from detfuse.ablation.records import Plan, Run
 from detfuse.ablation.report.evidence import ArmEvidence
 from detfuse.ablation.report.pictures import ImageOf
 from detfuse.ablation.report.wording import coverage, decimals_for, main_metric
+from detfuse.statistics.records import Comparison, Difference, Score
+from detfuse.visualize import forest, plot
 
 THRESHOLDS, SIZES = ("AP50", "AP75"), ("APs", "APm", "APl")
 EXPLORATORY = "Exploratory: not corrected for the number of comparisons; a lead to follow, not a result."

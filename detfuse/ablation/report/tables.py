@@ -8,13 +8,14 @@ from functools import partial
 from math import prod
 from typing import Any
 
-from detfuse.ablation.records import Comparison, Plan, Run, Score
+from detfuse.ablation.plan.start import shown
+from detfuse.ablation.records import Plan, Run
 from detfuse.ablation.report.blocks import Column, Table
-from detfuse.ablation.report.charts import Point, front
 from detfuse.ablation.report.evidence import ArmEvidence
 from detfuse.ablation.report.wording import NARROW, points, si, title_of
-from detfuse.ablation.start import shown
 from detfuse.evaluation.errors import ERROR_TYPES
+from detfuse.statistics.records import Comparison, Score
+from detfuse.visualize.charts import Point, front
 
 
 def _points_column(header: str, decimals: int, *, sign: bool = False) -> Column:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from detfuse.ablation.records import Comparison, Difference, Plan, Score, Verdict
-from detfuse.ablation.things import listed
+from detfuse.ablation.plan.things import listed
+from detfuse.ablation.records import Plan
+from detfuse.statistics.records import Comparison, Difference, Score, Verdict
 
 MINUS, NARROW = "\N{MINUS SIGN}", "\N{NARROW NO-BREAK SPACE}"
 NAMES = {

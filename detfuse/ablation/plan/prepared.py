@@ -1,0 +1,236 @@
+"""From a page and a command line to a plan: every arm resolved and checked, all mistakes told together. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from detfuse.ablation.design import Ablation, PlanError, arms_of, override
+from detfuse.ablation.plan.control import changes, confounds, covariates, notes, overwritten
+from detfuse.ablation.plan.things import things
+from detfuse.ablation.records import Arm, Plan
+from detfuse.ablation.storage import PLAN, read_plan, write_plan
+from detfuse.config import check
+from detfuse.config.resolve import Resolved, resolve
+from detfuse.config.retired import brought_up_to_date
+from detfuse.errors import InputError
+from detfuse.files.records import loaded, to_plain
+from detfuse.files.text import write_text
+
+CONFIGS = "configs"  # folder of the arms' resolved configurations
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A plan with what its arms resolve to.
+
+    Attributes:
+        plan: what will be stored.
+        resolved: arm -> its configuration of ``train``; the seed in it is that of the first runs.
+        flags: flags that ``train`` needs too, such as ``--config-dir``.
+    """
+
+    plan: Plan
+    resolved: Mapping[str, Resolved]
+    flags: tuple[str, ...]
+
+    def argv(self, arm: Arm, seed: int) -> list[str]:
+        """Arguments of ``train`` for one run, without where it is written."""
+        return [*self.flags, *self.plan.common, *arm.overrides, f"seed={seed}"]
+
+
+def prepare(page: Ablation, name: str, typed: Sequence[str], flags: Sequence[str] = ()) -> Prepared:
+    """Make the plan of a page.
+
+    Args:
+        page: what is compared, with what was typed about it.
+        name: of the ablation.
+        typed: overrides common to all arms, as typed; they win over the page's ``common``.
+        flags: for every command line, such as ``--config-dir``.
+
+    Raises:
+        PlanError: with every mistake of every arm, and every difference that would confound a pair.
+    """
+    _raise_if([*_wrong_numbers(page), *_set_by_the_runner(page, typed)])
+    arms = arms_of(page)
+    common = _common(page, typed)
+    _refuse_typed_factors(arms, typed)
+    plan = Plan(
+        name=name,
+        arms=arms,
+        seeds=tuple(page.seeds),
+        common=tuple(common),
+        budget=page.budget,
+        equalise=tuple(page.equalise),
+        allow=tuple(page.allow),
+        equivalence=page.equivalence,
+        together=page.together,
+    )
+    return resolved_plan(plan, flags)
+
+
+def resolved_plan(plan: Plan, flags: Sequence[str] = ()) -> Prepared:
+    """Check and resolve every arm of a plan, refuse confounded pairs, list what the choices bring along.
+
+    Raises:
+        PlanError: see :func:`prepare`.
+    """
+    prepared = Prepared(plan, {}, tuple(flags))
+    argv = {arm.name: prepared.argv(arm, plan.seeds[0]) for arm in plan.arms}
+    _raise_if(_shared({name: check(arguments, "train") for name, arguments in argv.items()}))
+    resolved = {name: resolve(arguments, "train") for name, arguments in argv.items()}
+    pairs = {arm.name: (arm, resolved[arm.name]) for arm in plan.arms}
+    baseline = pairs[plan.baseline.name]
+    against = {arm.name: pairs[arm.name] for arm in plan.arms[1:]}
+    every, together = against.values(), plan.together
+    _raise_if(_shared({name: confounds(baseline, pair, every, together=together) for name, pair in against.items()}))
+    noted = {name: tuple(dict.fromkeys([*pair[0].notes, *notes(baseline, pair)])) for name, pair in against.items()}
+    plan = replace(
+        plan,
+        arms=(plan.baseline, *(replace(arm, notes=noted[arm.name]) for arm in plan.arms[1:])),
+        covariates={name: covariates(baseline, pair) for name, pair in against.items()},
+        things={name: tuple(things(baseline, pair)) for name, pair in against.items()},
+    )
+    return Prepared(plan, resolved, tuple(flags))
+
+
+@dataclass(frozen=True)
+class Change:
+    """What is done to an arm so that something is held equal to the baseline.
+
+    Attributes:
+        overrides: added to the arm's.
+        note: for the report; empty if there is nothing to say.
+    """
+
+    overrides: tuple[str, ...]
+    note: str = ""
+
+
+def changed(prepared: Prepared, changes_of: Mapping[str, Change]) -> Prepared:
+    """The plan with some arms changed (arm -> change), checked and resolved again.
+
+    Raises:
+        PlanError: see :func:`prepare`.
+    """
+    plan = prepared.plan
+    arms = []
+    for arm in plan.arms:
+        change = changes_of.get(arm.name, Change(()))
+        notes = (*arm.notes, change.note) if change.note else arm.notes
+        arms.append(replace(arm, overrides=(*arm.overrides, *change.overrides), notes=notes))
+    return resolved_plan(replace(plan, arms=tuple(arms)), prepared.flags)
+
+
+def store(folder: Path, prepared: Prepared) -> str:
+    """Write ``plan.yaml`` and the arms' resolved configurations, once; a folder that has them must agree.
+
+    Returns:
+        What was changed about a stored plan, for people: seeds may be added or left out; empty if nothing was.
+
+    Raises:
+        PlanError: naming what differs from the stored plan.
+    """
+    said = ""
+    if (folder / PLAN).is_file():
+        said = _agree(folder, prepared)
+    write_plan(folder, prepared.plan)
+    for name, resolved in prepared.resolved.items():
+        text = yaml.safe_dump(_without_seed(resolved.config), sort_keys=False, allow_unicode=True)
+        write_text(folder / CONFIGS / f"{name}.yaml", text)
+    return said
+
+
+def _agree(folder: Path, prepared: Prepared) -> str:
+    old, new = to_plain(read_plan(folder)), to_plain(prepared.plan)
+    before, now = {arm["name"]: arm for arm in old["arms"]}, {arm["name"]: arm for arm in new["arms"]}
+    problems = [f"the arm {name} is not in it" for name in now if name not in before]
+    problems += [f"its arm {name} is gone" for name in before if name not in now]
+    keys = ("budget", "equalise", "equivalence")  # what is allowed or declared one changes no run
+    problems += changes({key: old[key] for key in keys}, {key: new[key] for key in keys})
+    if not problems and old["arms"][0]["name"] != new["arms"][0]["name"]:
+        problems.append(f"its baseline is {old['arms'][0]['name']}, not {new['arms'][0]['name']}")
+    for name in now:
+        if name in before:
+            problems += [f"arm {name}: {change}" for change in config_changes(folder, prepared, name)]
+    if problems:
+        raise PlanError([f"{folder} holds another plan: {problem}" for problem in problems] + [_REMEDY])
+    added = [str(seed) for seed in new["seeds"] if seed not in old["seeds"]]
+    gone = [str(seed) for seed in old["seeds"] if seed not in new["seeds"]]
+    parts = [f"seeds added: {', '.join(added)}"] * bool(added) + [f"seeds left out: {', '.join(gone)}"] * bool(gone)
+    return "; ".join(parts)
+
+
+_REMEDY = "give the new plan a folder of its own by name=..., or begin again by overwrite=true"
+
+
+def config_changes(folder: Path, prepared: Prepared, arm: str) -> list[str]:
+    """``path: stored -> now`` for every setting in which an arm of a stored plan was configured otherwise."""
+    file, resolved = folder / CONFIGS / f"{arm}.yaml", prepared.resolved[arm]
+    if not file.is_file():  # the command was killed between the plan and this file: no run had begun
+        return []
+    stored = brought_up_to_date(loaded(file, yaml.safe_load))
+    return changes(stored, yaml.safe_load(yaml.safe_dump(_without_seed(resolved.config))))
+
+
+def _without_seed(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if key != "seed"}
+
+
+def _wrong_numbers(page: Ablation) -> list[str]:
+    problems = []
+    if not page.seeds:
+        problems.append("seeds=[]: give at least one seed")
+    twice = sorted({seed for seed in page.seeds if page.seeds.count(seed) > 1})
+    if twice:
+        listed = ", ".join(map(str, twice))
+        problems.append(f"seeds={page.seeds}: {listed} is given twice; a run counts once")
+    return problems
+
+
+def _set_by_the_runner(page: Ablation, typed: Sequence[str]) -> list[str]:
+    problems = overwritten(page.factors or {}, "factors")
+    for name, settings in (page.arms or {}).items():
+        problems += overwritten(settings or {}, f"arm {name}")
+    return [*problems, *overwritten(page.common or {}, "common"), *overwritten(map(_key, typed), "command line")]
+
+
+def _common(page: Ablation, typed: Sequence[str]) -> list[str]:
+    keys = {_key(text) for text in typed}
+    try:
+        own = [override(key, value) for key, value in (page.common or {}).items() if key.lstrip("+") not in keys]
+    except InputError as error:
+        raise PlanError([f"common: {error}"]) from error
+    return [*own, *typed]
+
+
+def _refuse_typed_factors(arms: Iterable[Arm], typed: Sequence[str]) -> None:
+    taken = {key.lstrip("+~"): arm.name for arm in arms for key in arm.factors}
+    _raise_if(
+        f"{text}: {_key(text)} is what the arms differ in (arm {taken[_key(text)]}); leave it out, or change "
+        "the plan's factors"
+        for text in typed
+        if _key(text) in taken
+    )
+
+
+def _key(text: str) -> str:
+    return text.lstrip("+~").partition("=")[0]
+
+
+def _shared(problems: Mapping[str, list[str]]) -> list[str]:
+    """Problems by arm; those that all arms have are named once."""
+    everywhere = [p for p in next(iter(problems.values()), []) if all(p in found for found in problems.values())]
+    if len(problems) < 2:
+        everywhere = []
+    own = [f"arm {name}: {p}" for name, found in problems.items() for p in found if p not in everywhere]
+    return [f"all arms: {problem}" for problem in everywhere] + own
+
+
+def _raise_if(problems: Iterable[str]) -> None:
+    if listed := list(problems):
+        raise PlanError(listed)

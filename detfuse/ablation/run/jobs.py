@@ -1,0 +1,182 @@
+"""The runs of an ablation as ``train`` makes them: their command lines, folders, share of the machine."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from detfuse.ablation.design import override
+from detfuse.ablation.plan.control import environment_differences
+from detfuse.ablation.plan.prepared import Prepared
+from detfuse.ablation.records import Plan, Run
+from detfuse.ablation.run.runner import LOG, Job
+from detfuse.ablation.storage import STATE, read_plan
+from detfuse.errors import UserError
+from detfuse.files.records import StorageError
+from detfuse.runs import run_folder
+from detfuse.runs.threads import described, this_machine, threads_that_fit
+
+_RUNS = "runs"
+_ENVIRONMENT = "environment.json"
+_NO_PAIRS = "and arms that differ in it cannot be compared"
+
+
+def folder_of(folder: Path, arm: str, seed: int) -> Path:
+    """The run folder of an arm under a seed, in an ablation's folder."""
+    return folder / _RUNS / arm / f"seed-{seed}"
+
+
+def jobs_of(prepared: Prepared, folder: Path) -> list[Job]:
+    """All runs, seed by seed, so that an ablation cut short has whole pairs."""
+    plan = prepared.plan
+    return [
+        Job(
+            arm.name,
+            seed,
+            folder_of(folder, arm.name, seed),
+            (
+                *(sys.executable, "-P", "-m", "detfuse.cli.arm"),
+                *prepared.argv(arm, seed),
+                override("runs_dir", str(folder / _RUNS)),
+                *(f"project={arm.name}", f"name=seed-{seed}", "resume=true", "evaluate=last"),
+            ),
+        )
+        for seed in plan.seeds
+        for arm in plan.arms
+    ]
+
+
+def begin(folder: Path) -> None:
+    """Make a run folder ready: ``train resume=true`` goes on from its last checkpoint, or begins in an emptied one."""
+    if (folder / run_folder.CONFIG).is_file() and (folder / run_folder.LAST).is_file():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    for entry in folder.iterdir():
+        if entry.name in (LOG, STATE):
+            continue
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+    (folder / run_folder.CONFIG).touch()
+
+
+def slots_of(jobs: int, prepared: Prepared) -> list[dict[str, str]]:
+    """The environment of each place for a run: its share of the threads, and a GPU of its own where there are any."""
+    import torch
+
+    from detfuse.training.device import compute_device
+
+    trainer = prepared.resolved[prepared.plan.baseline.name].config["trainer"]
+    several = trainer["devices"] not in (1, "1")
+    if several and jobs > 1:
+        raise UserError(
+            f"jobs={jobs} with trainer.devices={trainer['devices']}: a run that takes several devices runs alone"
+        )
+    threads = {"OMP_NUM_THREADS": str(prepared.plan.threads)}
+    gpus: list[str] = []
+    if not several and compute_device(trainer["accelerator"]).type == "cuda":
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        gpus = visible.split(",") if visible else [str(index) for index in range(torch.cuda.device_count())]
+    return [{**threads, **({"CUDA_VISIBLE_DEVICES": gpus[place % len(gpus)]} if gpus else {})} for place in range(jobs)]
+
+
+def processes_of(prepared: Prepared) -> int:
+    """Processes of a run: one per device."""
+    devices = prepared.resolved[prepared.plan.baseline.name].config["trainer"]["devices"]
+    if isinstance(devices, list):
+        return max(1, len(devices))
+    return max(1, int(devices)) if str(devices).isdecimal() else 1
+
+
+def threads_of(processes: int, folder: Path | None) -> tuple[int, str]:
+    """Threads of each process, and why so many, for people.
+
+    Those that the environment says, else those of the runs that there are, since results depend on the number by
+    rounding, else those that fit into this machine at this moment.
+
+    Args:
+        processes: at a time, of all runs.
+        folder: of the ablation, where it may have been begun; None if it begins anew.
+    """
+    if given := os.environ.get("OMP_NUM_THREADS"):
+        return int(given.split(",")[0]), "OMP_NUM_THREADS"
+    if folder is not None and (stored := _stored_threads(folder)):
+        return stored, "as it was begun"
+    machine = this_machine()
+    return threads_that_fit(machine, processes), described(machine)
+
+
+def _stored_threads(folder: Path) -> int | None:
+    """Of the plan, or of the runs of one that is older than this entry."""
+    with contextlib.suppress(StorageError):
+        threads = read_plan(folder).threads
+        if threads is not None:
+            return threads
+    for file in sorted((folder / _RUNS).glob(f"*/*/{_ENVIRONMENT}")):
+        return int(json.loads(file.read_text(encoding="utf-8"))["threads"])
+    return None
+
+
+def refuse_other_environment(jobs: Sequence[Job], slots: Sequence[Mapping[str, str]], plan: Plan) -> None:
+    """Runs that were made with other versions are no pair of those that come now.
+
+    Raises:
+        UserError: naming a run and what differs, unless the plan allows it.
+    """
+    from detfuse.runs.environment import environment
+
+    if "environment" in plan.allow:
+        return
+    now = {**environment(), "threads": slots[0]["OMP_NUM_THREADS"]}
+    for job in jobs:
+        file = job.folder / _ENVIRONMENT
+        if not file.is_file() or not (job.folder / run_folder.LAST).is_file():  # it begins again
+            continue
+        found = environment_differences(_environment_of(job.folder), now)
+        if "CUDA_VISIBLE_DEVICES" in slots[0]:
+            found.pop("device", None)  # a run sees only its own GPU
+        if found:
+            raise UserError(
+                f"{job.folder} was made in another environment ({_listed(found)}), {_NO_PAIRS}: go back to it, begin "
+                "again by overwrite=true, or say allow=[environment]"
+            )
+
+
+def refuse_mixed_environments(runs: Sequence[Run], plan: Plan) -> None:
+    """Finished runs that were made with different versions are no pairs, wherever they are looked at.
+
+    Raises:
+        UserError: naming two runs and what differs, unless the plan allows it.
+    """
+    finished = [run for run in runs if run.state == "finished" and (run.folder / _ENVIRONMENT).is_file()]
+    if "environment" in plan.allow or not finished:
+        return
+    first, *others = finished
+    for run in others:
+        theirs, ours = _environment_of(run.folder), _environment_of(first.folder)
+        found = environment_differences(theirs, ours)
+        if "CUDA" in theirs.get("device", "") and "CUDA" in ours.get("device", ""):
+            found.pop("device", None)  # which GPU a run got, its place decided
+        if found:
+            raise UserError(
+                f"{run.folder} was made in another environment ({_listed(found)}) than {first.folder}, {_NO_PAIRS}: "
+                "make one of them again, or say allow=[environment]"
+            )
+
+
+def _environment_of(folder: Path) -> dict[str, str]:
+    file = folder / _ENVIRONMENT
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{file}: cannot be read ({error}); delete {folder} to make this run again") from error
+
+
+def _listed(found: Mapping[str, tuple[str, str]]) -> str:
+    return "; ".join(f"{key}: {before} -> {after}" for key, (before, after) in found.items())

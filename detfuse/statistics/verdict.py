@@ -1,0 +1,144 @@
+"""From an interval to one sentence, and to what it would take to know more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import ceil, sqrt
+from statistics import NormalDist
+from typing import Literal
+
+from detfuse.statistics.intervals import LEVEL, Interval, Spread, equivalence_p, half_width
+from detfuse.statistics.records import Verdict
+
+Subject = Literal["arms", "models"]
+MOST_SEEDS = 1000
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked of a pair.
+
+    Attributes:
+        arm: name of the one.
+        baseline: name of the other.
+        equivalence: a difference of AP (a fraction) that nobody would care about; 0 if any matters.
+        num_arms: how many arms are compared with this baseline.
+        subject: ``arms``: which choice is better, of which the models at hand are samples; ``models``: which of the two
+            given models.
+    """
+
+    arm: str
+    baseline: str
+    equivalence: float
+    num_arms: int
+    subject: Subject
+
+
+def verdict(
+    question: Question,
+    estimate: float,
+    found: Interval,
+    spread: Spread,
+    p_holm: float | None,
+    p_equivalent_holm: float | None = None,
+) -> Verdict:
+    """One of better, worse, equivalent, undecided.
+
+    Equivalent goes first: a difference that is certainly smaller than anybody would care about is no improvement.
+
+    Args:
+        question: what is asked.
+        estimate: the difference.
+        found: its interval.
+        spread: what the interval rests on.
+        p_holm: of no difference, corrected for the number of arms.
+        p_equivalent_holm: of a difference that matters, likewise; None corrects by the number of arms itself, as Holm's
+            first and strictest step does.
+    """
+    arm, baseline = question.arm, question.baseline
+    if found.low is None or found.high is None or p_holm is None:  # a single image, and one seed
+        return Verdict("undecided", f"Undecided: {arm} differs from {baseline} by {points(estimate)}; {found.method}.")
+    shown = f"{points(estimate)} AP points (95 % interval {points(found.low)} to {points(found.high)})"
+    if spread.seeds is None and question.subject == "arms":
+        return Verdict(
+            "undecided",
+            f"Undecided: one seed says nothing about another; this seed's {arm} minus {baseline} is {shown} "
+            "over images only. Run 3 seeds or more.",
+        )
+    scope = "" if spread.seeds is not None else " on images like these; seeds are not covered"
+    if p_equivalent_holm is None:
+        p_equivalent_holm = question.num_arms * (equivalence_p(estimate, spread, question.equivalence) or 0.0)
+    if p_equivalent_holm < LEVEL:
+        size = f"{100 * question.equivalence:.4g} AP points"
+        return Verdict("equivalent", f"{arm} and {baseline} are equivalent within {size}{scope}: {shown}.")
+    if p_holm < LEVEL:
+        kind: Literal["better", "worse"] = "better" if estimate > 0 else "worse"
+        return Verdict(kind, f"{arm} is {kind} than {baseline}{scope}: {shown}.")
+    return _undecided(question, estimate, found, spread, shown)
+
+
+def _undecided(question: Question, estimate: float, found: Interval, spread: Spread, shown: str) -> Verdict:
+    start = f"Undecided: {question.arm} minus {question.baseline} is {shown}"
+    assert found.low is not None
+    assert found.high is not None
+    if not found.low <= 0 <= found.high:
+        start += f", which does not hold up among {question.num_arms} arms (Holm)"
+    elif max(-found.low, found.high) < question.equivalence:
+        start += f", all of it negligible, which does not hold up among {question.num_arms} arms (Holm)"
+    # Decided is whatever comes first: that it differs, or that it differs by less than matters.
+    target = max(abs(estimate), question.equivalence - abs(estimate))
+    images = spread.images or 0.0
+    if spread.seeds is None:
+        times = _times_images(images, target)
+        return Verdict("undecided", f"{start}; needs {times}; seeds are not covered.")
+    per_pair = spread.seeds * spread.num_seeds
+    floor = max(images - spread.both, 0.0) if spread.images is not None else 0.0
+    needed = seeds_needed(question, abs(estimate), per_pair, floor, spread.num_seeds)
+    if needed is not None:
+        more = needed - spread.num_seeds
+        return Verdict("undecided", f"{start}; needs about {more} more seed{'s' if more > 1 else ''}.", more)
+    if target > 0 and NormalDist().inv_cdf(1 - LEVEL / 2) * sqrt(floor) >= target:
+        return Verdict("undecided", f"{start}; needs more images, not seeds: {_times_images(floor, target)}.")
+    return Verdict("undecided", f"{start}; needs more than {MOST_SEEDS:,} seeds.")
+
+
+def seeds_needed(question: Question, size: float, per_pair: float, images: float, num_seeds: int) -> int | None:
+    """Least number of seeds, beyond those at hand, of which the expected interval decides; None above 1,000.
+
+    Args:
+        question: its equivalence, and the number of arms: Holm's first step is the strictest.
+        size: of the difference.
+        per_pair: variance between seeds of one pair's difference.
+        images: variance that more seeds do not reduce.
+        num_seeds: seeds at hand.
+    """
+
+    def decides(seeds: int) -> bool:
+        half = half_width(per_pair, images, seeds, LEVEL / question.num_arms)
+        return half < max(size, question.equivalence - size)
+
+    return first_that(decides, num_seeds + 1)
+
+
+def first_that(decides: Callable[[int], bool], start: int) -> int | None:
+    """Least number from ``start`` on that is enough, of what stays enough with more; None above 1,000."""
+    if not decides(MOST_SEEDS):
+        return None
+    low, high = start, MOST_SEEDS
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if decides(middle) else (middle + 1, high)
+    return low
+
+
+def points(difference: float) -> str:
+    """A difference of AP as people say it: ``+1.3`` points of 100."""
+    return f"{100 * difference:+.2f}"
+
+
+def _times_images(variance: float, target: float) -> str:
+    if target <= 0:
+        return "more images"
+    factor = ceil((NormalDist().inv_cdf(1 - LEVEL / 2) * sqrt(variance) / target) ** 2)
+    return f"about {max(factor, 2):,} times as many images"

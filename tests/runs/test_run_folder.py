@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from detfuse.config import TrainSettings
+from detfuse.errors import UserError
+from detfuse.runs.run_folder import auto_name, base_folder, claim, folder_to_resume, locked
+
+
+def settings(**changes: object) -> TrainSettings:
+    given = {"seed": 0, "project": "p", "name": "auto", "runs_dir": "runs", "overwrite": False, "resume": False}
+    given["evaluate"] = "best"
+    return TrainSettings(**{**given, **changes})  # type: ignore[arg-type]  # the values are typed by each test
+
+
+@pytest.fixture(autouse=True)
+def no_other_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "LOCAL_RANK", "TORCHELASTIC_RUN_ID"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("DETFUSE_RUN_FOLDER", "")
+
+
+@pytest.mark.parametrize(
+    ("typed", "name"),
+    [
+        ([], "defaults"),
+        (["neck=pafpn", "seed=0"], "neck-pafpn_seed-0"),
+        (["seed=0", "neck=pafpn"], "neck-pafpn_seed-0"),
+        (["+neck.out_channels=3", "trainer.max_epochs=2"], "neck.out_channels-3_trainer.max_epochs-2"),
+        (["backbone.name=x", "seed=1", "operator=add", "neck=fpn"], "neck-fpn_operator-add_seed-1_backbone.name-x"),
+        (["resample@resample.up=bilinear"], "resample.up-bilinear"),
+        (["data=coco", "data.root=../x", "trainer.devices=2", "data.loader.num_workers=3"], "data-coco"),
+        (["resume=true", "runs_dir=/x", "logger=none", "project=q", "trainer.accelerator=cpu"], "defaults"),
+        (["data.limit_images=5"], "data.limit_images-5"),
+    ],
+)
+def test_a_name_tells_what_makes_a_difference(typed: list[str], name: str) -> None:
+    assert auto_name(typed) == name
+
+
+def test_names_are_folders_and_stay_unique() -> None:
+    names = [auto_name([f"backbone.levels={levels}"]) for levels in ("[3,4]", "[3.4]", "(3,4)", "[3/4]")]
+    assert len(set(names)) == 4
+    assert all(base_folder(settings(name=name), [], multirun=False).name == name for name in names)
+    long = [auto_name([f"a.key.number.{i}=1" for i in range(20)] + [f"z={z}"]) for z in (1, 2)]
+    assert long[0] != long[1]
+    assert all(len(name) <= 100 for name in long)
+
+
+def test_the_runs_of_a_sweep_get_names_of_their_own() -> None:
+    folder = base_folder(settings(name="mine"), ["neck=fpn", "name=mine"], multirun=True)
+    assert folder == Path("runs/p/mine_neck-fpn")
+    assert base_folder(settings(name="mine"), ["neck=fpn"], multirun=False) == Path("runs/p/mine")
+
+
+def test_an_unnamed_run_takes_the_next_free_number(tmp_path: Path) -> None:
+    base = tmp_path / "p" / "defaults"
+    claimed = [claim(base, numbered=True, overwrite=False).name for _ in range(3)]
+    assert claimed == ["defaults", "defaults-2", "defaults-3"]
+
+
+def test_a_named_run_is_refused_unless_overwritten(tmp_path: Path) -> None:
+    base = tmp_path / "mine"
+    claim(base, numbered=False, overwrite=False)
+    (base / "old.txt").touch()
+    with pytest.raises(UserError, match=r"not empty.*overwrite=true"):
+        claim(base, numbered=False, overwrite=False)
+    assert claim(base, numbered=False, overwrite=True) == base
+    assert not (base / "old.txt").exists()
+
+
+def test_only_run_folders_are_overwritten(tmp_path: Path) -> None:
+    precious = tmp_path / "thesis"
+    precious.mkdir()
+    (precious / "chapter.tex").touch()
+    with pytest.raises(UserError, match="no run folder"):
+        claim(precious, numbered=False, overwrite=True)
+    (precious / "config.yaml").touch()
+    link = tmp_path / "link"
+    link.symlink_to(precious)
+    with pytest.raises(UserError, match="no run folder"):
+        claim(link, numbered=False, overwrite=True)
+    assert (precious / "chapter.tex").exists()
+
+
+def test_a_run_at_work_is_left_alone(tmp_path: Path) -> None:
+    base = claim(tmp_path / "mine", numbered=False, overwrite=False)
+    with locked(base):
+        with pytest.raises(UserError, match="another run is at work"):
+            claim(base, numbered=False, overwrite=True)
+        with pytest.raises(UserError, match="another run is at work"), locked(base):
+            pass
+    with locked(base):
+        assert base.is_dir()
+
+
+def test_other_processes_follow_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = tmp_path / "defaults"
+    claim(base, numbered=True, overwrite=False)
+    first = claim(base, numbered=True, overwrite=False)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert claim(base, numbered=True, overwrite=False) == first
+
+
+def run_folder(path: Path, *files: str) -> Path:
+    for name in files:
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).touch()
+    return path
+
+
+def test_resume_true_means_the_folder_that_the_command_names(tmp_path: Path) -> None:
+    assert folder_to_resume(False, tmp_path / "a") is None
+    assert folder_to_resume(True, tmp_path / "absent") is None
+    complete = run_folder(tmp_path / "b", "config.yaml", "checkpoints/last.ckpt")
+    assert folder_to_resume(True, complete) == complete
+    assert folder_to_resume(str(complete), tmp_path / "other") == complete
+
+
+def test_resume_that_finds_nothing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such folder"):
+        folder_to_resume(str(tmp_path / "absent"), tmp_path / "a")
+    half = run_folder(tmp_path / "c", "config.yaml", "checkpoints/best.ckpt")
+    with pytest.raises(UserError, match=r"no last\.ckpt"):
+        folder_to_resume(True, half)
+    with pytest.raises(UserError, match=r"last\.ckpt"):
+        folder_to_resume(str(half), tmp_path / "a")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"name": "a/b"},
+        {"name": ".."},
+        {"project": "a b"},
+        {"name": ""},
+        {"seed": -1},
+        {"overwrite": True, "resume": True},
+    ],
+)
+def test_settings_that_cannot_be_are_refused(changes: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=r"name|project|seed|overwrite"):
+        settings(**changes)

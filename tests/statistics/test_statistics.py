@@ -1,0 +1,220 @@
+"""From predictions of arms and seeds to scores, intervals and verdicts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+
+from detfuse.evaluation import CocoEvaluator
+from detfuse.statistics.comparison import Results, compare_runs, holm
+from detfuse.statistics.records import Comparison
+
+Rows = list[dict[str, Any]]
+
+
+def ground_truth(num_images: int = 40, *, dogs: int = 0) -> dict[str, Any]:
+    """Cats in every image, dogs in the first ones, no birds."""
+    rng = np.random.default_rng(7)
+    annotations = [
+        {"id": 2 * i + n, "image_id": i, "category_id": 1, "bbox": [*rng.uniform(0, 99, 2), *rng.uniform(20, 90, 2)]}
+        for i in range(num_images)
+        for n in range(2)
+    ]
+    annotations += [
+        {"id": 2 * num_images + i, "image_id": i, "category_id": 2, "bbox": [0, 0, 30, 30]} for i in range(dogs)
+    ]
+    names = {1: "cat", 2: "dog", 3: "bird"}
+    categories = [{"id": k, "name": name} for k, name in names.items()]
+    return {"images": [{"id": i} for i in range(num_images)], "categories": categories, "annotations": annotations}
+
+
+def detections(truth: Mapping[str, Any], found: float, seed: int) -> Rows:
+    """Finds a share of the objects, with strays."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for annotation in truth["annotations"]:
+        row = {"image_id": annotation["image_id"], "category_id": annotation["category_id"]}
+        near = (np.array(annotation["bbox"]) * rng.uniform(0.95, 1.05, 4)).tolist()
+        if rng.random() < found:
+            rows.append(row | {"bbox": near, "score": float(rng.beta(4, 2))})
+        rows.append(row | {"bbox": rng.uniform(1, 90, 4).tolist(), "score": float(rng.beta(2, 4))})
+    return rows
+
+
+def compare(truth: Mapping[str, Any], arms: Mapping[str, Mapping[int, Rows]], **options: Any) -> Results:
+    reading = {arm: {seed: (lambda rows=rows: rows) for seed, rows in runs.items()} for arm, runs in arms.items()}
+    return compare_runs(truth, reading, "base", **options)
+
+
+def arms_of(truth: Mapping[str, Any], seeds: int = 4, **found: float) -> dict[str, dict[int, Rows]]:
+    return {
+        arm: {seed: detections(truth, share, 100 * number + seed) for seed in range(seeds)}
+        for number, (arm, share) in enumerate(found.items())
+    }
+
+
+def only(results: Results) -> Comparison:
+    (comparison,) = results.comparisons
+    return comparison
+
+
+def test_scores_are_coco_ap() -> None:
+    truth = ground_truth(dogs=5)
+    arms = arms_of(truth, base=0.5, good=0.9)
+    scores = {(score.arm, score.metric): score for score in compare(truth, arms).scores}
+    for arm, runs in arms.items():
+        metrics = [CocoEvaluator(truth).evaluate(rows) for rows in runs.values()]
+        values = [metric.stats["mAP"] for metric in metrics]
+        score = scores[arm, "mAP"]
+        assert list(score.per_seed.values()) == values
+        assert (score.mean, score.deviation) == (float(np.mean(values)), float(np.std(values, ddof=1)))
+        assert scores[arm, "mAP/dog"].per_seed[0] == metrics[0].per_class["dog"]["AP"]
+        assert scores[arm, "mAP/bird"].mean is None
+        assert scores[arm, "APl"].per_seed == dict.fromkeys(runs)
+
+
+def test_a_real_difference_is_better_one_way_and_worse_the_other() -> None:
+    truth = ground_truth()
+    arms = arms_of(truth, base=0.5, good=0.9)
+    better = only(compare(truth, arms))
+    assert better.verdict.kind == "better"
+    assert "good is better than base" in better.verdict.text
+    turned = only(compare(truth, {"base": arms["good"], "poor": arms["base"]}))
+    assert turned.verdict.kind == "worse"
+    for there, back in zip(better.differences, turned.differences, strict=True):
+        if there.estimate is not None:
+            assert (there.estimate, there.se_seeds) == pytest.approx((-(back.estimate or 0), back.se_seeds))
+        if there.low is not None:
+            assert (there.low, there.high) == pytest.approx((-(back.high or 0), -(back.low or 0)))
+    main = better.differences[0]
+    assert main.metric == "mAP"
+    assert list(main.per_seed) == [0, 1, 2, 3]
+    assert main.estimate == pytest.approx(np.mean(list(main.per_seed.values())))
+    assert main.p is not None
+    assert main.p == main.p_holm < 0.05
+    assert all(difference.p_holm is None for difference in better.differences[1:])
+    assert better.pairing_correlation is not None
+
+
+def test_what_the_ground_truth_cannot_tell_is_left_open() -> None:
+    truth = ground_truth(dogs=1)
+    differences = {d.metric: d for d in only(compare(truth, arms_of(truth, base=0.5, good=0.9))).differences}
+    assert differences["mAP/bird"].estimate is None
+    assert differences["mAP/bird"].per_seed == {}
+    # The only dog is in one image: without it there is no AP, hence no variance over images.
+    assert differences["mAP/dog"].se_images is None
+    assert "images are not covered" in differences["mAP/dog"].method
+
+
+def test_the_same_predictions_are_identical_in_any_order() -> None:
+    truth = ground_truth()
+    runs = arms_of(truth, base=0.7)["base"]
+    comparison = only(compare(truth, {"base": runs, "same": {seed: rows[::-1] for seed, rows in runs.items()}}))
+    assert comparison.verdict.kind == "identical"
+    defined = [d for d in comparison.differences if d.estimate is not None]
+    assert {value for d in defined for value in (d.estimate, *d.per_seed.values())} == {0.0}
+
+
+def test_a_missing_seed_drops_its_pair_and_says_why() -> None:
+    truth = ground_truth()
+    arms = arms_of(truth, base=0.5, good=0.9)
+    whole = only(compare(truth, {arm: {s: r for s, r in runs.items() if s != 1} for arm, runs in arms.items()}))
+    del arms["good"][1]
+    comparison = only(compare(truth, arms, missing={"good": {1: "out of memory"}}))
+    assert comparison.seeds == (0, 2, 3)
+    assert comparison.dropped == {1: "good: out of memory"}
+    assert comparison.differences == whole.differences
+
+
+def test_an_arm_without_any_pair_is_missing() -> None:
+    truth = ground_truth(10)
+    arms = arms_of(truth, seeds=2, base=0.5, good=0.9)
+    comparison = only(compare(truth, {"base": arms["base"], "good": {}}, missing={"good": {0: "killed"}}))
+    assert comparison.verdict.kind == "missing"
+    assert comparison.dropped == {0: "good: killed", 1: "good: no predictions"}
+
+
+def test_one_seed_gives_the_images_interval_and_says_so() -> None:
+    truth = ground_truth()
+    arms = arms_of(truth, seeds=1, base=0.3, good=0.95)
+    comparison = only(compare(truth, arms))
+    main = comparison.differences[0]
+    assert main.low is not None
+    assert main.low > 0
+    assert main.se_seeds is None
+    assert "seeds are not covered" in main.method
+    assert comparison.verdict.kind == "undecided"
+    models = only(compare(truth, arms, subject="models")).verdict
+    assert models.kind == "better"
+    assert "seeds are not covered" in models.text
+
+
+def test_one_image_gives_no_interval() -> None:
+    truth = ground_truth(1)
+    main = only(compare(truth, arms_of(truth, seeds=1, base=0, good=1))).differences[0]
+    assert (main.low, main.high, main.p) == (None, None, None)
+    assert "no interval" in main.method
+
+
+def test_a_small_difference_is_equivalent_where_nobody_cares() -> None:
+    truth = ground_truth()
+    arms = arms_of(truth, base=0.7, near=0.7)
+    assert only(compare(truth, arms, equivalence=0.9)).verdict.kind == "equivalent"
+    undecided = only(compare(truth, arms, equivalence=0.0)).verdict
+    assert undecided.kind == "undecided"
+    assert "needs" in undecided.text
+
+
+def test_many_arms_are_corrected() -> None:
+    truth = ground_truth()
+    arms = arms_of(truth, base=0.5, good=0.9, near=0.5, same=0.5)
+    arms["same"] = arms["base"]
+    by_arm = {comparison.arm: comparison for comparison in compare(truth, arms).comparisons}
+    good, near = (by_arm[arm].differences[0] for arm in ("good", "near"))
+    assert good.p is not None
+    assert near.p is not None
+    assert good.p_holm == min(2 * good.p, 1)  # of two tests: an identical arm is none
+    assert near.p_holm == max(near.p, 2 * good.p)
+
+
+def test_equivalences_are_corrected_as_a_family_of_their_own() -> None:
+    truth = ground_truth()
+    arms = arms_of(truth, base=0.7, near=0.7, far=0.9, close=0.7)
+
+    def found(limit: float) -> dict[str, Comparison]:
+        return {one.arm: one for one in compare(truth, arms, equivalence=limit).comparisons}
+
+    mains = {arm: one.differences[0] for arm, one in found(0.2).items()}
+    assert holm([main.p_equivalent or 0.0 for main in mains.values()]) == [
+        main.p_equivalent_holm for main in mains.values()
+    ]
+    assert mains["far"].p_holm == 3 * (mains["far"].p or 0)
+    assert (mains["far"].p_equivalent or 0) > (mains["near"].p_equivalent or 1)
+    near = mains["near"]
+    just = 1.01 * max(-(near.low or 0), near.high or 0)
+    alone = compare(truth, {arm: arms[arm] for arm in ("base", "near")}, equivalence=just)
+    assert only(alone).verdict.kind == "equivalent"
+    assert found(just)["near"].verdict.kind == "undecided"
+    assert found(5 * just)["near"].verdict.kind == "equivalent"
+
+
+def test_holm_is_the_published_procedure() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.6, 0.7]) == [1, 1]
+    assert holm([]) == []
+
+
+def test_wrong_input_is_told_together() -> None:
+    truth = ground_truth(5)
+    arms = arms_of(truth, seeds=2, base=0.5, good=0.9)
+    arms["base"][1] = [arms["base"][1][0] | {"image_id": 77}]
+    arms["good"][0] = [arms["good"][0][0] | {"score": None}]
+    with pytest.raises(ValueError, match=r"base, seed 1: .*image id 77.*\ngood, seed 0: "):
+        compare(truth, arms)
+    with pytest.raises(ValueError, match="none of the arms"):
+        compare_runs(truth, {"a": {}, "b": {}}, "base")
+    with pytest.raises(ValueError, match="nothing to compare"):
+        compare(truth, {"base": {}})
