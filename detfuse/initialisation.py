@@ -21,12 +21,11 @@ before every draw. That takes a module that is the same both times, which is che
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -37,7 +36,6 @@ from detfuse.errors import UserError
 T = TypeVar("T")
 Key = tuple[str, int]
 """Name of a parameter, and the number of the draw within it."""
-
 
 _OVERWRITES = (torch.ops.aten.copy_.default, torch.ops.aten.fill_.Scalar, torch.ops.aten.zero_.default)
 
@@ -56,24 +54,27 @@ def initialised(make: Callable[[], T], seed: int, part: str) -> T:
     ``seed`` and ``part`` alone.
 
     Args:
-        make: builds a module on the CPU (or on the meta device) with the same draws each time.
+        make: builds a module on the CPU with the same draws each time; on the meta device it is called once.
         seed: of the run.
         part: name of the module in the whole, such as ``neck``; parameters are known as ``neck.blocks.p3.0.weight``.
 
     Raises:
         NotRepeatableError: if it is not the same the second time, or has layers without weights yet.
     """
+    if torch.get_default_device().type == "meta":  # no numbers, so no start
+        return make()
     _seed(seed, part)
     with _Watch() as watch:
         first = make()
     _require_weights(first, part)
-    keys, parts = watch.keys(first), _Parts.of(first, watch)
+    keys, shapes, constants = watch.keys(first), _shapes(first), watch.constants(first)
     del first
     _seed(seed, part)
     with _Replay(seed, part, keys) as replay:
         made = make()
-    difference = _other_draws(keys, watch.drawn, replay.drawn) or parts.difference(made)
-    if difference is not None:
+    difference = _other_draws(keys, watch.drawn, replay.drawn) or _other_shapes(shapes, _shapes(made))
+    difference = difference or _other_numbers(constants, made)
+    if difference:
         raise NotRepeatableError(
             f"{part}: built twice with the same arguments it {difference}. So {type(made).__name__} cannot start from "
             "names and the seed, and runs under one seed could not be compared. Its constructor must depend on its "
@@ -86,63 +87,39 @@ def initialised(make: Callable[[], T], seed: int, part: str) -> T:
 
 def _require_weights(module: Any, part: str) -> None:
     """Refuse layers whose weights are made by their first forward."""
-    lazy = [f"{path} ({type(m).__name__})" for path, m in module.named_modules() if any(map(is_lazy, _own(m)))]
-    if lazy:
+    if lazy := [name for name, tensor in _named(module) if is_lazy(tensor)]:
         raise NotRepeatableError(
-            f"{part}: {', '.join(lazy)} in {type(module).__name__} would draw weights in forward, where they have no "
+            f"{part}: {', '.join(lazy)} of {type(module).__name__} would be drawn in forward, where weights have no "
             "seed and no optimizer. Take the layer that is told its sizes: a neck and a head find the channels of "
             "their inputs in in_spec.channels"
         )
-
-
-def _own(module: nn.Module) -> Iterator[Tensor]:
-    yield from module.parameters(recurse=False)
-    yield from module.buffers(recurse=False)
 
 
 def _named(module: Any) -> list[tuple[str, Tensor]]:
     return [*module.named_parameters(), *module.named_buffers()]
 
 
-def _other_draws(keys: Sequence[Key], before: Sequence[str], now: Sequence[str]) -> str | None:
-    """Where the draws of two times part."""
+def _shapes(module: Any) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in _named(module)}
+
+
+def _other_draws(keys: Sequence[Key], before: Sequence[str], now: Sequence[str]) -> str:
+    """Where the draws of two times part; empty if they do not."""
     if before == now:
-        return None
-    same = next((i for i, (a, b) in enumerate(zip(before, now, strict=False)) if a != b), min(len(before), len(now)))
-    name = next((name for name, _ in keys[same:] if name), None) or next((n for n, _ in reversed(keys) if n), None)
-    where = f", at or after {name}" if name else ""
-    return f"draws different random numbers ({len(before)} and {len(now)} draws{where})"
+        return ""
+    at = next((i for i, (a, b) in enumerate(zip(before, now, strict=False)) if a != b), min(len(before), len(now)))
+    name = next((f", at or after {name}" for name, _ in [*keys[at:], *reversed(keys)] if name), "")
+    return f"draws different random numbers ({len(before)} and {len(now)} draws{name})"
 
 
-@dataclass(frozen=True)
-class _Parts:
-    """What has to be the same the second time.
+def _other_shapes(before: Mapping[str, tuple[int, ...]], now: Mapping[str, tuple[int, ...]]) -> str:
+    other = (name for name in {**before, **now} if before.get(name) != now.get(name))
+    return next((f"has {n} of shape {before.get(n, 'none')} and {now.get(n, 'none')}" for n in other), "")
 
-    Attributes:
-        shapes: of parameters and buffers, by name.
-        constants: parameters without a drawn number.
-    """
 
-    shapes: Mapping[str, tuple[int, ...]]
-    constants: Mapping[str, Tensor]
-
-    @classmethod
-    def of(cls, module: Any, watch: _Watch) -> _Parts:
-        constants = {name: p.detach() for name, p in module.named_parameters() if watch.is_constant(p)}
-        return cls({name: tuple(x.shape) for name, x in _named(module)}, constants)
-
-    def difference(self, module: Any) -> str | None:
-        """What is another in a module that was made later."""
-        now = dict(_named(module))
-        for name in dict.fromkeys([*self.shapes, *now]):
-            if (name in now) != (name in self.shapes):
-                return f"has {name} only the {'second' if name in now else 'first'} time"
-            if (shape := tuple(now[name].shape)) != self.shapes[name]:
-                return f"has {name} in different shapes, {self.shapes[name]} and {shape}"
-        for name, value in self.constants.items():
-            if not value.is_meta and not torch.equal(value, now[name]):
-                return f"has different numbers in {name}, which torch did not draw"
-        return None
+def _other_numbers(constants: Mapping[str, Tensor], module: Any) -> str:
+    other = (name for name, value in constants.items() if not torch.equal(value, module.get_parameter(name)))
+    return next((f"has different numbers in {name}, which torch did not draw" for name in other), "")
 
 
 class _Watch(TorchDispatchMode):
@@ -182,12 +159,12 @@ class _Watch(TorchDispatchMode):
         return result
 
     def _has_draw(self, tensor: Tensor) -> bool:
-        return not self.is_constant(tensor)
-
-    def is_constant(self, tensor: Tensor) -> bool:
-        """Whether a tensor has nothing of any draw."""
         storage = _storage(tensor)
-        return storage not in self._sources or storage in self._overwritten
+        return storage in self._sources and storage not in self._overwritten
+
+    def constants(self, module: Any) -> dict[str, Tensor]:
+        """Parameters that have nothing of any draw, by name."""
+        return {name: value.detach() for name, value in module.named_parameters() if not self._has_draw(value)}
 
     def keys(self, module: Any) -> list[Key]:
         """What each draw is known by: the first named tensor that it reached; ``""`` if it reached none."""

@@ -143,11 +143,11 @@ class Unsteady(nn.Module):
     [
         ("layers", "draws different random numbers (4 and 6 draws, at or after layers.0.bias)"),
         ("cache", "draws different random numbers (3 and 2 draws, at or after noise)"),
-        ("width", "has second.weight in different shapes, (1, 4, 1, 1) and (2, 4, 1, 1)"),
-        ("name", "has conv1.weight only the first time"),
+        ("width", "has second.weight of shape (1, 4, 1, 1) and (2, 4, 1, 1)"),
+        ("name", "has conv1.weight of shape (4, 4, 1, 1) and none"),
         ("clock", "has different numbers in scale, which torch did not draw"),
         ("numpy", "has different numbers in first.weight, which torch did not draw"),
-        ("lazy", "second.0 (LazyConv2d) in Unsteady would draw weights in forward"),
+        ("lazy", "second.0.weight, second.0.bias of Unsteady would be drawn in forward"),
     ],
 )
 def test_a_constructor_that_is_not_repeatable_is_refused_by_name(how: str, told: str) -> None:

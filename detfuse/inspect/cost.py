@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -87,11 +89,6 @@ def trace(detector: nn.Module, image_size: Size) -> Trace:
     return Trace(costs, outputs, maps)
 
 
-def measure(detector: nn.Module, image_size: Size) -> Mapping[str, Cost]:
-    """Cost of the detector (key ``""``) and of its modules by name, on one image; see :func:`trace`."""
-    return trace(detector, image_size).costs
-
-
 def cost_of_neck(neck: nn.Module, shapes: Sequence[tuple[int, ...]]) -> Cost:
     """Cost of a neck by itself, which may lie on the meta device.
 
@@ -99,7 +96,7 @@ def cost_of_neck(neck: nn.Module, shapes: Sequence[tuple[int, ...]]) -> Cost:
         neck: stays as it is.
         shapes: (B, C, H, W) of its inputs.
     """
-    device = next((parameter.device for parameter in neck.parameters()), None)
+    device = next((tensor.device for tensor in _tensors(neck)), "meta")
     counts = _counted(neck, lambda twin: twin([torch.empty(shape, device=device) for shape in shapes]))
     return _cost(neck, counts[""])
 
@@ -108,7 +105,9 @@ def _counted(module: nn.Module, call: Callable[[Any], object]) -> dict[str, int]
     """Operations of what is done with a copy of a module: in all (``""``), and of its modules that were called."""
     twin = copy.deepcopy(module).eval()  # a head may cache anchors: the twin's never leave this function
     counter = FlopCounterMode(display=False)
-    with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True), counter:
+    has_numbers = any(not tensor.is_meta for tensor in _tensors(twin))
+    shapes_alone = FakeTensorMode(allow_non_fake_inputs=True) if has_numbers else nullcontext()
+    with torch.no_grad(), shapes_alone, counter:
         call(twin)
     _require_all_made(module, twin)
     root = f"{type(twin).__name__}."
@@ -116,6 +115,10 @@ def _counted(module: nn.Module, call: Callable[[Any], object]) -> dict[str, int]
     return {"": counter.get_total_flops()} | {
         name.removeprefix(root): count for name, count in counts.items() if name.startswith(root)
     }
+
+
+def _tensors(module: nn.Module) -> Iterator[Tensor]:
+    return chain(module.parameters(), module.buffers())
 
 
 def _require_all_made(module: nn.Module, after: nn.Module) -> None:

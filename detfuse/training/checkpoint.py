@@ -90,21 +90,6 @@ class Checkpoints(Checkpoint):
         self.every_n_epochs = every_n_epochs
         self.best_score: float | None = None
         self.best_epoch: int | None = None
-        self._folder: Path | None = None
-
-    @property
-    def best_path(self) -> Path | None:
-        """The best checkpoint; None if none was written (``fast_dev_run``)."""
-        return self._existing(BEST)
-
-    @property
-    def last_path(self) -> Path | None:
-        """The last checkpoint; None if none was written (``fast_dev_run``)."""
-        return self._existing(LAST)
-
-    def _existing(self, file: Path) -> Path | None:
-        path = None if self._folder is None else self._folder / file
-        return path if path is not None and path.is_file() else None
 
     def best_meaning(self) -> str:
         """One line for people: which epoch ``best.ckpt`` is, and why."""
@@ -117,10 +102,6 @@ class Checkpoints(Checkpoint):
             )
         return f"best.ckpt is epoch {self.best_epoch + 1}: the highest val {self.metric}, {self.best_score:.4f}"
 
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Find the run folder."""
-        self._folder = Path(trainer.default_root_dir)
-
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write what this epoch deserves. Validation has run by now, and averaged weights are swapped back."""
         if _is_dev_run(trainer):
@@ -129,11 +110,11 @@ class Checkpoints(Checkpoint):
         is_best = self.best_score is None if score is None else self.best_score is None or score > self.best_score
         if is_best:
             self.best_score, self.best_epoch = score, trainer.current_epoch
-        assert self._folder is not None
+        folder = Path(trainer.default_root_dir)
         if is_best:
-            trainer.save_checkpoint(self._folder / BEST, weights_only=False)
+            trainer.save_checkpoint(folder / BEST, weights_only=False)
         if self._is_due(trainer):
-            trainer.save_checkpoint(self._folder / LAST, weights_only=False)
+            trainer.save_checkpoint(folder / LAST, weights_only=False)
 
     def _score(self, pl_module: pl.LightningModule) -> float | None:
         """The deciding metric, None where undefined."""

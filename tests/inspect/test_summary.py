@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from detfuse.attention.inserts import Insert
 from detfuse.errors import InputError
-from detfuse.inspect.cost import Cost, measure
+from detfuse.inspect.cost import Cost, trace
 from detfuse.inspect.summary import summarise
 
 
@@ -89,7 +89,7 @@ SIZE = (32, 64)
 
 
 def test_costs_are_those_counted_by_hand(detector: Stand) -> None:
-    costs = measure(detector, SIZE)
+    costs = trace(detector, SIZE).costs
     c1, c2 = 16 * 32, 8 * 16  # pixels of the two maps
     assert costs["backbone"] == Cost(3 * 8 * 9 + 16, 16, 2 * c1 * 3 * 8 * 9)
     assert costs["neck.lateral"] == Cost(8 * 16 + 16, 8 * 16 + 16, 2 * c1 * 8 * 16)
@@ -101,7 +101,7 @@ def test_costs_are_those_counted_by_hand(detector: Stand) -> None:
 
 
 def test_what_a_head_computes_after_its_maps_is_counted() -> None:
-    costs, without = measure(Stand(LateHead()), SIZE), measure(Stand(), SIZE)
+    costs, without = trace(Stand(LateHead()), SIZE).costs, trace(Stand(), SIZE).costs
     assert costs["head.second"] == Cost(1500, 1500, 2 * 1500)
     assert costs["head"].flops == without["head"].flops + 2 * 1500 + 2 * 300
     assert costs[""].flops == without[""].flops + 2 * 1500 + 2 * 300
@@ -114,7 +114,7 @@ def test_table_shows_parts_costs_and_maps(detector: Stand) -> None:
     assert "8x16x32 /2" in lines["backbone"]
     assert "16x16x32 /2, 16x8x16 /4" in lines["neck"]
     assert "classes: 4x16x32 /2, 4x8x16 /4" in lines["head"]
-    total = measure(detector, SIZE)[""]
+    total = trace(detector, SIZE).costs[""]
     assert f"{total.parameters:,}" in lines["total"]
     assert f"{total.flops / 1e9:.3f}" in lines["total"]
     assert {"backbone.model.0", "neck.nodes.down", "head.tower"} <= set(lines)
@@ -150,7 +150,7 @@ class Unfinished(Neck):
 def test_layers_made_in_forward_are_refused_by_name(detector: Stand) -> None:
     detector.neck = Unfinished()
     with pytest.raises(InputError, match=r"neck\.late\.weight, neck\.late\.bias of Stand: made in forward.*in_spec"):
-        measure(detector, SIZE)
+        trace(detector, SIZE)
 
 
 def test_attention_has_a_table_of_its_own() -> None:
