@@ -162,10 +162,12 @@ def test_a_constructor_that_is_not_repeatable_is_refused_by_name(how: str, told:
         initialised(partial(Unsteady, how), 0, "neck")
 
 
-def test_what_is_drawn_and_thrown_away_is_no_reason_to_refuse() -> None:
+def test_what_is_drawn_for_nothing_or_over_constants_is_no_reason_to_refuse() -> None:
     def tried() -> nn.Module:
         made = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Dropout())
         made(torch.randn(1, 3, 8, 8))
+        nn.init.zeros_(made[0].weight)
+        nn.init.normal_(made[0].weight)
         return made
 
     initialised(tried, 0, "neck")

@@ -58,7 +58,7 @@ def length_of(
     whole, rest = divmod(int(steps), max(per_epoch, 1))
     return Length(
         epochs=whole + bool(rest),
-        passes=whole * batches + min(rest * accumulate, batches),
+        passes=whole * batches + rest * accumulate,
         steps=int(steps),
         batch=batch_size * processes * accumulate,
     )

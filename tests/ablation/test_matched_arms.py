@@ -43,13 +43,16 @@ def planned(root: Path) -> Planned:
 def test_a_budget_changes_the_arms_but_confounds_no_pair(planned: Planned) -> None:
     free = planned(factors={"operator": ["add", "concat"]}, budget="params")
     read: dict[str, Any] = {}
-    plan = arms_with_budget(free, shared_data(free, read)).plan
+    matched = arms_with_budget(free, shared_data(free, read))
+    plan = matched.plan
     assert plan.baseline == free.plan.baseline
     assert any(text.startswith("neck.width=") for text in plan.arms[1].overrides)
     assert "parameters" in plan.arms[1].notes[0]
     assert plan.covariates["concat"] == {}, "what the budget set is no part of the choice"
     assert plan.things == {"concat": ("operator",)}
     assert len(read) == 1
+    assert matched.resolved["add"] is free.resolved["add"], "an arm that is as it was is not composed again"
+    assert matched.resolved["concat"].config["neck"]["width"] is not None
 
 
 def test_what_an_arm_brings_along_can_be_equalised(planned: Planned) -> None:

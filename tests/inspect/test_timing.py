@@ -28,18 +28,19 @@ def test_quartiles_are_those_of_the_values() -> None:
     assert Quartiles.of([4.0, 1.0, 3.0, 2.0, 5.0]) == Quartiles(median=3.0, low=2.0, high=4.0)
 
 
-def test_what_works_more_is_measured_as_slower(monkeypatch: pytest.MonkeyPatch) -> None:
+def is_measured_as_slower(names: tuple[str, str]) -> bool:
     """Twenty times the work, and a call so short that other work on the machine rarely falls into it."""
+    runs = {name: work({"quick": 1, "slow": 20}[name]) for name in names}
+    with with_threads(1):
+        seconds = time_in_rounds({name: Timed([run, run], CPU) for name, run in runs.items()})
+        ratio = compare_times(runs, "quick", 9, CPU).ratios["slow"]
+    return Quartiles.of(seconds["slow"]).low > 2 * Quartiles.of(seconds["quick"]).high and ratio.low > 2
+
+
+@pytest.mark.parametrize("names", [("quick", "slow"), ("slow", "quick")])
+def test_what_works_more_is_measured_as_slower(names: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timing, "_SECONDS", 0.0)
-    work(1)()  # torch chooses its kernels
-    for names in (("quick", "slow"), ("slow", "quick")):
-        runs = {name: work({"quick": 1, "slow": 20}[name]) for name in names}
-        with with_threads(1):
-            seconds = time_in_rounds({name: Timed([run, run], CPU) for name, run in runs.items()})
-            ratio = compare_times(runs, "quick", 9, CPU).ratios["slow"]
-        quick, slow = (Quartiles.of(seconds[name]) for name in ("quick", "slow"))
-        assert slow.low > 2 * quick.high
-        assert ratio.low > 2
+    assert any(is_measured_as_slower(names) for _ in range(3)), "a busy machine may hide it once, not three times"
 
 
 def test_every_round_begins_with_another_subject_and_the_first_warms_up(monkeypatch: pytest.MonkeyPatch) -> None:
