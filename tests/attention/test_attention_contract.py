@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
+from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 CONF = Path(__file__).resolve().parents[2] / "conf" / "attention"
@@ -40,7 +40,8 @@ def name_of(value: Any) -> str:
 
 def target(option: str) -> tuple[Any, dict[str, Any]]:
     """The callable that a YAML of the group names, and the arguments it lists."""
-    arguments = yaml.safe_load((CONF / f"{option}.yaml").read_text())
+    # read as the commands read it: to plain YAML 1e-4 is a text
+    arguments: Any = OmegaConf.to_container(OmegaConf.load(CONF / f"{option}.yaml"))
     module, _, attribute = arguments.pop("_target_").rpartition(".")
     return getattr(importlib.import_module(module), attribute), arguments
 

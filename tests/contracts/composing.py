@@ -6,11 +6,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from functools import cache
+from inspect import signature
 from itertools import combinations
 from typing import Any
 
 import torch
 from hydra import compose, initialize_config_dir
+from hydra.utils import get_class
 from omegaconf import OmegaConf
 
 from detfuse.config import conf_dir
@@ -68,7 +70,18 @@ def pairwise(axes: Mapping[str, Sequence[str]], *apart: tuple[str, str]) -> list
 def sites_of(head: str) -> list[str]:
     """The sites of conf/ that a detector with this head has."""
     sites = [mount.partition(".")[2] for mount in _mounts() if mount.startswith("attention@")]
-    return [site for site in sites if site != "head" or head != "ssd"]  # SSD's head has no tower
+    return [site for site in sites if site != "head" or "attention" in signature(head_class(head)).parameters]
+
+
+def head_class(head: str) -> type[Any]:
+    """The class of a shipped head."""
+    return get_class(compose_train(f"head={head}")["head"]["_target_"])
+
+
+def settings_of(head: str, **wanted: object) -> tuple[str, ...]:
+    """Overrides for those of the settings that a head has: one without towers has no ``num_convs`` to make small."""
+    has = compose_train(f"head={head}")["head"]
+    return tuple(f"head.{name}={value}" for name, value in wanted.items() if name in has)
 
 
 def _mounts() -> list[str]:
