@@ -104,6 +104,7 @@ def cost_of_neck(neck: nn.Module, shapes: Sequence[tuple[int, ...]]) -> Cost:
 def _counted(module: nn.Module, call: Callable[[Any], object]) -> dict[str, int]:
     """Operations of what is done with a copy of a module: in all (``""``), and of its modules that were called."""
     twin = copy.deepcopy(module).eval()  # a head may cache anchors: the twin's never leave this function
+    twin.requires_grad_(False)  # the counter hooks the gradient of what a module is called with; a weight then has none
     counter = FlopCounterMode(display=False)
     has_numbers = any(not tensor.is_meta for tensor in _tensors(twin))
     shapes_alone = FakeTensorMode(allow_non_fake_inputs=True) if has_numbers else nullcontext()

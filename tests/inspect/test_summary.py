@@ -44,6 +44,19 @@ class LateHead(Head):
         return chosen @ chosen.T
 
 
+class QueryHead(Head):
+    """Calls a layer with weights, as a set of learnt queries is read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.queries = nn.Parameter(torch.zeros(6, 5))
+        self.read = nn.Linear(5, 3, bias=False)
+
+    def candidates(self, outputs: Outputs) -> Tensor:
+        read: Tensor = self.read(self.queries[None].expand(2, -1, -1))
+        return read
+
+
 class Backbone(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -106,6 +119,12 @@ def test_what_a_head_computes_after_its_maps_is_counted() -> None:
     assert costs["head"].flops == without["head"].flops + 2 * 1500 + 2 * 300
     assert costs[""].flops == without[""].flops + 2 * 1500 + 2 * 300
     assert "head.second" in summarise(Stand(LateHead()), SIZE)
+
+
+def test_a_layer_may_be_called_with_weights() -> None:
+    detector = Stand(QueryHead())
+    assert trace(detector, SIZE).costs["head.read"] == Cost(15, 15, 2 * 2 * 6 * 5 * 3)
+    assert detector.head.queries.requires_grad
 
 
 def test_table_shows_parts_costs_and_maps(detector: Stand) -> None:
