@@ -200,5 +200,9 @@ def test_the_loss_exports_whole(head: str, batch: Batch) -> None:
 
 
 if __name__ == "__main__":
+    stored = json.loads(GOLDEN.read_text())
     numbers = {f"{neck}+{head}": losses(neck, head, small_batch()) for neck, head in COMBINATIONS}
+    for case, found in numbers.items():  # the last digits differ between machines: what is still right stays as it is
+        if case in stored and found == pytest.approx(stored[case], rel=1e-4):
+            numbers[case] = stored[case]
     GOLDEN.write_text(json.dumps(numbers, indent=2) + "\n")

@@ -53,7 +53,7 @@ class QueryHead(Head):
         self.read = nn.Linear(5, 3, bias=False)
 
     def candidates(self, outputs: Outputs) -> Tensor:
-        read: Tensor = self.read(self.queries)
+        read: Tensor = self.read(self.queries[None].expand(2, -1, -1))
         return read
 
 
@@ -123,7 +123,7 @@ def test_what_a_head_computes_after_its_maps_is_counted() -> None:
 
 def test_a_layer_may_be_called_with_weights() -> None:
     detector = Stand(QueryHead())
-    assert trace(detector, SIZE).costs["head.read"] == Cost(15, 15, 2 * 6 * 5 * 3)
+    assert trace(detector, SIZE).costs["head.read"] == Cost(15, 15, 2 * 2 * 6 * 5 * 3)
     assert detector.head.queries.requires_grad
 
 
