@@ -19,7 +19,7 @@ _BUILTIN = {
     if isinstance(kind, type) and issubclass(kind, BaseException) and not issubclass(kind, Warning)
 }
 # Where everything is caught: it is told as a bug, or it is a library without a base for its errors.
-_CATCH_ALL = {"cli/launch.py", "ablation/plan/probe.py", "export/exported.py"}
+_CATCH_ALL = {"cli/launch.py", "ablation/plan/arms.py", "export/exported.py"}
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from detfuse.ablation.design import PlanError
-from detfuse.ablation.plan import probe
+from detfuse.ablation.plan import arms, probe
 from detfuse.cli import evaluation_run, training_run
 from detfuse.cli.commands import COMMANDS
 from detfuse.config import conf_dir
@@ -50,7 +50,7 @@ def test_a_bug_is_no_reason_why_an_arm_cannot_be_built(monkeypatch: pytest.Monke
     configs: dict[str, Any] = {"fpn": {}, "pafpn": {}}
 
     def tried(error: Exception) -> None:
-        monkeypatch.setattr(probe, "build_backbone", broken(error))
+        monkeypatch.setattr(arms, "build_backbone", broken(error))
         probe.probe(configs, startup=None, threads=torch.get_num_threads(), read={})
 
     with pytest.raises(KeyError, match="c7") as bug:
