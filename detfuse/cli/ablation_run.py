@@ -174,7 +174,7 @@ def _tried(prepared: Prepared, folder: Path, settings: AblateSettings) -> tuple[
     plan = replace(
         plan,
         arms=tuple(replace(arm, notes=(*arm.notes, *notes.get(arm.name, ()))) for arm in plan.arms),
-        covariates={name: {**pairs, **base.compare(facts[name])} for name, pairs in plan.covariates.items()},
+        covariates={name: {**pairs, **base.brought_by(facts[name])} for name, pairs in plan.covariates.items()},
         remarks=tuple(remarks),
         start={name: arm.start for name, arm in facts.items()},
     )

@@ -7,6 +7,7 @@ candidates :meth:`DenseHead.levels` and :meth:`DenseHead.decode`.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
@@ -63,7 +64,7 @@ class Assigned(NamedTuple):
     boxes: Tensor
 
 
-class DenseHead(nn.Module, Generic[Maps]):
+class DenseHead(nn.Module, ABC, Generic[Maps]):
     """The part of :class:`detfuse.protocols.Head` that is the same for all of them.
 
     Args:
@@ -136,13 +137,13 @@ class DenseHead(nn.Module, Generic[Maps]):
 
     # ---- candidates
 
+    @abstractmethod
     def levels(self, outputs: Maps, image_sizes: Tensor) -> Iterator[Level]:
         """What each level predicts."""
-        raise NotImplementedError
 
+    @abstractmethod
     def decode(self, regression: Tensor, priors: Tensor) -> Tensor:
         """Boxes (B, k, 4) xyxy from what is predicted of them (B, k, D) and for what (B, k, E)."""
-        raise NotImplementedError
 
     def ranking_of(self, score: float) -> float:
         """The ranking of a score; the same, unless a head ranks by another measure."""

@@ -74,7 +74,7 @@ def started(given: Prepared, read: dict[str, Any]) -> tuple[Prepared, str]:
     found = arms_with_scale(given, read, {})
     facts = probe({name: one.config for name, one in found.resolved.items()}, startup=None, threads=1, read=read)
     base = facts[found.plan.baseline.name]
-    brought = {name: {**pairs, **base.compare(facts[name])} for name, pairs in found.plan.covariates.items()}
+    brought = {name: {**pairs, **base.brought_by(facts[name])} for name, pairs in found.plan.covariates.items()}
     text = plan_text(replace(found.plan, covariates=brought), facts, folder="x", jobs=1)
     return found, " ".join(text.split())
 
@@ -126,7 +126,7 @@ def test_every_arm_is_tried_and_timed_before_anything_runs(planned: Planned) -> 
     assert facts["fpn"].seconds > 5
     (problem,) = strides_differ("fpn", facts)
     assert problem.startswith("arm early: its head sees the stride 8, that of fpn the strides 8, 16, 32, 64, 128")
-    brought = facts["fpn"].compare(facts["early"])
+    brought = facts["fpn"].brought_by(facts["early"])
     assert brought["levels"] == ("strides 8, 16, 32, 64, 128", "stride 8")
     assert brought["blocks"] == ("conv3 at stride 8, 16, 32", "conv3 at stride 8")
     assert [concern.kind for concern in facts["fpn"].concerns] == ["norm", "warmup", "gate"], "seven steps in all"
@@ -163,6 +163,6 @@ def test_arms_whose_backbones_normalise_images_differently_say_so(planned: Plann
     given = planned(factors={"backbone.pretrained": [False, str(file)]})
     configs = {name: resolved.config for name, resolved in given.resolved.items()}
     scratch, read = probe(configs, startup=None, threads=1, read={}).values()
-    assert scratch.compare(read) == {
+    assert scratch.brought_by(read) == {
         "images": ("mean 0.485 0.456 0.406, std 0.229 0.224 0.225", "mean 0.5 0.5 0.5, std 0.5 0.5 0.5")
     }

@@ -63,7 +63,7 @@ class Facts:
     concerns: tuple[Concern, ...] = ()
     start: Mapping[str, float] = field(default_factory=dict)
 
-    def compare(self, arm: Facts) -> Pairs:
+    def brought_by(self, arm: Facts) -> Pairs:
         """What an arm's choice brings along besides settings, this one being the baseline."""
         rows = {
             "levels": (_strides(self.strides), _strides(arm.strides)),
