@@ -8,22 +8,21 @@ topology's: two topologies would else differ in it. What each is published with:
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from detfuse.attention.inserts import NECK_SITES, Site, Sites, chosen_levels, make_insert, only_sites
-from detfuse.errors import InputError, UserError
+from detfuse.errors import UserError
 from detfuse.fill import Fill, fill_convolutions
-from detfuse.fusion.blocks import BLOCKS, ActivationName, NormName, Style
+from detfuse.fusion.blocks import ActivationName, NormName, Style
 from detfuse.fusion.edge import Edge
 from detfuse.fusion.graph import FusionGraph, GraphError, Node, checked_scales
-from detfuse.fusion.guide import is_guided, with_guide
-from detfuse.fusion.operators import OPERATORS
-from detfuse.fusion.resample import DOWN, UP
+from detfuse.fusion.guide import with_guide
+from detfuse.necks.parts import Channels, Factories, channels_of, edge_name, make_parts
 from detfuse.protocols import OperatorFactory, ResampleFactory, Watch
 from detfuse.ranges import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, checked
 from detfuse.structures import FeatureSpec, Size
@@ -103,12 +102,12 @@ class GraphNeck(nn.Module):
         self.graph = _make_graph(in_spec, topology, nodes, outputs)
         self.scales = checked_scales(self.graph, scales or {})
         self._guides = {node.name: self.graph.guide(node) for node in self.graph.nodes}
-        self._style = Style(norm, norm_eps, norm_momentum, activation)
-        self._factories = (operator, resample_up, resample_down)
-        channels = _channels(self.graph, in_spec, out_channels, out_channels if width is None else width)
+        style = Style(norm, norm_eps, norm_momentum, activation)
+        factories = Factories(operator, resample_up, resample_down)
+        channels = channels_of(self.graph, in_spec, out_channels, out_channels if width is None else width)
         with torch.device("meta"):  # every part checks its widths before a weight is allocated
-            self._make_parts(channels)
-        self.edges, self.operators, self.blocks = self._make_parts(channels)
+            make_parts(self.graph, channels, factories, style)
+        self.edges, self.operators, self.blocks = make_parts(self.graph, channels, factories, style)
         self.out_spec = FeatureSpec(
             tuple(channels[name].out for name in self.graph.outputs),
             tuple(2**level for level in self.graph.out_levels),
@@ -145,8 +144,8 @@ class GraphNeck(nn.Module):
             NoEdgeError: if the graph has no such edge.
         """
         if (source, node) not in self.graph.edges:
-            raise NoEdgeError(f"the graph has no edge {_key(source, node)}; it has {', '.join(self.edges)}")
-        hook = self.edges[_key(source, node)].register_forward_hook(lambda _edge, _given, y: torch.zeros_like(y))
+            raise NoEdgeError(f"the graph has no edge {edge_name(source, node)}; it has {', '.join(self.edges)}")
+        hook = self.edges[edge_name(source, node)].register_forward_hook(lambda _edge, _given, y: torch.zeros_like(y))
         try:
             yield
         finally:
@@ -185,7 +184,7 @@ class GraphNeck(nn.Module):
     def _along(
         self, source: str, node: Node, maps: Mapping[str, Tensor], size: Size, guide: Tensor | None = None
     ) -> Tensor:
-        return with_guide(self.edges[_key(source, node.name)], guide, maps[source], size)
+        return with_guide(self.edges[edge_name(source, node.name)], guide, maps[source], size)
 
     def _scaled(self, node: str, fused: Tensor) -> Tensor:
         if node in self.scales:
@@ -196,7 +195,7 @@ class GraphNeck(nn.Module):
         y: Tensor = self.inserts[key](x) if key in self.inserts else x
         return y
 
-    def _insert(self, attention: Sites | None, channels: Mapping[str, _Channels]) -> nn.ModuleDict:
+    def _insert(self, attention: Sites | None, channels: Mapping[str, Channels]) -> nn.ModuleDict:
         """Put attention onto the edges from the backbone; return that on nodes and outputs."""
         only_sites(attention, NECK_SITES, "the neck")
         graph = self.graph
@@ -204,7 +203,7 @@ class GraphNeck(nn.Module):
         fusing = [node for node in graph.nodes if len(node.inputs) > 1]
         # per site: the name, the level and the width of every map
         places: dict[Site, list[tuple[str, int, int]]] = {
-            "lateral": [(_key(*edge), graph.level_of[edge[0]], self._edge(*edge).projected) for edge in laterals],
+            "lateral": [(edge_name(*edge), graph.level_of[edge[0]], self._edge(*edge).projected) for edge in laterals],
             "fused": [(node.name, node.level, channels[node.name].fused) for node in fusing],
             "output": [(name, graph.level_of[name], channels[name].out) for name in graph.outputs],
         }
@@ -221,86 +220,9 @@ class GraphNeck(nn.Module):
         return inserts
 
     def _edge(self, source: str, node: str) -> Edge:
-        edge = self.edges[_key(source, node)]
+        edge = self.edges[edge_name(source, node)]
         assert isinstance(edge, Edge)
         return edge
-
-    def _make_parts(self, channels: Mapping[str, _Channels]) -> tuple[nn.ModuleDict, nn.ModuleDict, nn.ModuleDict]:
-        edges, operators, blocks = nn.ModuleDict(), nn.ModuleDict(), nn.ModuleDict()
-        for node in self.graph.nodes:
-            fused, out = channels[node.name]
-            with _naming(node):
-                arriving = {source: self._make_edge(source, node, channels) for source in node.inputs}
-                edges.update({_key(source, node.name): edge for source, edge in arriving.items()})
-                widths = {source: edge.out_channels for source, edge in arriving.items()}
-                guided = [(edge.resample, edge.out_channels) for edge in arriving.values()]
-                if len(node.inputs) > 1:
-                    factory = _pinned(OPERATORS, "operator", node.operator, self._factories[0])
-                    operators[node.name] = factory(tuple(widths.values()), fused)
-                    guided.append((operators[node.name], fused))
-                _check_guide(node, self._guides[node.name], widths, guided)
-                if node.block is not None:
-                    blocks[node.name] = _pinned(BLOCKS, "block", node.block).make(fused, out, self._style)
-        return edges, operators, blocks
-
-    def _make_edge(self, source: str, node: Node, channels: Mapping[str, _Channels]) -> Edge:
-        steps = self.graph.level_of[source] - node.level
-        _, up, down = self._factories
-        resample = _pinned(UP, "up", node.up, up) if steps > 0 else _pinned(DOWN, "down", node.down, down)
-        in_channels, fused = channels[source].out, channels[node.name].fused
-        project = node.project and (source in self.graph.backbone or in_channels != fused)
-        # without a projection the resampler may change the width, and concat may take any
-        free = steps == 0 or (not node.project and len(node.inputs) > 1)
-        out_channels = fused if project or not free else in_channels
-        return Edge(in_channels, out_channels, steps, resample, project=project, style=self._style)
-
-
-class _Channels(NamedTuple):
-    """How wide a map is: as its node's block reads it, and as it leaves the node."""
-
-    fused: int
-    out: int
-
-
-def _channels(graph: FusionGraph, in_spec: FeatureSpec, out_channels: int, width: int) -> dict[str, _Channels]:
-    """Of every map: outputs are as wide as asked for, the others, and what widening blocks read, as the inner maps."""
-    found = {name: _Channels(c, c) for name, c in zip(graph.backbone, in_spec.channels, strict=True)}
-    for node in graph.nodes:
-        source = node.inputs[0]
-        if not node.project and len(node.inputs) == 1 and graph.level_of[source] == node.level:
-            out = found[source].out  # handed on as it is, SSD's form
-        else:
-            out = out_channels if node.name in graph.outputs else width
-        widens = node.project and node.block in BLOCKS and BLOCKS[node.block].changes_width
-        found[node.name] = _Channels(width if widens else out, out)
-    return found
-
-
-def _check_guide(
-    node: Node, leader: str | None, widths: Mapping[str, int], parts: Iterable[tuple[nn.Module | None, int]]
-) -> None:
-    """Refuse parts that look at the guide where there is none, or one of another width than theirs.
-
-    Args:
-        node: where they work.
-        leader: its input that guides.
-        widths: input -> width in which it arrives.
-        parts: with the width of what they make.
-    """
-    for part, width in parts:
-        if not is_guided(part):
-            continue
-        name = type(part).__name__
-        if leader is None:
-            raise InputError(
-                f"{name} is guided by a map of the node's own level {node.level}, and none of its inputs is of that "
-                "level: give it one, or choose another part for it"
-            )
-        if widths[leader] != width:
-            raise InputError(
-                f"{name} makes {width} channels and is guided by {leader}, which arrives with {widths[leader]}: let "
-                "the edges project (project: true)"
-            )
 
 
 def _take_former_names(neck: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
@@ -326,30 +248,6 @@ def _make_graph(
     if nodes is None or outputs is None:
         raise GraphError("a graph neck needs a topology, or nodes together with outputs")
     return FusionGraph.from_nodes(in_spec.levels, nodes, outputs)
-
-
-def _pinned(parts: Mapping[str, Any], what: str, name: str | None, otherwise: Any = None) -> Any:
-    """The part that a node names, or the neck's."""
-    if name is None:
-        return otherwise
-    if name not in parts:
-        raise InputError(f"there is no {what} {name!r}; there are {', '.join(parts)}")
-    return parts[name]
-
-
-@contextmanager
-def _naming(node: Node) -> Iterator[None]:
-    """Say which node a part refused."""
-    try:
-        yield
-    except GraphError:
-        raise
-    except InputError as error:
-        raise GraphError(f"node {node.name!r} (inputs {', '.join(node.inputs)}): {error}") from error
-
-
-def _key(source: str, node: str) -> str:
-    return f"{source}->{node}"
 
 
 def _size(x: Tensor) -> Size:
