@@ -1,10 +1,18 @@
-"""Running the real commands as a user would, in processes of their own."""
+"""Running the real commands as a user would, in processes of their own.
+
+Importing torch, torchvision and Lightning takes a command longer than what the tests ask of it. So a process that has
+imported them, and nothing else, waits for each test process and makes a copy of itself for every command: the script
+runs as ``__main__`` with its own folder, arguments, environment, streams and exit.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+import tempfile
+from functools import cache
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -21,17 +29,73 @@ TINY = (
 )
 """A data set and a detector that train for an epoch in a second."""
 
+_SECONDS = 600
+_COPIES = f"""
+import json, os, runpy, signal, sys
+import hydra, pytorch_lightning, timm, torch, torch.utils.tensorboard, torchvision
+for line in sys.stdin:
+    task = json.loads(line)
+    if child := os.fork():
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+        continue
+    signal.alarm({_SECONDS})
+    for stream, path in enumerate((os.devnull, task["out"], task["err"])):
+        os.dup2(os.open(path, os.O_RDWR), stream)
+    os.chdir(task["folder"])
+    os.environ.clear()
+    os.environ.update(task["environment"])
+    sys.argv = task["argv"]
+    runpy.run_path(sys.argv[0], run_name="__main__")
+    break
+"""
 
-def run(command: str, *argv: str, folder: Path, fails: bool = False) -> subprocess.CompletedProcess[str]:
-    """``python scripts/<command>.py argv`` in ``folder``; stdout and stderr are in the failure's message."""
-    done = subprocess.run(
-        [sys.executable, str(REPOSITORY / "scripts" / f"{command}.py"), *argv],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},  # the same numbers whatever else runs
-    )
+
+def run(
+    command: str, *argv: str, folder: Path, fails: bool = False, fresh: bool = False
+) -> subprocess.CompletedProcess[str]:
+    """``python scripts/<command>.py argv`` in ``folder``; stdout and stderr are in the failure's message.
+
+    Args:
+        command: name of the script.
+        argv: what is typed behind it.
+        folder: where.
+        fails: whether it is to fail.
+        fresh: in an interpreter that has imported nothing, for what is about imports.
+    """
+    typed = [str(REPOSITORY / "scripts" / f"{command}.py"), *argv]
+    done = (_fresh if fresh else _copied)(typed, folder)
     assert (done.returncode != 0) == fails, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done
+
+
+def _fresh(typed: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, *typed]
+    return subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, timeout=_SECONDS, check=False, env=_environment()
+    )
+
+
+def _copied(typed: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    with tempfile.NamedTemporaryFile("r") as out, tempfile.NamedTemporaryFile("r") as err:
+        task = {"argv": typed, "folder": str(folder), "environment": _environment(), "out": out.name, "err": err.name}
+        copies = _copies()
+        assert copies.stdin is not None
+        assert copies.stdout is not None
+        print(json.dumps(task), file=copies.stdin, flush=True)
+        return subprocess.CompletedProcess(typed, int(copies.stdout.readline()), out.read(), err.read())
+
+
+@cache
+def _copies() -> subprocess.Popen[str]:
+    """Takes a task a line and answers with its exit code; ends with this process, which closes its stdin."""
+    return subprocess.Popen(
+        [sys.executable, "-c", _COPIES],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=_environment(),
+    )
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1"}  # the same numbers whatever else runs

@@ -33,7 +33,7 @@ def found(folder: Path, file: str, output: str) -> list[dict[str, Any]]:
     """What predict finds in a picture, best first."""
     picture = sorted((folder / "datasets").rglob("*.jpg"))[0].relative_to(folder)
     argv = (f"checkpoint={file}", f"source={picture}", "threshold=0", f"output={output}")
-    imported = run("predict", *argv, folder=folder).stderr
+    imported = run("predict", *argv, folder=folder, fresh=True).stderr
     assert ("pytorch_lightning" in imported) == file.endswith(".ckpt")  # an exported file needs no training program
     assert (folder / output / picture.name).is_file()
     rows: list[dict[str, Any]] = json.loads((folder / output / "detections.json").read_text())
