@@ -63,8 +63,12 @@ def small(neck: str, head: str, *more: str) -> dict[str, Any]:
     return compose_train(f"neck={neck}", f"head={head}", *overrides, *more)
 
 
-def detector_of(neck: str, head: str) -> Detector:
-    return build_detector(small(neck, head, "backbone=resnet10t"), num_classes=3)
+def detector_of(neck: str, head: str, *more: str) -> Detector:
+    return build_detector(small(neck, head, "backbone=resnet10t", *more), num_classes=3)
+
+
+# the graph of a loss repeats most of itself for every level, and takes its time for each
+TWO_LEVELS = ("backbone.levels=[3,4]", "neck.topology.extra_levels=0")
 
 
 @pytest.fixture
@@ -149,7 +153,7 @@ def losses(neck: str, head: str, batch: Batch) -> dict[str, float]:
 @pytest.mark.parametrize("head", COMPILABLE)
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_the_loss_compiles_whole(head: str, dynamic: bool, batch: Batch) -> None:
-    detector = detector_of("fpn", head)
+    detector = detector_of("fpn", head, *TWO_LEVELS)
     torch._dynamo.reset()
     compiled = torch.compile(detector.loss, fullgraph=True, dynamic=dynamic, backend="eager")
     empty = batch._replace(targets=batch.targets._replace(valid=torch.zeros_like(batch.targets.valid)))
@@ -196,7 +200,7 @@ def test_inference_compiles_whole(neck: str, head: str, batch: Batch) -> None:
 
 @pytest.mark.parametrize("head", COMPILABLE)
 def test_the_loss_exports_whole(head: str, batch: Batch) -> None:
-    model = Training(detector_of("fpn", head).eval())  # norms in eval: export keeps their statistics
+    model = Training(detector_of("fpn", head, *TWO_LEVELS).eval())  # norms in eval: export keeps their statistics
     exported = torch.export.export(model, (batch,), strict=True).module()(batch)
     for name, term in model(batch).items():
         torch.testing.assert_close(exported[name], term, rtol=1e-4, atol=1e-5)
