@@ -59,7 +59,8 @@ def pool_rois(
     regions = torch.cat([images[:, None, None].expand(-1, boxes.shape[1], 1), boxes.float()], dim=-1).flatten(0, 1)
 
     def pooled(level: int, rows: Tensor) -> Tensor:
-        return roi_align(maps[level].float(), rows, size, 1.0 / strides[level], sampling_ratio)
+        found: Tensor = roi_align(maps[level].float(), rows, size, 1.0 / strides[level], sampling_ratio)
+        return found
 
     if len(maps) == 1:
         return pooled(0, regions).to(maps[0].dtype)
