@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 import torch
 from test_dense_heads import BOXES, CLASSES, batch_of, maps
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.ops import MultiScaleRoIAlign, nms
 
+from detfuse.detector import Detector
 from detfuse.heads.faster_rcnn import FasterRCNNHead
 from detfuse.heads.pooling import level_places, pool_rois
 from detfuse.heads.proposals import Proposals, draw_sample, propose, sample_rois
+from detfuse.inspect.cost import trace
 from detfuse.ops.postprocess import Nms
 from detfuse.ops.suppression import best_apart
 from detfuse.protocols import Head
@@ -148,6 +150,30 @@ def test_a_missing_level_is_taken_by_the_next_finer_one() -> None:
 
 
 # ---- the head
+
+
+class Stem(nn.Module):
+    """Images to two maps of 16 channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.out_spec = SPEC
+        self.layers = nn.ModuleList(nn.Conv2d(3, 16, s, s) for s in SPEC.strides)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        return [layer(images) for layer in self.layers]
+
+
+def test_what_it_costs_grows_with_the_proposals_by_what_the_second_stage_takes() -> None:
+    def cost(proposals: int) -> Any:
+        detector: Any = Detector(Stem(), nn.Identity(), seeded(proposals=proposals))  # type: ignore[arg-type]  # no neck
+        return trace(detector, (64, 96)).costs
+
+    few, many = cost(30), cost(90)
+    for part, layers in {"head.box_head": 16 * 49 * 16 + 16 * 16, "head.cls_logits": 16 * 4, "head": 0}.items():
+        expected = 60 * 2 * (layers or 16 * 49 * 16 + 16 * 16 + 16 * 4 + 16 * 12)
+        assert many[part].flops - few[part].flops == expected
+    assert many[""].flops - few[""].flops == many["head"].flops - few["head"].flops
 
 
 @VARIANTS
