@@ -12,7 +12,8 @@ Deviations: of the proposals see :mod:`detfuse.heads.rpn`; regions in a crowd th
 (``crowd: background`` is torchvision); sums are divided by the sampled of all processes (``normalizer: process`` is
 torchvision); at most ``max_candidates`` pairs of region and class are left to combine.
 Compiling: loss and candidates compile whole. In a compiled graph every map pools every region, see
-:mod:`detfuse.heads.pooling`, and the suppression of the proposals stays torchvision's, not fused with anything.
+:mod:`detfuse.heads.pooling`, and the suppression of the proposals stays torchvision's, not fused with anything. In an
+exported graph it is a loop over the proposals; a ``.pt2`` has torchvision's RoIAlign in it, which must be imported.
 """
 
 from __future__ import annotations
