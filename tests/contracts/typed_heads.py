@@ -3,11 +3,13 @@
 An ignore that is not needed is an error too, so that a protocol which accepts anything is found out.
 """
 
+from detfuse.heads.faster_rcnn import FasterRCNNHead, FasterRCNNOutputs
 from detfuse.heads.fcos import FCOSHead, FCOSOutputs
 from detfuse.heads.retinanet import RetinaNetHead, RetinaNetOutputs
 from detfuse.heads.ssd import SSDHead, SSDOutputs
 from detfuse.protocols import Head
 
+faster_rcnn: type[Head[FasterRCNNOutputs]] = FasterRCNNHead
 fcos: type[Head[FCOSOutputs]] = FCOSHead
 retinanet: type[Head[RetinaNetOutputs]] = RetinaNetHead
 ssd: type[Head[SSDOutputs]] = SSDHead
