@@ -4,11 +4,13 @@ An ignore that is not needed is an error too, so that a protocol which accepts a
 """
 
 from detfuse.heads.fcos import FCOSHead, FCOSOutputs
+from detfuse.heads.mscnn_proposal import MSCNNProposalHead, MSCNNProposalOutputs
 from detfuse.heads.retinanet import RetinaNetHead, RetinaNetOutputs
 from detfuse.heads.ssd import SSDHead, SSDOutputs
 from detfuse.protocols import Head
 
 fcos: type[Head[FCOSOutputs]] = FCOSHead
+mscnn_proposal: type[Head[MSCNNProposalOutputs]] = MSCNNProposalHead
 retinanet: type[Head[RetinaNetOutputs]] = RetinaNetHead
 ssd: type[Head[SSDOutputs]] = SSDHead
 other: type[Head[SSDOutputs]] = RetinaNetHead  # type: ignore[assignment]  # the same fields, but not the same order of classes
