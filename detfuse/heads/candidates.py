@@ -68,7 +68,7 @@ def cells_inside(size: Size, stride: float, image_sizes: Tensor, priors_per_cell
 
 
 def finish(
-    boxes: list[Tensor], scores: list[Tensor], labels: list[Tensor], image_sizes: Tensor
+    boxes: list[Tensor], scores: list[Tensor], labels: list[Tensor], image_sizes: Tensor, min_side: float = 0.0
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Join the levels, clip to the images, and give score 0 to what is no box.
 
@@ -77,16 +77,17 @@ def finish(
         scores: per level (B, k_l), 0..1.
         labels: per level (B, k_l).
         image_sizes: (B, 2) as (height, width).
+        min_side: pixels that a clipped box must exceed in width and height.
 
     Returns:
         Boxes (B, k, 4), scores (B, k), labels (B, k), levels (B, k): k is the sum over levels. Boxes that are empty
-        after clipping (they lay in the padding) have score 0. A candidate whose box is not finite has the score NaN and
-        a box of zeros.
+        after clipping (they lay in the padding) or too small have score 0. A candidate whose box is not finite has the
+        score NaN and a box of zeros.
     """
     levels = torch.cat([torch.full_like(of_level, level) for level, of_level in enumerate(labels)], dim=1)
     joined, given = torch.cat(boxes, dim=1), torch.cat(scores, dim=1)
     finite = joined.isfinite().all(-1)
     clipped = clip_to_images(torch.where(finite[..., None], joined, 0.0), image_sizes)
-    is_box = (clipped[..., 2:] > clipped[..., :2]).all(-1)
+    is_box = (clipped[..., 2:] - clipped[..., :2] > min_side).all(-1)
     broken = given.isnan() | ((given > 0) & ~finite)
     return clipped, torch.where(broken, torch.nan, torch.where(is_box, given, 0.0)), torch.cat(labels, dim=1), levels

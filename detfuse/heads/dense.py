@@ -155,17 +155,23 @@ class DenseHead(nn.Module, ABC, Generic[Maps]):
 
     def candidates(self, outputs: Maps, image_sizes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The best boxes of each level, see :class:`detfuse.protocols.Head`."""
+        return self.best(outputs, image_sizes, self.candidates_per_level)
+
+    def best(
+        self, outputs: Maps, image_sizes: Tensor, per_level: int, min_side: float = 0.0
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The candidates, but of each level at most ``per_level``, and with sides of more than ``min_side`` pixels."""
         threshold = self.ranking_of(self.score_threshold)
         boxes, scores, labels = [], [], []
         with torch.autocast(image_sizes.device.type, enabled=False):
             levels = zip(self.levels(outputs, image_sizes), self.inside(outputs, image_sizes), strict=True)
             for level, inside in levels:
-                best = best_of_level(level.ranking, inside, threshold, self.candidates_per_level)
+                best = best_of_level(level.ranking, inside, threshold, per_level)
                 chosen = (of_priors(table, best.priors) for table in (level.regression, level.priors))
                 boxes.append(self.decode(*chosen))
                 scores.append(self.score_of(best.scores))
                 labels.append(best.labels)
-            return finish(boxes, scores, labels, image_sizes)
+            return finish(boxes, scores, labels, image_sizes, min_side)
 
 
 def of_priors(table: Tensor, priors: Tensor) -> Tensor:

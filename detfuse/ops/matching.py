@@ -107,6 +107,21 @@ def match_default_boxes(priors: Tensor, boxes: Tensor, valid: Tensor, *, foregro
     return Match(torch.where(claims >= 0, claims, learnt), positive, ~positive)
 
 
+def match_rois(rois: Tensor, boxes: Tensor, valid: Tensor, *, foreground_iou: float, background_iou: float) -> Match:
+    """Match by overlap alone, so that an object may be learnt by none (Fast R-CNN, 2015): few rois, not streamed.
+
+    Args:
+        rois: (B, R, 4) xyxy.
+        boxes: (B, N, 4) xyxy.
+        valid: (B, N) bool.
+        foreground_iou: positives have at least this IoU; of several objects the most overlapped is learnt.
+        background_iou: negatives have less with all objects.
+    """
+    best, row = pairwise_iou(boxes, rois[:, None]).masked_fill(~valid[..., None], -1.0).max(1)
+    positive = best >= foreground_iou
+    return Match(row, positive, (best < background_iou) & ~positive)
+
+
 def match_points(points: Tensor, lower: Tensor, upper: Tensor, radius: Tensor, boxes: Tensor, valid: Tensor) -> Match:
     """Match points inside boxes (FCOS, 2019): the smallest object that fits the point's level.
 

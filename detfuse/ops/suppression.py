@@ -1,14 +1,19 @@
-"""Non-maximum suppression with a fixed number of rows, as a loop that exporters keep: hard and soft are the same loop.
+"""Non-maximum suppression with a fixed number of rows: what an exported graph, or the proposals of a head, need.
 
-:mod:`detfuse.ops.postprocess` has the forms that training and evaluation use; their results depend on the data in
-shape, which an exported graph, or the proposals of a compiled head, cannot have.
+:mod:`detfuse.ops.postprocess` has the forms by which candidates become detections; their results depend on the data in
+shape. :class:`Suppression` is a loop that exporters keep, the same for hard and soft. :func:`best_apart` is for
+batches: torchvision's NMS behind an operator of fixed shape, which compilers leave as it is, and in exported graphs
+that loop.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor, nn
-from torchvision.ops import box_iou
+from torchvision.ops import batched_nms, box_iou
 
 from detfuse.ops.postprocess import Nms, SoftNms
 
@@ -46,40 +51,110 @@ class Suppression(nn.Module):
             Rows (M,) of the candidates taken, best first, their scores (M,), and how many there are (); the rest of
             the M ``max_detections`` rows is 0.
         """
-        boxes, scores = boxes.float(), scores.float()
-        places = torch.arange(len(scores), device=scores.device)
-        slots = torch.arange(self.max_detections, device=scores.device)
-
-        def goes_on(count: Tensor, remaining: Tensor, rows: Tensor, taken: Tensor) -> Tensor:
-            return (count < self.max_detections) & (remaining.max() >= self.least)
-
-        def take(count: Tensor, remaining: Tensor, rows: Tensor, taken: Tensor) -> tuple[Tensor, ...]:
-            best = remaining.argmax()[None]  # of several the first, which keeps the order given
-            score = remaining.index_select(0, best)
-            iou = box_iou(boxes.index_select(0, best), boxes)[0]
-            lowered = self._lowered(remaining, iou)
-            if not self.across_classes:
-                lowered = torch.where(labels == labels.index_select(0, best), lowered, remaining)
-            here = slots == count
-            return (
-                count + 1,
-                torch.where((places == best) | (remaining == _GONE), _GONE, lowered),
-                torch.where(here, best, rows),
-                torch.where(here, score, taken),
-            )
-
-        start = (
-            torch.zeros((), dtype=torch.int64, device=scores.device),
-            torch.where(scores > 0, scores, _GONE),
-            torch.zeros_like(slots),
-            torch.zeros_like(slots, dtype=torch.float32),
+        return _suppressed(
+            boxes,
+            scores,
+            labels,
+            lowered=self._lowered,
+            limit=self.max_detections,
+            least=self.least,
+            across_classes=self.across_classes,
         )
-        count, _, rows, taken = torch.while_loop(goes_on, take, start)  # type: ignore[no-untyped-call]  # torch's
-        return rows, taken, count
 
     def _lowered(self, scores: Tensor, iou: Tensor) -> Tensor:
         if self.method == "gaussian":
             return scores * torch.exp(-(iou**2) / self.sigma)
         if self.method == "linear":
             return scores * torch.where(iou > self.iou_threshold, 1 - iou, 1.0)
-        return torch.where(iou > self.iou_threshold, _GONE, scores)
+        return _without(scores, iou, self.iou_threshold)
+
+
+def _without(scores: Tensor, iou: Tensor, threshold: float) -> Tensor:
+    """Scores of boxes that overlap the one that was taken: what overlaps it by more than the threshold is gone."""
+    return torch.where(iou > threshold, _GONE, scores)
+
+
+def _suppressed(
+    boxes: Tensor,
+    scores: Tensor,
+    labels: Tensor,
+    *,
+    lowered: Callable[[Tensor, Tensor], Tensor],
+    limit: int,
+    least: float,
+    across_classes: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The loop; see :meth:`Suppression.forward`."""
+    boxes, scores = boxes.float(), scores.float()
+    places = torch.arange(len(scores), device=scores.device)
+    slots = torch.arange(limit, device=scores.device)
+
+    def goes_on(count: Tensor, remaining: Tensor, rows: Tensor, taken: Tensor) -> Tensor:
+        return (count < limit) & (remaining.max() >= least)
+
+    def take(count: Tensor, remaining: Tensor, rows: Tensor, taken: Tensor) -> tuple[Tensor, ...]:
+        best = remaining.argmax()[None]  # of several the first, which keeps the order given
+        score = remaining.index_select(0, best)
+        left = lowered(remaining, box_iou(boxes.index_select(0, best), boxes)[0])
+        if not across_classes:
+            left = torch.where(labels == labels.index_select(0, best), left, remaining)
+        here = slots == count
+        return (
+            count + 1,
+            torch.where((places == best) | (remaining == _GONE), _GONE, left),
+            torch.where(here, best, rows),
+            torch.where(here, score, taken),
+        )
+
+    start = (
+        torch.zeros((), dtype=torch.int64, device=scores.device),
+        torch.where(scores > 0, scores, _GONE),
+        torch.zeros_like(slots),
+        torch.zeros_like(slots, dtype=torch.float32),
+    )
+    count, _, rows, taken = torch.while_loop(goes_on, take, start)  # type: ignore[no-untyped-call]  # torch's
+    return rows, taken, count
+
+
+def best_apart(
+    boxes: Tensor, scores: Tensor, groups: Tensor, *, iou_threshold: float, limit: int
+) -> tuple[Tensor, Tensor]:
+    """The best boxes of each image, without those that a better one of their group overlaps too much.
+
+    Args:
+        boxes: (B, k, 4) xyxy.
+        scores: (B, k); 0 is no box, NaN (boxes of zeros) is above all others and stays, though not in exported graphs.
+        groups: (B, k) int64, which boxes suppress each other: those of one level, or of one class.
+        iou_threshold: boxes that overlap by more do not stay together.
+        limit: most boxes of an image, over all groups.
+
+    Returns:
+        Rows (B, R) of the boxes that stay, best first, and their scores (B, R), which are 0 where there are no more:
+        R = min(limit, k). Without gradient.
+    """
+    boxes, scores, limit = boxes.detach().float(), scores.detach().float(), min(limit, scores.shape[1])
+    if torch.compiler.is_exporting():
+        hard = partial(_without, threshold=iou_threshold)
+        found = [
+            _suppressed(*image, lowered=hard, limit=limit, least=0.0, across_classes=False)
+            for image in zip(boxes, scores, groups, strict=True)
+        ]
+        return torch.stack([rows for rows, _, _ in found]), torch.stack([taken for _, taken, _ in found])
+    kept = kept_by_nms(boxes, scores, groups, iou_threshold)
+    taken, rows = torch.where(kept, scores, 0.0).topk(limit, dim=1)
+    return rows, taken
+
+
+@torch.library.custom_op("detfuse::kept_by_nms", mutates_args=())
+def kept_by_nms(boxes: Tensor, scores: Tensor, groups: Tensor, iou_threshold: float) -> Tensor:
+    """Which boxes torchvision's NMS keeps, (B, k) bool; see :func:`best_apart`."""
+    kept = torch.zeros_like(scores, dtype=torch.bool)
+    for image, (of_image, scored, grouped) in enumerate(zip(boxes, scores, groups, strict=True)):
+        rows = (scored != 0).nonzero().flatten()  # not > 0: NaN stays
+        kept[image, rows[batched_nms(of_image[rows], scored[rows], grouped[rows], iou_threshold)]] = True
+    return kept
+
+
+@kept_by_nms.register_fake
+def _(boxes: Tensor, scores: Tensor, groups: Tensor, iou_threshold: float) -> Tensor:
+    return torch.empty_like(scores, dtype=torch.bool)
