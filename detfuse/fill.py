@@ -45,8 +45,8 @@ def fill_convolutions(part: nn.Module, rule: Fill = "fan_in") -> None:
         fill_convolutions(child, rule)
 
 
-def fill_uniform(layer: nn.Conv2d, fan: float) -> None:
-    """Start one convolution from uniform numbers of variance 1 / ``fan``, and no bias."""
+def fill_uniform(layer: nn.Conv2d | nn.Linear, fan: float) -> None:
+    """Start one layer from uniform numbers of variance 1 / ``fan``, and no bias."""
     bound = math.sqrt(3 / fan)
     nn.init.uniform_(layer.weight, -bound, bound)
     if layer.bias is not None:

@@ -19,6 +19,9 @@ from detfuse.structures import Batch, Detections, FeatureSpec, Size
 Outputs = TypeVar("Outputs")
 """A head's raw per-level maps: a NamedTuple of its own, the same in training and in evaluation."""
 
+HANDED_ON = "maps"
+"""Field of the outputs in which a head hands on the maps that its second stage reads: nothing that it predicts."""
+
 AttentionFactory = Callable[[int], nn.Module]
 """channels -> module from (B, C, H, W) to (B, C, H, W); ``nn.Identity`` means none."""
 

@@ -22,13 +22,7 @@ from detfuse.errors import InputError
 from detfuse.heads.dense import Level, all_priors, by_prior
 from detfuse.heads.tower import TowerHead, predictor
 from detfuse.losses import Normalizer, giou_loss, l1_loss, normalizer_of, smooth_l1_loss
-from detfuse.ops.anchors import (
-    anchors_at_origin,
-    from_fixed_point,
-    grid_anchors,
-    octave_sizes,
-    to_fixed_point,
-)
+from detfuse.ops.anchors import anchor_sizes, anchors_of_levels, from_fixed_point, grid_anchors
 from detfuse.ops.boxes import decode_deltas, encode_deltas
 from detfuse.ops.matching import Crowd, Match, match_anchors
 from detfuse.ranges import (
@@ -134,13 +128,14 @@ class RetinaNetHead(TowerHead[RetinaNetOutputs]):
         self.focal_alpha, self.focal_gamma = focal_alpha, focal_gamma
         self.box_loss, self.smooth_l1_beta, self.box_weight = box_loss, smooth_l1_beta, box_weight
 
-        self.anchor_sizes = _anchor_sizes(in_spec, single_level_anchors, anchor_scale, scales_per_octave)
+        self.anchor_sizes = anchor_sizes(in_spec.strides, single_level_anchors, anchor_scale, scales_per_octave)
         self.num_anchors = len(self.anchor_sizes[0]) * len(aspect_ratios)
         if not self.num_anchors:
             raise InputError("RetinaNetHead has no anchors: give at least one scale, aspect ratio and single level")
         self.priors_per_cell = [self.num_anchors] * len(in_spec)
-        at_origin = torch.stack([anchors_at_origin(sizes, aspect_ratios) for sizes in self.anchor_sizes])
-        self.register_buffer("fixed_point_anchors", to_fixed_point(at_origin), persistent=False)
+        self.register_buffer(
+            "fixed_point_anchors", anchors_of_levels(self.anchor_sizes, aspect_ratios), persistent=False
+        )
 
         channels = self.build_towers(attention, num_convs, tower_channels, norm, prior_probability)
         self.box_deltas = predictor(channels, self.num_anchors * 4)
@@ -214,11 +209,3 @@ class RetinaNetHead(TowerHead[RetinaNetOutputs]):
     def score_of(self, ranking: Tensor) -> Tensor:
         """The sigmoid, of the chosen only; 0 of -inf."""
         return ranking.sigmoid()
-
-
-def _anchor_sizes(
-    in_spec: FeatureSpec, single_level: Sequence[int], scale: float, per_octave: int
-) -> list[list[float]]:
-    """Per level, in pixels; a single level carries those of the levels ``single_level``."""
-    carried = [[stride] for stride in in_spec.strides] if len(in_spec) > 1 else [[2**level for level in single_level]]
-    return [[size for stride in strides for size in octave_sizes(scale * stride, per_octave)] for strides in carried]

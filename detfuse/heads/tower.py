@@ -14,6 +14,7 @@ from detfuse.errors import InputError
 from detfuse.heads.dense import Assigned, DenseHead, Maps, by_cell
 from detfuse.losses import focal_loss
 from detfuse.norms import group_norm
+from detfuse.ranges import OddInt
 from detfuse.structures import FeatureSpec
 
 Norm = Literal["none", "group", "batch"]
@@ -52,9 +53,9 @@ class TowerHead(DenseHead[Maps]):
             InputError: if levels differ in width, or attention or width have no tower to be in.
         """
         name = type(self).__name__
-        width = _shared_width(self.in_spec, name)
+        width = shared_width(self.in_spec, name)
         channels = _tower_width(name, num_convs, tower_channels, width)
-        self.attended = _attended_levels(attention, self.in_spec, num_convs, name)
+        self.attended = attended_levels(attention, self.in_spec, num_convs, name)
         self.cls_tower = ConvTower(width, channels, num_convs, norm, attention, "cls_tower")
         self.box_tower = ConvTower(width, channels, num_convs, norm, attention, "box_tower")
         self.cls_logits = predictor(channels, self.priors_per_cell[0] * self.num_classes, probability)
@@ -153,19 +154,19 @@ def start_small(module: nn.Module) -> None:
                 nn.init.zeros_(layer.bias)
 
 
-def predictor(in_channels: int, out_channels: int, probability: float = 0.5) -> nn.Conv2d:
-    """The last 3x3 convolution of a branch, which begins with logits of this probability everywhere (RetinaNet, 2017).
+def predictor(in_channels: int, out_channels: int, probability: float = 0.5, kernel_size: OddInt = 3) -> nn.Conv2d:
+    """The last convolution of a branch, which begins with logits of this probability everywhere (RetinaNet, 2017).
 
     A low one for the classes keeps the background from swamping the first steps; .5 is a bias of 0.
     """
-    layer = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+    layer = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2)
     start_small(layer)
     if layer.bias is not None:
         nn.init.constant_(layer.bias, math.log(probability / (1 - probability)))
     return layer
 
 
-def _shared_width(in_spec: FeatureSpec, head: str) -> int:
+def shared_width(in_spec: FeatureSpec, head: str) -> int:
     """The width of all levels, which must be one: one tower reads them all."""
     width = in_spec.channels[0]
     for level, channels in zip(in_spec.levels, in_spec.channels, strict=True):
@@ -189,7 +190,7 @@ def _tower_width(head: str, num_convs: int, channels: int | None, in_channels: i
     return in_channels if channels is None else channels
 
 
-def _attended_levels(attention: Sites | None, in_spec: FeatureSpec, num_convs: int, head: str) -> list[bool]:
+def attended_levels(attention: Sites | None, in_spec: FeatureSpec, num_convs: int, head: str) -> list[bool]:
     """Per level, whether the towers' attention is applied; refused if there is no such level or no tower."""
     why = "" if num_convs else "num_convs=0 leaves it no tower"
     only_sites(attention, HEAD_SITES if num_convs else (), head, why)

@@ -36,6 +36,21 @@ def octave_sizes(base: float, scales_per_octave: int) -> list[float]:
     return [base * 2 ** (i / scales_per_octave) for i in range(scales_per_octave)]
 
 
+def anchor_sizes(
+    strides: Sequence[int], single_level: Sequence[int], scale: float, per_octave: int
+) -> list[list[float]]:
+    """Sizes of the anchors of each level, in pixels.
+
+    Args:
+        strides: of the levels; if there is one only, it carries the anchors of other levels too.
+        single_level: which, as log2 of the stride.
+        scale: a level's smallest size in strides.
+        per_octave: sizes between one level and the next.
+    """
+    carried = [[stride] for stride in strides] if len(strides) > 1 else [[2**level for level in single_level]]
+    return [[size for stride in own for size in octave_sizes(scale * stride, per_octave)] for own in carried]
+
+
 def anchors_at_origin(sizes: Sequence[float], aspect_ratios: Sequence[float]) -> Tensor:
     """Anchors of one cell, centred at 0.
 
@@ -51,6 +66,11 @@ def anchors_at_origin(sizes: Sequence[float], aspect_ratios: Sequence[float]) ->
     edge = torch.tensor(sizes, dtype=torch.float64)
     width, height = (edge / ratios).flatten(), (edge * ratios).flatten()
     return (torch.stack([-width, -height, width, height], dim=1) / 2).float()
+
+
+def anchors_of_levels(sizes: Sequence[Sequence[float]], aspect_ratios: Sequence[float]) -> Tensor:
+    """:func:`anchors_at_origin` of every level, (L, R * S, 4) in fixed point."""
+    return to_fixed_point(torch.stack([anchors_at_origin(of_level, aspect_ratios) for of_level in sizes]))
 
 
 def grid_anchors(at_origin: Tensor, points: Tensor) -> Tensor:

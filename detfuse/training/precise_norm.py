@@ -64,7 +64,7 @@ class PreciseNorm(pl.Callback):
             for batch in islice(trainer.datamodule.train_dataloader(), self.num_batches if norms else 0):  # type: ignore[attr-defined]  # Lightning's
                 batch = trainer.strategy.batch_to_device(batch)
                 with trainer.precision_plugin.forward_context():
-                    pl_module.detector(batch.images, batch.image_sizes)
+                    pl_module.detector.loss(batch)  # not forward alone: a second stage has norms too
         finally:
             for norm, momentum in zip(norms, momenta, strict=True):
                 norm.momentum = momentum

@@ -20,6 +20,16 @@ from detfuse.config.schema.groups import group_options
 from detfuse.structures import Batch, Targets
 
 
+SMALL = {
+    "num_convs": 1,
+    "box_channels": 16,
+    "train_proposals": 30,
+    "proposals": 20,
+    "rpn_samples": 8000,
+    "samples": 160,
+}
+
+
 def options(group: str) -> list[str]:
     """The shipped choices of a group."""
     return group_options([conf_dir()])[group]
@@ -82,6 +92,11 @@ def settings_of(head: str, **wanted: object) -> tuple[str, ...]:
     """Overrides for those of the settings that a head has: one without towers has no ``num_convs`` to make small."""
     has = compose_train(f"head={head}")["head"]
     return tuple(f"head.{name}={value}" for name, value in wanted.items() if name in has)
+
+
+def small_head(head: str, **more: object) -> tuple[str, ...]:
+    """Overrides that make a head small, and one that learns from a sample take everything, so that it draws no lots."""
+    return settings_of(head, **(SMALL | more))
 
 
 def _mounts() -> list[str]:

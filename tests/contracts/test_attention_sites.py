@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import timm
 import torch
-from composing import compose_train, options, pairwise, settings_of, sites_of, small_batch
+from composing import compose_train, options, pairwise, sites_of, small_batch, small_head
 from torch import Tensor
 
 from detfuse.attention.inserts import BACKBONE_SITES, inserts_of
@@ -33,7 +33,7 @@ def design(check: str) -> list[tuple[str, str]]:
 
 
 def detector(head: str, *overrides: str) -> Detector:
-    small = (*SMALL, f"head={head}", *settings_of(head, num_convs=1))
+    small = (*SMALL, f"head={head}", *small_head(head))
     return build_detector(compose_train(*small, *overrides), num_classes=3)
 
 

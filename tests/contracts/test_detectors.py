@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from composing import compose_train, head_class, options, pairwise, settings_of, small_batch
+from composing import compose_train, head_class, options, pairwise, settings_of, small_batch, small_head
 from torch import Tensor, nn
 
 from detfuse.build import build_detector, build_head, build_neck
@@ -56,7 +56,7 @@ def fit(neck: str) -> Fit:
 
 
 def small(neck: str, head: str, *more: str) -> dict[str, Any]:
-    overrides = (*fit(neck).overrides, *settings_of(head, num_convs=1))
+    overrides = (*fit(neck).overrides, *small_head(head))
     return compose_train(f"neck={neck}", f"head={head}", *overrides, *more)
 
 

@@ -30,7 +30,7 @@ from detfuse.detector import Detector
 from detfuse.errors import InputError
 from detfuse.fusion.graph import Node
 from detfuse.inspect.neck_bench import deviation
-from detfuse.protocols import Scalable, Watch
+from detfuse.protocols import HANDED_ON, Scalable, Watch
 from detfuse.structures import Batch
 
 NOTICEABLE = 1.2
@@ -53,7 +53,8 @@ def measured(detector: Detector, batch: Batch) -> dict[str, float]:
     with _first_step(detector) as twin:
         maps, outputs = _run(twin, batch)
     found = {f"P{level}": deviation([x]) for level, x in zip(twin.neck.out_spec.levels, maps, strict=True)}
-    found |= {name: deviation(tensors) for name, value in outputs._asdict().items() if (tensors := _floats(value))}
+    made = {name: _floats(value) for name, value in outputs._asdict().items() if name != HANDED_ON}
+    found |= {name: deviation(tensors) for name, tensors in made.items() if tensors}
     return {name: _rounded(value) for name, value in found.items()}
 
 
