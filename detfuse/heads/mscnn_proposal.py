@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import chain
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -148,7 +148,7 @@ class MSCNNProposalHead(DenseHead[MSCNNProposalOutputs]):
         self.register_buffer("fixed_point_templates", to_fixed_point(torch.cat([-half, half], dim=1)), persistent=False)
 
         finest = in_spec.channels[0]
-        self.buffer = nn.Sequential(_gaussian(nn.Conv2d(finest, finest, 3, padding=1), 0.01), nn.ReLU())
+        self.buffer = nn.Sequential(gaussian(nn.Conv2d(finest, finest, 3, padding=1), 0.01), nn.ReLU())
         depth = num_classes + 1 + 4
         self.branches = nn.ModuleList(
             nn.ModuleList(_predictor(channels, depth, branch.kernel) for branch in level)
@@ -225,7 +225,9 @@ class MSCNNProposalHead(DenseHead[MSCNNProposalOutputs]):
         """A table (B, A) over all templates as one (B, H * W) per branch, those of the finest level first."""
         cells = [x.shape[2] * x.shape[3] for x in outputs.logits]
         levels = torch.split(table, [p * n for p, n in zip(cells, self.priors_per_cell, strict=True)], dim=1)
-        split = (level.unflatten(1, (-1, n)).unbind(2) for level, n in zip(levels, self.priors_per_cell, strict=True))
+        split = (
+            torch.unflatten(level, 1, (-1, n)).unbind(2) for level, n in zip(levels, self.priors_per_cell, strict=True)
+        )
         return list(chain.from_iterable(split))
 
     def _weights(self) -> list[float]:
@@ -294,11 +296,14 @@ def _scaled(kernels: Sequence[tuple[int, int]], stride: int, scale: float) -> li
 
 def _predictor(in_channels: int, depth: int, kernel: tuple[int, int]) -> nn.Conv2d:
     height, width = kernel
-    return _gaussian(nn.Conv2d(in_channels, depth, kernel, padding=(height // 2, width // 2)), 0.001)
+    return gaussian(nn.Conv2d(in_channels, depth, kernel, padding=(height // 2, width // 2)), 0.001)
 
 
-def _gaussian(layer: nn.Conv2d, std: float) -> nn.Conv2d:
-    """Start as the header says."""
+Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
+
+
+def gaussian(layer: Layer, std: float) -> Layer:
+    """Start one layer from normal numbers, and no bias."""
     nn.init.normal_(layer.weight, std=std)
     assert layer.bias is not None
     nn.init.zeros_(layer.bias)

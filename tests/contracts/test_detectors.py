@@ -47,7 +47,8 @@ NECKS = {
             "neck.extra_strides=[2,2]",
         ),
         FeatureSpec((128, 10), (8, 16)),
-    )
+    ),
+    "mscnn_trunk": Fit(("backbone.levels=[3,4]", "neck.conv_channels=128"), FeatureSpec((128, 128), (8, 16))),
 }
 
 
