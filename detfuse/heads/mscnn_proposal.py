@@ -208,32 +208,25 @@ class MSCNNProposalHead(DenseHead[MSCNNProposalOutputs]):
         distance = smooth_l1_loss(all_priors(outputs.deltas, 4), wanted, 1.0, positive) / 4  # the mean of 4 coordinates
 
         sums, counts = [], []
-        per_branch = (self.by_branch(outputs, table) for table in (positive, negative, entropy, distance))
-        for weight, objects, others, of_class, of_box in zip(self._weights(), *per_branch, strict=True):
-            count = (self.negative_ratio * objects.sum(1, keepdim=True)).clamp(min=self.min_negatives)
+        weights = [self.finest_weight] + [1.0] * (len(self.in_spec) - 1)
+        per_level = (self.by_branch(outputs, table) for table in (positive, negative, entropy, distance))
+        for weight, objects, others, of_class, of_box in zip(weights, *per_level, strict=True):
+            count = (self.negative_ratio * objects.sum(-1, keepdim=True)).clamp(min=self.min_negatives)
             chosen = choose_negatives(others, of_class.detach(), count, self.sampler)
-            of_objects, of_chosen = (torch.where(mask, of_class, 0.0).sum() for mask in (objects, chosen))
-            sums.append(weight * torch.stack([of_objects, of_chosen, of_box.sum()]))
-            counts.append(torch.stack([objects.sum(), chosen.sum()]))
-        foreground, background, box = torch.stack(sums).unbind(1)
-        positives, negatives = normalizer_of(torch.stack(counts), self.normalizer).unbind(1)
+            of_objects, of_chosen = (torch.where(mask, of_class, 0.0) for mask in (objects, chosen))
+            sums.append(weight * torch.stack([of_objects, of_chosen, of_box]).sum((1, 3)))
+            counts.append(torch.stack([objects, chosen]).sum((1, 3)))
+        foreground, background, box = torch.cat(sums, dim=1)
+        positives, negatives = normalizer_of(torch.cat(counts, dim=1), self.normalizer)
         share = 1 / (1 + self.negative_ratio)
         cls = share * foreground / positives + (1 - share) * background / negatives
         return {"loss_cls": cls.sum(), "loss_box": self.box_weight * (box / positives).sum()}
 
     def by_branch(self, outputs: MSCNNProposalOutputs, table: Tensor) -> list[Tensor]:
-        """A table (B, A) over all templates as one (B, H * W) per branch, those of the finest level first."""
-        cells = [x.shape[2] * x.shape[3] for x in outputs.logits]
-        levels = torch.split(table, [p * n for p, n in zip(cells, self.priors_per_cell, strict=True)], dim=1)
-        split = (
-            torch.unflatten(level, 1, (-1, n)).unbind(2) for level, n in zip(levels, self.priors_per_cell, strict=True)
-        )
-        return list(chain.from_iterable(split))
-
-    def _weights(self) -> list[float]:
-        """Per branch."""
-        finest, *others = self.priors_per_cell
-        return [self.finest_weight] * finest + [1.0] * sum(others)
+        """A table (B, A) over all templates as one (B, n_l, H * W) per level."""
+        sizes = [x.shape[2] * x.shape[3] * n for x, n in zip(outputs.logits, self.priors_per_cell, strict=True)]
+        levels = zip(torch.split(table, sizes, dim=1), self.priors_per_cell, strict=True)
+        return [torch.unflatten(level, 1, (-1, n)).transpose(1, 2) for level, n in levels]
 
     def levels(self, outputs: MSCNNProposalOutputs, image_sizes: Tensor) -> Iterator[Level]:
         """Ranked by the class's softmax, which is the score."""

@@ -48,7 +48,7 @@ NECKS = {
         ),
         FeatureSpec((128, 10), (8, 16)),
     ),
-    "mscnn_trunk": Fit(("backbone.levels=[3,4]", "neck.conv_channels=128"), FeatureSpec((128, 128), (8, 16))),
+    "mscnn_trunk": Fit(("backbone.levels=[3]", "neck.conv_channels=128"), FeatureSpec((128,), (8,))),
 }
 
 

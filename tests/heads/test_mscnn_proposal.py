@@ -163,7 +163,8 @@ def test_every_branch_draws_negatives_by_its_own_positives(sampler: str) -> None
     outputs, targets = outputs_of(head, 2), batch.targets
     positive = head.match(torch.cat(head.templates(outputs)), targets.boxes, targets.valid).positive
     counts = []
-    for branch, objects in zip(taught(head, batch), head.by_branch(outputs, positive), strict=True):
+    per_branch = [branch for level in head.by_branch(outputs, positive) for branch in level.unbind(1)]
+    for branch, objects in zip(taught(head, batch), per_branch, strict=True):
         assert branch[objects].all()
         counts.append((branch & ~objects).sum(1).tolist())
         room = objects.shape[1] - int(objects[0].sum())
