@@ -12,7 +12,8 @@ Deviations: of the proposals see :mod:`detfuse.heads.rpn`; regions in a crowd th
 (``crowd: background`` is torchvision); sums are divided by the sampled of all processes (``normalizer: process`` is
 torchvision); at most ``max_candidates`` pairs of region and class are left to combine.
 Compiling: loss and candidates compile whole. In a compiled graph every map pools every region, see
-:mod:`detfuse.heads.pooling`, and the suppression of the proposals stays torchvision's, not fused with anything.
+:mod:`detfuse.heads.pooling`, and the suppression of the proposals stays torchvision's, not fused with anything. In an
+exported graph it is a loop over the proposals; a ``.pt2`` has torchvision's RoIAlign in it, which must be imported.
 """
 
 from __future__ import annotations
@@ -211,8 +212,8 @@ class FasterRCNNHead(nn.Module):
 
     def forward(self, features: Sequence[Tensor]) -> FasterRCNNOutputs:
         """Maps (B, C, H, W) per level to raw maps; equal in training and evaluation."""
-        first = self.rpn(features)
-        return FasterRCNNOutputs(*first, tuple(features[place] for place in self._places))
+        logits, deltas = self.rpn(features)
+        return FasterRCNNOutputs(logits, deltas, tuple(features[place] for place in self._places))
 
     def loss(self, outputs: FasterRCNNOutputs, batch: Batch) -> dict[str, Tensor]:
         """``loss_rpn_cls`` and ``loss_rpn_box`` of the proposals, ``loss_cls`` and ``loss_box`` of the second stage.
@@ -302,17 +303,17 @@ class BoxHead(nn.Module):
             if isinstance(layer, nn.Conv2d):
                 nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
         widths = [in_channels * size**2, *[channels] * num_fcs]
-        self.fcs = nn.ModuleList(nn.Linear(*pair) for pair in pairwise(widths))
-        for layer in self.fcs:
-            fill_uniform(layer, layer.in_features)
+        self.fcs = nn.Sequential()
+        for wide, narrow in pairwise(widths):
+            layer = nn.Linear(wide, narrow)
+            fill_uniform(layer, wide)
+            self.fcs.extend([layer, nn.ReLU(inplace=True)])
         self.out_channels = widths[-1]
 
     def forward(self, pooled: Tensor) -> Tensor:
         """(R, C, size, size) to (R, out_channels)."""
-        x = self.convs(pooled).flatten(1)
-        for layer in self.fcs:
-            x = layer(x).relu()
-        return x
+        seen: Tensor = self.fcs(self.convs(pooled).flatten(1))
+        return seen
 
 
 def _predictor(in_channels: int, out_channels: int, std: float) -> nn.Linear:

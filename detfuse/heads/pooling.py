@@ -58,7 +58,8 @@ def pool_rois(
     regions = regions_of(boxes)
 
     def pooled(level: int, rows: Tensor) -> Tensor:
-        return roi_align(maps[level].float(), rows, size, 1.0 / strides[level], sampling_ratio)
+        found: Tensor = roi_align(maps[level].float(), rows, size, 1.0 / strides[level], sampling_ratio)
+        return found
 
     if len(maps) == 1:
         return pooled(0, regions).to(maps[0].dtype)

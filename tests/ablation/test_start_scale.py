@@ -104,6 +104,7 @@ def test_a_mean_starts_lower_than_a_sum_by_the_number_of_maps() -> None:
             "P3 P4 P5 P6 P7 logits distances centerness",
         ),
         (SSD, "P3 P4 P5 P6 logits deltas"),
+        (("neck=early", "head=faster_rcnn", "neck.out_channels=16", "head.box_channels=16"), "P3 logits deltas"),
     ],
 )
 def test_measuring_leaves_no_trace(overrides: tuple[str, ...], names: str) -> None:

@@ -19,7 +19,6 @@ from detfuse.config import conf_dir
 from detfuse.config.schema.groups import group_options
 from detfuse.structures import Batch, Targets
 
-
 SMALL = {
     "num_convs": 1,
     "box_channels": 16,

@@ -19,6 +19,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from detfuse.fusion.operators import Add, FastNormalized
 from detfuse.fusion.resample import MaxPool, Nearest, StridedConv
+from detfuse.heads.faster_rcnn import FasterRCNNHead
 from detfuse.heads.fcos import FCOSHead
 from detfuse.heads.retinanet import RetinaNetHead
 from detfuse.heads.ssd import SSDHead
@@ -143,3 +144,19 @@ def test_ssds_levels_and_predictors_start_by_caffes_fan_in() -> None:
         fan_in = weight[0].numel()
         assert weight.std().item() == pytest.approx(fan_in**-0.5, rel=0.03), name
         assert weight.abs().max().item() == pytest.approx(math.sqrt(3 / fan_in), rel=0.01), name
+
+
+def test_faster_rcnns_layers_start_as_published() -> None:
+    """Gaussian proposals and predictors (Fast and Faster R-CNN), Caffe2's fills of what lies between (Detectron)."""
+    torch.manual_seed(0)
+    head = FasterRCNNHead(FeatureSpec((WIDTH,) * 3, (8, 16, 32)), CLASSES, box_convs=1, box_channels=512)
+    gaussians = {"rpn.": 0.01, "cls_logits.": 0.01, "box_deltas.": 0.001, "box_head.convs.": math.sqrt(2 / (9 * WIDTH))}
+    for name, parameter in head.named_parameters():
+        if parameter.ndim == 1:
+            assert not parameter.any(), name
+            continue
+        values, fan_in = parameter.detach().flatten(), parameter.shape[1]
+        wanted = next((std for part, std in gaussians.items() if name.startswith(part)), 1 / math.sqrt(fan_in))
+        assert values.std().item() == pytest.approx(wanted, rel=0.03 if len(values) >= ENOUGH else 0.2), name
+        if name.startswith("box_head.fcs."):
+            assert values.abs().max().item() == pytest.approx(math.sqrt(3) * wanted, rel=0.01), name

@@ -29,6 +29,12 @@ OBJECTS = (
 """Boxes (xywh) of each image: many, one, none. A batch of four takes all three: two processes have two and one."""
 
 _TOWER = ("head.num_convs=1",)
+# all positives are learnt, so that no process draws other lots than one that has all images; and nothing else is, as
+# almost every anchor is background, of which there is as much in every image
+_TWO_STAGES = (
+    *("head.rpn_samples=4000", "head.samples=4000", "head.rpn_background_iou=0.0", "head.background_iou=0.0"),
+    *("head.train_proposals=100", "head.box_channels=32", "optimizer.lr=0.02"),
+)
 RUNS = {
     "fcos": ("fcos", _TOWER),
     "retinanet": ("retinanet", _TOWER),
@@ -36,8 +42,10 @@ RUNS = {
     "fcos_process": ("fcos", (*_TOWER, "head.normalizer=process")),
     "retinanet_process": ("retinanet", (*_TOWER, "head.normalizer=process")),
     "ssd_process": ("ssd", ("head.normalizer=process",)),
+    "faster_rcnn": ("faster_rcnn", _TWO_STAGES),
+    "faster_rcnn_process": ("faster_rcnn", (*_TWO_STAGES, "head.normalizer=process")),
 }
-"""Name -> head and overrides; the last three are what the first three are not."""
+"""Name -> head and overrides; those that end in ``process`` are what the others are not."""
 
 
 def write_data(root: Path) -> None:
