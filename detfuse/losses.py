@@ -29,11 +29,11 @@ def normalizer_of(count: Tensor, across: Normalizer) -> Tensor:
     process must come here as often as the others. Batches that are accumulated still count one by one.
 
     Args:
-        count: () int64, what this process's images hold of what is counted.
+        count: () int64, what this process's images hold of what is counted; or several counts, each by itself.
         across: ``all`` or ``process``.
 
     Returns:
-        (), without gradient; at least 1 in one process, and that by the number of processes in several.
+        Of the same shape, without gradient; at least 1 in one process, and that by the number of processes in several.
     """
     processes = distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
     if across == "process" or processes == 1:

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from detfuse.errors import InputError
 from detfuse.protocols import AttentionFactory
 from detfuse.ranges import PositiveInt, checked
+from detfuse.structures import FeatureSpec
 
 BackboneSite = Literal["stage", "branch", "before_last_block"]
 NeckSite = Literal["lateral", "fused", "output"]
@@ -198,6 +199,22 @@ def only_sites(attention: Sites | None, offered: Sequence[Site], part: str, why:
         raise InputError(
             f"attention.{wrong[0]}: {part} has no such site{f', since {why}' if why else ''}; it offers: {has}"
         )
+
+
+def output_inserts(attention: Sites | None, spec: FeatureSpec, part: str) -> nn.ModuleList:
+    """What stands on each map of a neck that fuses nothing and projects nothing; nothing where none was chosen.
+
+    Raises:
+        ValueError: for another site than ``output``, or a level that the neck does not have.
+    """
+    only_sites(attention, ("output",), part, "it fuses nothing")
+    chosen = chosen_levels(attention, "output", spec.levels, part)
+    return nn.ModuleList(
+        make_insert(attention, "output", f"p{level}", level, channels)
+        if attention and level in chosen
+        else nn.Identity()
+        for level, channels in zip(spec.levels, spec.channels, strict=True)
+    )
 
 
 def places_of(module: nn.Module) -> list[Place]:

@@ -13,6 +13,7 @@ from torch.export import ExportedProgram
 
 from detfuse.export.deployed import INPUTS, OUTPUTS, Deployed, place
 from detfuse.export.description import KEY, Description, ExportError
+from detfuse.export.translations import translations
 from detfuse.structures import Size
 
 Format = Literal["onnx", "pt2"]
@@ -70,7 +71,13 @@ def _write_onnx(path: Path, program: ExportedProgram, description: Description) 
         raise missing("onnx", error) from error
     with _quiet():
         converted = torch.onnx.export(
-            program, input_names=INPUTS, output_names=OUTPUTS, opset_version=_OPSET, dynamo=True, verbose=False
+            program,
+            input_names=INPUTS,
+            output_names=OUTPUTS,
+            opset_version=_OPSET,
+            dynamo=True,
+            custom_translation_table=translations(),
+            verbose=False,
         )
     assert converted is not None
     converted.model.metadata_props[KEY] = description.to_json()

@@ -55,8 +55,7 @@ def pool_rois(
     Returns:
         (B * R, C, size, size), of the maps' type.
     """
-    images = torch.arange(len(boxes), device=boxes.device, dtype=torch.float32)
-    regions = torch.cat([images[:, None, None].expand(-1, boxes.shape[1], 1), boxes.float()], dim=-1).flatten(0, 1)
+    regions = regions_of(boxes)
 
     def pooled(level: int, rows: Tensor) -> Tensor:
         found: Tensor = roi_align(maps[level].float(), rows, size, 1.0 / strides[level], sampling_ratio)
@@ -73,3 +72,9 @@ def pool_rois(
     rows = [(place == level).nonzero().flatten() for level in range(len(maps))]
     by_level = torch.cat([pooled(level, regions[of_level]) for level, of_level in enumerate(rows)])
     return by_level.index_select(0, torch.cat(rows).argsort()).to(maps[0].dtype)
+
+
+def regions_of(boxes: Tensor) -> Tensor:
+    """Boxes (B, R, 4) as torchvision's poolings take them, (B * R, 5) float32: which image, and the box."""
+    images = torch.arange(len(boxes), device=boxes.device, dtype=torch.float32)
+    return torch.cat([images[:, None, None].expand(-1, boxes.shape[1], 1), boxes.float()], dim=-1).flatten(0, 1)

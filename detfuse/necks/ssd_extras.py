@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from detfuse.attention.inserts import Sites, chosen_levels, make_insert, only_sites
+from detfuse.attention.inserts import Sites, output_inserts
 from detfuse.errors import InputError
 from detfuse.fill import fill_convolutions
 from detfuse.ranges import PositiveFloat, PositiveInt, Range, checked
@@ -103,14 +103,7 @@ class SSDExtras(nn.Module):
             for before, after, stride in zip(widths, extra_channels, extra_strides, strict=False)
         )
         fill_convolutions(self)
-        only_sites(attention, ("output",), "neck ssd_extras", "it fuses nothing")
-        chosen = chosen_levels(attention, "output", self.out_spec.levels, "neck ssd_extras")
-        self.outputs = nn.ModuleList(
-            make_insert(attention, "output", f"p{level}", level, channels)
-            if attention and level in chosen
-            else nn.Identity()
-            for level, channels in zip(self.out_spec.levels, self.out_spec.channels, strict=True)
-        )
+        self.outputs = output_inserts(attention, self.out_spec, "neck ssd_extras")
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
         """Maps (B, C_i, H_i, W_i), as ``in_spec`` says, to maps as ``out_spec`` says.

@@ -26,6 +26,7 @@ SMALL = {
     "proposals": 20,
     "rpn_samples": 8000,
     "samples": 160,
+    "dropout": 0.0,
 }
 
 

@@ -48,7 +48,8 @@ NECKS = {
             "neck.extra_strides=[2,2]",
         ),
         FeatureSpec((128, 10), (8, 16)),
-    )
+    ),
+    "mscnn_trunk": Fit(("backbone.levels=[3]", "neck.conv_channels=128"), FeatureSpec((128,), (8,))),
 }
 
 ALL = {"train_candidates_per_level": 8000, "train_proposals": 8000, "proposal_iou": 1.0, "samples": 40_000}

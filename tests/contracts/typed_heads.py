@@ -5,12 +5,16 @@ An ignore that is not needed is an error too, so that a protocol which accepts a
 
 from detfuse.heads.faster_rcnn import FasterRCNNHead, FasterRCNNOutputs
 from detfuse.heads.fcos import FCOSHead, FCOSOutputs
+from detfuse.heads.mscnn import MSCNNHead, MSCNNOutputs
+from detfuse.heads.mscnn_proposal import MSCNNProposalHead, MSCNNProposalOutputs
 from detfuse.heads.retinanet import RetinaNetHead, RetinaNetOutputs
 from detfuse.heads.ssd import SSDHead, SSDOutputs
 from detfuse.protocols import Head
 
 faster_rcnn: type[Head[FasterRCNNOutputs]] = FasterRCNNHead
 fcos: type[Head[FCOSOutputs]] = FCOSHead
+mscnn: type[Head[MSCNNOutputs]] = MSCNNHead
+mscnn_proposal: type[Head[MSCNNProposalOutputs]] = MSCNNProposalHead
 retinanet: type[Head[RetinaNetOutputs]] = RetinaNetHead
 ssd: type[Head[SSDOutputs]] = SSDHead
 other: type[Head[SSDOutputs]] = RetinaNetHead  # type: ignore[assignment]  # the same fields, but not the same order of classes
