@@ -2,7 +2,7 @@
 
 Each class keeps the contract :class:`~detfuse.protocols.Combine`: boxes (k, 4) xyxy pixels clipped to the image, scores
 (k,), labels (k,), levels (k,) on one device; rows with score 0 are padding. The result is best first, ties in the order
-given. Classes do not meet, unless stated otherwise. A score of NaN (outputs that are not finite, see
+given. Classes do not meet unless ``class_agnostic`` says so. A score of NaN (outputs that are not finite, see
 :mod:`detfuse.heads.candidates`) is above all others and stays, so that whoever reads the detections can tell of it.
 """
 
@@ -81,6 +81,7 @@ class SoftNms:
         iou_threshold: 0..1, where the linear decay begins; unused by ``gaussian``.
         score_threshold: boxes that fall below are dropped.
         max_detections: most detections of an image, over all classes.
+        class_agnostic: lower the scores of other classes too.
     """
 
     def __init__(
@@ -91,12 +92,14 @@ class SoftNms:
         iou_threshold: Fraction = 0.3,
         score_threshold: Fraction = 0.001,
         max_detections: PositiveInt = 100,
+        class_agnostic: bool = False,
     ) -> None:
         self.method = method
         self.sigma = sigma
         self.iou_threshold = iou_threshold
         self.score_threshold = score_threshold
         self.max_detections = max_detections
+        self.class_agnostic = class_agnostic
 
     def __call__(self, boxes: Tensor, scores: Tensor, labels: Tensor, levels: Tensor) -> Detections:
         candidates = _sorted_candidates(boxes, scores, labels, levels)
@@ -112,7 +115,8 @@ class SoftNms:
             taken_scores.append(remaining[best])
             is_taken = is_taken.index_fill(0, best, True)
             decay = self._decay(box_iou(boxes[best][None], boxes)[0])
-            remaining = torch.where(labels == labels[best], remaining * decay, remaining)
+            lowered = remaining * decay
+            remaining = lowered if self.class_agnostic else torch.where(labels == labels[best], lowered, remaining)
         taken, scores = torch.stack(rows), torch.stack(taken_scores)
         alive = ~(scores < self.score_threshold)  # not of >= : NaN stays
         return _select(Detections(boxes[taken], scores, labels[taken], levels[taken]), alive)
@@ -131,19 +135,23 @@ class WeightedBoxFusion:
     2021, https://arxiv.org/abs/1910.13302. The paper fuses several models; here the pyramid's levels take their place.
     Boxes of a class, from all levels, are visited best first: a box joins the cluster whose fused box it overlaps most,
     if by more than the threshold, else it opens a cluster. A fused box is the mean of its members weighted by their
-    scores; its level is that of its best member.
+    scores; its level, and its class if classes meet, is that of its best member.
 
     Deviations: levels instead of models; one level may contribute several boxes to a cluster (a dense head's level
-    predicts an object more than once); a cluster's score is by default the plain mean of its members', unscaled.
+    predicts an object more than once); a cluster's score is by default the plain mean of its members', unscaled. A mean
+    falls with every weak box that joins, and dense heads bring many: ``score: max`` does without (the authors' package
+    has it too).
 
     Runs on the CPU, box by box: of the order of a tenth of a millisecond per candidate.
 
     Args:
         iou_threshold: 0..1, overlap above which a box joins a cluster.
         max_detections: most detections of an image, over all classes.
+        score: of a cluster: the ``mean`` of its members' scores, or the ``max``.
         score_scaling: ``none``; ``members`` multiplies by min(T, N) / N (the paper, eq. 6) for T members and N levels,
             which favours objects that several boxes agree on. N counts the distinct levels among all rows given,
             padding included.
+        class_agnostic: boxes of different classes may join.
     """
 
     def __init__(
@@ -151,18 +159,22 @@ class WeightedBoxFusion:
         *,
         iou_threshold: Fraction = 0.55,
         max_detections: PositiveInt = 100,
+        score: Literal["mean", "max"] = "mean",
         score_scaling: Literal["none", "members"] = "none",
+        class_agnostic: bool = False,
     ) -> None:
         self.iou_threshold = iou_threshold
         self.max_detections = max_detections
+        self.score = score
         self.score_scaling = score_scaling
+        self.class_agnostic = class_agnostic
 
     def __call__(self, boxes: Tensor, scores: Tensor, labels: Tensor, levels: Tensor) -> Detections:
         num_levels = torch.unique(levels).numel()
         candidates = _sorted_candidates(boxes, scores, labels, levels)
         columns = Detections(*(column.cpu() for column in candidates))
         corners, confidence = columns.boxes.double().numpy(), columns.scores.double().numpy()
-        label_of = columns.labels.numpy()
+        label_of = np.zeros(len(confidence)) if self.class_agnostic else columns.labels.numpy()
         fused = np.empty_like(corners)
         new_scores = np.empty_like(confidence)
         rows: list[int] = []  # a cluster is known by its first member, its best
@@ -171,7 +183,7 @@ class WeightedBoxFusion:
                 first = members[0]
                 rows.append(first)
                 fused[first] = np.average(corners[members], axis=0, weights=confidence[members])
-                new_scores[first] = confidence[members].mean()
+                new_scores[first] = confidence[first] if self.score == "max" else confidence[members].mean()
                 if self.score_scaling == "members":
                     new_scores[first] *= min(len(members), num_levels) / num_levels
         rows.sort()

@@ -6,8 +6,15 @@ from torchvision.ops import batched_nms, box_iou
 
 from detfuse.ops.postprocess import Nms, SoftNms, WeightedBoxFusion
 
-COMBINES = [Nms(), Nms(class_agnostic=True), SoftNms(), SoftNms(method="linear"), WeightedBoxFusion()]
-NAMES = ["nms", "agnostic", "gaussian", "linear", "wbf"]
+COMBINES = [
+    Nms(),
+    Nms(class_agnostic=True),
+    SoftNms(),
+    SoftNms(method="linear"),
+    WeightedBoxFusion(),
+    WeightedBoxFusion(score="max", class_agnostic=True),
+]
+NAMES = ["nms", "agnostic", "gaussian", "linear", "wbf", "agnostic wbf"]
 
 
 def candidates(seed, count=300, classes=4, padding=40, steps=None):
@@ -190,6 +197,7 @@ def test_wbf_keeps_classes_apart():
         (SoftNms, {"method": "cubic"}, "gaussian or linear, got 'cubic'"),
         (SoftNms, {"sigma": 0}, "sigma must be positive, got 0"),
         (SoftNms, {"score_threshold": -1}, "score_threshold must lie"),
+        (WeightedBoxFusion, {"score": "median"}, "mean or max, got 'median'"),
         (WeightedBoxFusion, {"score_scaling": "levels"}, "none or members, got 'levels'"),
     ],
 )
