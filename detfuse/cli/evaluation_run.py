@@ -8,11 +8,12 @@ import pytorch_lightning as pl
 
 from detfuse.build import build_parts, build_trainer
 from detfuse.cli.commands import EvaluateSettings
+from detfuse.errors import UserError
 from detfuse.runs.header import header
 from detfuse.runs.invocation import Invocation
-from detfuse.runs.outputs import require_folder
+from detfuse.runs.outputs import require_file, require_folder
 from detfuse.runs.run_folder import run_folder_of
-from detfuse.runs.scoring import report, score
+from detfuse.runs.scoring import report, score, score_candidates
 from detfuse.runs.stored import open_checkpoint
 
 
@@ -21,16 +22,23 @@ def run(invocation: Invocation) -> None:
 
     Writes ``metrics.json`` and ``predictions.json`` into ``output``, by default ``evaluation`` in the checkpoint's run
     folder.
+
+    Raises:
+        UserError: whatever the user can put right.
     """
     checkpoint, config = open_checkpoint(invocation)
-    output = EvaluateSettings.of(invocation.config).output
-    folder = require_folder(Path(output).expanduser() if output else run_folder_of(checkpoint.path) / "evaluation")
+    settings = EvaluateSettings.of(invocation.config)
+    output = Path(settings.output).expanduser() if settings.output else run_folder_of(checkpoint.path) / "evaluation"
+    folder = require_folder(output)
+    candidates = require_file(Path(settings.candidates).expanduser()) if settings.candidates else None
     pl.seed_everything(config["seed"], workers=True, verbose=False)
     parts = build_parts(config, stage="validate")
     trainer = build_trainer(config, folder, bare=True)
+    if candidates and trainer.world_size > 1:
+        raise UserError(f"candidates={candidates}: one process keeps and combines them; leave out trainer.devices")
     if trainer.is_global_zero:
         print(header(parts, trainer, folder, config), flush=True)
-    module = score(trainer, parts, checkpoint)
+    scored = score_candidates(parts, checkpoint, candidates) if candidates else score(trainer, parts, checkpoint)
     if trainer.is_global_zero:
-        report(module, folder)
-        print(f"written to {folder}")
+        report(scored, folder)
+        print(f"written to {folder}" + (f", candidates in {candidates}" if candidates else ""))

@@ -144,9 +144,9 @@ def _finish(trainer: pl.Trainer, parts: Parts, checkpoint: Path, folder: Path) -
     if not checkpoint.is_file():
         _say(trainer, "no checkpoint was written (trainer.fast_dev_run, or no epoch was run): nothing to evaluate")
         return
-    module = score(trainer, parts, read_checkpoint(checkpoint))
+    scored = score(trainer, parts, read_checkpoint(checkpoint))
     if trainer.is_global_zero:
-        report(module, folder)
+        report(scored, folder)
         print(f"checkpoint: {checkpoint}")
 
 

@@ -28,3 +28,4 @@ PREDICTIONS = "predictions.json"  # COCO results of the validation images
 LOG = "log.txt"  # what the process printed
 STATE = "state.json"  # where the run stands
 COST = "cost.json"  # what its arm costs
+CANDIDATES = "candidates.pt"  # what it predicted before it was combined, where other arms share its training
