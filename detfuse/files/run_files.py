@@ -23,6 +23,7 @@ LOCK = ".lock"
 # What came of it.
 METRICS = "metrics.json"  # the 12 numbers
 PREDICTIONS = "predictions.json"  # COCO results of the validation images
+CALIBRATION = "calibration.json"  # a slope and an offset per level, where they were fitted
 
 # Beside them where an ablation made the run.
 LOG = "log.txt"  # what the process printed

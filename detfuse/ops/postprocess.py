@@ -8,6 +8,7 @@ given. Classes do not meet unless ``class_agnostic`` says so. A score of NaN (ou
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -16,7 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.ops import box_iou, nms
 
-from detfuse.ranges import Fraction, PositiveFloat, PositiveInt, checked
+from detfuse.ops.calibration import calibrated, require_lines
+from detfuse.ranges import FiniteFloat, Fraction, PositiveFloat, PositiveInt, checked
 from detfuse.structures import Detections
 
 
@@ -32,17 +34,25 @@ class Nms:
             does not compare thresholds.
         max_detections: most detections of an image, over all classes.
         class_agnostic: suppress across classes.
+        calibration: (slope, offset) of every level's scores (:mod:`detfuse.ops.calibration`), finest first; ``platt``
+            asks for what is fitted before a checkpoint is scored, and until then leaves the scores as they are.
     """
 
     def __init__(
-        self, *, iou_threshold: Fraction = 0.6, max_detections: PositiveInt = 100, class_agnostic: bool = False
+        self,
+        *,
+        iou_threshold: Fraction = 0.6,
+        max_detections: PositiveInt = 100,
+        class_agnostic: bool = False,
+        calibration: Sequence[Sequence[FiniteFloat]] | Literal["platt"] | None = None,
     ) -> None:
         self.iou_threshold = iou_threshold
         self.max_detections = max_detections
         self.class_agnostic = class_agnostic
+        self.lines = None if calibration == "platt" else calibration
 
     def __call__(self, boxes: Tensor, scores: Tensor, labels: Tensor, levels: Tensor) -> Detections:
-        candidates = _sorted_candidates(boxes, scores, labels, levels)
+        candidates = _sorted_candidates(boxes, scores, labels, levels, self.lines)
         kept = self._kept(candidates)[: self.max_detections]
         return _select(candidates, kept)
 
@@ -82,6 +92,7 @@ class SoftNms:
         score_threshold: boxes that fall below are dropped.
         max_detections: most detections of an image, over all classes.
         class_agnostic: lower the scores of other classes too.
+        calibration: see :class:`Nms`.
     """
 
     def __init__(
@@ -93,6 +104,7 @@ class SoftNms:
         score_threshold: Fraction = 0.001,
         max_detections: PositiveInt = 100,
         class_agnostic: bool = False,
+        calibration: Sequence[Sequence[FiniteFloat]] | Literal["platt"] | None = None,
     ) -> None:
         self.method = method
         self.sigma = sigma
@@ -100,9 +112,10 @@ class SoftNms:
         self.score_threshold = score_threshold
         self.max_detections = max_detections
         self.class_agnostic = class_agnostic
+        self.lines = None if calibration == "platt" else calibration
 
     def __call__(self, boxes: Tensor, scores: Tensor, labels: Tensor, levels: Tensor) -> Detections:
-        candidates = _sorted_candidates(boxes, scores, labels, levels)
+        candidates = _sorted_candidates(boxes, scores, labels, levels, self.lines)
         boxes, remaining, labels, levels = candidates
         if not len(boxes):
             return candidates
@@ -152,6 +165,7 @@ class WeightedBoxFusion:
             which favours objects that several boxes agree on. N counts the distinct levels among all rows given,
             padding included.
         class_agnostic: boxes of different classes may join.
+        calibration: see :class:`Nms`.
     """
 
     def __init__(
@@ -162,16 +176,18 @@ class WeightedBoxFusion:
         score: Literal["mean", "max"] = "mean",
         score_scaling: Literal["none", "members"] = "none",
         class_agnostic: bool = False,
+        calibration: Sequence[Sequence[FiniteFloat]] | Literal["platt"] | None = None,
     ) -> None:
         self.iou_threshold = iou_threshold
         self.max_detections = max_detections
         self.score = score
         self.score_scaling = score_scaling
         self.class_agnostic = class_agnostic
+        self.lines = None if calibration == "platt" else calibration
 
     def __call__(self, boxes: Tensor, scores: Tensor, labels: Tensor, levels: Tensor) -> Detections:
         num_levels = torch.unique(levels).numel()
-        candidates = _sorted_candidates(boxes, scores, labels, levels)
+        candidates = _sorted_candidates(boxes, scores, labels, levels, self.lines)
         columns = Detections(*(column.cpu() for column in candidates))
         corners, confidence = columns.boxes.double().numpy(), columns.scores.double().numpy()
         label_of = np.zeros(len(confidence)) if self.class_agnostic else columns.labels.numpy()
@@ -215,11 +231,16 @@ class WeightedBoxFusion:
         return clusters
 
 
-def _sorted_candidates(boxes: Tensor, scores: Tensor, labels: Tensor, levels: Tensor) -> Detections:
-    """Float32 candidates without padding, best first, ties in the order given."""
+def _sorted_candidates(
+    boxes: Tensor, scores: Tensor, labels: Tensor, levels: Tensor, lines: Sequence[Sequence[float]] | None
+) -> Detections:
+    """Float32 candidates without padding, calibrated, best first, ties in the order given."""
     rows = (scores != 0).nonzero().flatten()  # not > 0: NaN stays
-    rows = rows[scores[rows].sort(descending=True, stable=True).indices]
-    return Detections(boxes[rows].float(), scores[rows].float(), labels[rows], levels[rows])
+    boxes, scores, labels, levels = boxes[rows].float(), scores[rows].float(), labels[rows], levels[rows]
+    if lines is not None:
+        require_lines(lines, int(levels.max()) + 1 if len(levels) else 0)
+        scores = calibrated(scores, levels, lines)
+    return _select(Detections(boxes, scores, labels, levels), scores.sort(descending=True, stable=True).indices)
 
 
 def _select(detections: Detections, rows: Tensor) -> Detections:

@@ -17,9 +17,11 @@ from torch import Tensor
 
 from detfuse.config.kinds import AFTER_TRAINING, keys_of
 from detfuse.config.schema.overrides import is_below
+from detfuse.data import AnnotationIndex
 from detfuse.detector import Detector
 from detfuse.errors import UserError
 from detfuse.files.archive import digest_of, read_archive, write_archive
+from detfuse.ops.calibration import Line, fitted_lines, on_objects
 from detfuse.protocols import Combine
 from detfuse.structures import Batch, Detections
 from detfuse.training.inference import Inference
@@ -88,6 +90,26 @@ def candidates_of(detector: Detector, config: Mapping[str, Any], loader: Iterabl
     numbers, scales, sizes = (torch.cat(column) for column in zip(*batches, strict=True))
     counts = torch.tensor([len(image.scores) for image in rows])
     return Candidates(numbers, scales, sizes, counts, Detections(*map(torch.cat, zip(*rows, strict=True))))
+
+
+def lines_of(candidates: Candidates, index: AnnotationIndex, num_levels: int) -> list[Line]:
+    """The line of every level, by whether candidates lie on objects.
+
+    Args:
+        candidates: of the images of the index.
+        index: what the images contain.
+        num_levels: that the head predicts from.
+    """
+    found = candidates.combined(lambda *columns: Detections(*columns), torch.device("cpu"))
+    told = []
+    for position in range(len(index)):
+        boxes, scores, labels, levels = found[index.number_of(position)]
+        objects = (index.boxes_xyxy(position), index.labels_of(position), index.crowd_of(position))
+        hits, counted = on_objects(boxes, labels, *map(torch.from_numpy, objects))
+        counted &= scores > 0  # neither padding nor NaN
+        told.append((scores[counted], hits[counted], levels[counted]))
+    scores, hits, levels = (torch.cat(column) for column in zip(*told, strict=True))
+    return fitted_lines(scores, hits, levels, num_levels)
 
 
 def uncombined(boxes: Tensor, scores: Tensor, labels: Tensor, levels: Tensor) -> Detections:

@@ -101,10 +101,11 @@ def test_a_finished_ablation_runs_nothing_again_and_a_changed_one_is_refused(
 
 def test_one_arm_under_two_names_is_identical(tmp_path: Path) -> None:
     folder = user(tmp_path)
-    arms = "arms: {fpn: {}, again: {}, fused: {combine: wbf, combine.score: max}}\n"
+    fused = "{combine: wbf, combine.score: max, combine.calibration: platt}"
+    arms = f"arms: {{fpn: {{}}, again: {{}}, fused: {fused}}}\ntogether: true\n"
     (folder / "my/ablation/twice.yaml").write_text(PAGE.split("factors")[0] + arms)
     command = ("ablate", "--config-dir", "my", "ablation=twice", *SMALL, "head.score_threshold=0.001", "seeds=[0]")
-    printed = run(*command, folder=folder).stdout
+    printed = run(*command, "data.loader.hold_back=0.25", folder=folder).stdout
     one, fused = json.loads((folder / "runs/ablations/twice/comparison.json").read_text())["comparisons"]
     assert one["verdict"]["kind"] == "identical"
     assert {difference["estimate"] for difference in one["differences"]} <= {0.0, None}
@@ -127,7 +128,12 @@ def _shares_the_training(ablation: Path, printed: str) -> None:
     assert costs[0]["timing"]["checkpoint"] == costs[1]["timing"]["checkpoint"]
     checkpoint = ("evaluate", f"checkpoint={trained / 'checkpoints/last.ckpt'}")
     run(*checkpoint, f"candidates={trained / 'candidates.pt'}", "output=again", folder=ablation)
-    run(*checkpoint, "combine=wbf", "combine.score=max", "output=fused", folder=ablation)
+    fitted = ("combine=wbf", "combine.score=max", "combine.calibration=platt")
+    told = run(*checkpoint, *fitted, "output=fused", folder=ablation).stdout
+    lines = json.loads((fused / "calibration.json").read_text())["calibration"]
+    assert f"combine.calibration=[[{lines[0][0]:.4g}" in told
+    assert lines[0] != [1, 0]
+    assert len(lines) == 5
     for scored, stored in ((ablation / "again", trained), (ablation / "fused", fused)):
         assert len(json.loads((scored / "predictions.json").read_text())) > 100
         for name in ("predictions.json", "metrics.json"):
