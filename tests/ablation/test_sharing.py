@@ -24,7 +24,11 @@ def test_a_training_is_shared_by_the_arms_that_differ_only_in_what_is_done_with_
         "fpn_wbf": "fpn_nms",
         "unfused_wbf": "unfused_nms",
     }
-    arms = {"wbf": {"combine": "wbf"}, "same": {"combine": "wbf"}, "other": {"combine.score": "max", "combine": "wbf"}}
+    arms = {
+        "wbf": {"combine": "wbf"},
+        "same": {"combine": "wbf"},
+        "other": {"combine.score_scaling": "members", "combine": "wbf"},
+    }
     found = prepared(arms={**arms, "lr": {"combine": "nms", "optimizer.lr": 0.1}}, together=True).plan
     assert found.shares == {"other": "wbf"}  # two that are configured alike show what a run differs from another in
     assert not prepared(factors={"neck": ["fpn", "unfused"]}).plan.shares

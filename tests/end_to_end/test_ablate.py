@@ -101,7 +101,7 @@ def test_a_finished_ablation_runs_nothing_again_and_a_changed_one_is_refused(
 
 def test_one_arm_under_two_names_is_identical(tmp_path: Path) -> None:
     folder = user(tmp_path)
-    fused = "{combine: wbf, combine.score: max, combine.calibration: platt}"
+    fused = "{combine: wbf, combine.score_scaling: members, combine.calibration: platt}"
     arms = f"arms: {{fpn: {{}}, again: {{}}, fused: {fused}}}\ntogether: true\n"
     (folder / "my/ablation/twice.yaml").write_text(PAGE.split("factors")[0] + arms)
     command = ("ablate", "--config-dir", "my", "ablation=twice", *SMALL, "head.score_threshold=0.001", "seeds=[0]")
@@ -128,7 +128,7 @@ def _shares_the_training(ablation: Path, printed: str) -> None:
     assert costs[0]["timing"]["checkpoint"] == costs[1]["timing"]["checkpoint"]
     checkpoint = ("evaluate", f"checkpoint={trained / 'checkpoints/last.ckpt'}")
     run(*checkpoint, f"candidates={trained / 'candidates.pt'}", "output=again", folder=ablation)
-    fitted = ("combine=wbf", "combine.score=max", "combine.calibration=platt")
+    fitted = ("combine=wbf", "combine.score_scaling=members", "combine.calibration=platt")
     told = run(*checkpoint, *fitted, "output=fused", folder=ablation).stdout
     lines = json.loads((fused / "calibration.json").read_text())["calibration"]
     assert f"combine.calibration=[[{lines[0][0]:.4g}" in told

@@ -25,8 +25,7 @@ def combine_of(case: dict[str, Any]) -> Any:
         rule: dict[str, Any] = {"method": "gaussian", "sigma": given["sigma"]} if given["method"] == 2 else {}
         rule = rule or {"method": "linear", "iou_threshold": given["iou_thr"]}
         return SoftNms(**rule, score_threshold=given["thresh"], class_agnostic=agnostic)
-    score: dict[str, Any] = {"avg": {"score": "mean", "score_scaling": "members"}, "max": {"score": "max"}}
-    return WeightedBoxFusion(iou_threshold=given["iou_thr"], class_agnostic=agnostic, **score[given["conf_type"]])
+    return WeightedBoxFusion(iou_threshold=given["iou_thr"], score_scaling="members", class_agnostic=agnostic)
 
 
 def given() -> tuple[Tensor, ...]:
@@ -57,9 +56,9 @@ def by_place(boxes: Tensor, *columns: Tensor) -> list[Tensor]:
 def test_a_cluster_of_several_classes_is_of_its_best_members_class() -> None:
     boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 9]])
     candidates = (boxes, torch.tensor([0.4, 0.8]), torch.tensor([0, 1]), torch.tensor([3, 2]))
-    found = WeightedBoxFusion(class_agnostic=True, score="max")(*candidates)
+    found = WeightedBoxFusion(class_agnostic=True)(*candidates)
     assert (found.labels.tolist(), found.levels.tolist()) == ([1], [2])
-    assert found.scores.tolist() == pytest.approx([0.8])
+    assert found.scores.tolist() == pytest.approx([0.6])
     lowered = SoftNms(class_agnostic=True, score_threshold=0)(*candidates)
     assert lowered.labels.tolist() == [1, 0]
     assert lowered.scores[1].item() < SoftNms(score_threshold=0)(*candidates).scores[1].item() == pytest.approx(0.4)

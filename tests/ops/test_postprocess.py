@@ -12,7 +12,7 @@ COMBINES = [
     SoftNms(),
     SoftNms(method="linear"),
     WeightedBoxFusion(),
-    WeightedBoxFusion(score="max", class_agnostic=True),
+    WeightedBoxFusion(score_scaling="members", class_agnostic=True),
 ]
 NAMES = ["nms", "agnostic", "gaussian", "linear", "wbf", "agnostic wbf"]
 
@@ -197,7 +197,6 @@ def test_wbf_keeps_classes_apart():
         (SoftNms, {"method": "cubic"}, "gaussian or linear, got 'cubic'"),
         (SoftNms, {"sigma": 0}, "sigma must be positive, got 0"),
         (SoftNms, {"score_threshold": -1}, "score_threshold must lie"),
-        (WeightedBoxFusion, {"score": "median"}, "mean or max, got 'median'"),
         (WeightedBoxFusion, {"score_scaling": "levels"}, "none or members, got 'levels'"),
     ],
 )
