@@ -224,10 +224,34 @@ def build_detector(config: Config, num_classes: int, backbone: Backbone | None =
     return detector
 
 
-def build_combine(config: Config) -> Combine:
-    """How candidates become detections."""
+def build_combine(config: Config, *, fitted: bool = False) -> Combine:
+    """How candidates become detections.
+
+    Args:
+        config: plain and resolved.
+        fitted: whether no image will be there to fit a calibration to.
+
+    Raises:
+        ConfigError: for a calibration that is to be fitted and cannot be.
+    """
+    if is_to_be_fitted(config):
+        if fitted:
+            raise ConfigError(
+                "combine.calibration=platt is to be fitted: `evaluate` of the checkpoint does so and says the numbers "
+                "to give here, combine.calibration=[[slope,offset],...]; or give combine.calibration=null"
+            )
+        if not config["data"]["loader"].get("hold_back"):
+            raise ConfigError(
+                "combine.calibration=platt is fitted to training images that nothing was trained on: hold some back "
+                "when training, by data.loader.hold_back=0.1"
+            )
     combine: Combine = instantiate(config["combine"])()
     return combine
+
+
+def is_to_be_fitted(config: Config) -> bool:
+    """Whether the combination needs a calibration that the configuration does not have in numbers."""
+    return bool(config["combine"].get("calibration") == "platt")
 
 
 def build_evaluator(config: Config, ground_truth: Annotations) -> CocoEvaluator:

@@ -1,10 +1,12 @@
-"""Norms that torch has not: the one rule of how group norm divides channels, and a layer norm of maps."""
+"""Norms that torch has not: the one rule of how group norm divides channels, and two that see a pixel's channels."""
 
 from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 _GROUPS = 32  # of the paper
 _LEAST_CHANNELS = 8  # of a group
@@ -28,3 +30,21 @@ class ChannelNorm(nn.LayerNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class L2Norm(nn.Module):
+    """Scales the vector of channels at every place to a learnt length per channel (ParseNet, 2015).
+
+    Args:
+        channels: width of the map.
+        scale: value of all the lengths at the start.
+    """
+
+    def __init__(self, channels: int, scale: float) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.full((channels,), scale))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to the same shape."""
+        # in float32, since the squares of half precision overflow
+        return functional.normalize(x.float()).to(x.dtype) * self.scale[:, None, None]

@@ -3,7 +3,8 @@
 An ablation lives in one folder::
 
     plan.yaml                  what was planned; a changed plan is refused there
-    runs/<arm>/seed-<n>/       a run folder of ``train``, and beside its files state.json, cost.json, log.txt
+    runs/<arm>/seed-<n>/       a run folder of ``train``, and beside its files state.json, cost.json, log.txt; of an arm
+                               that shares another's training its metrics.json and predictions.json alone
     comparison.json            the statistics
     report/                    report.html, report.md, tables as CSV
 
@@ -61,6 +62,8 @@ class Plan:
         start: arm -> its scale at the start: map that the head reads (``P3``), or output of the head -> standard
             deviation on the first batch; empty if that was not measured.
         threads: of every run on the CPU, of which results depend by rounding; None where it was not decided yet.
+        shares: arm -> the arm whose trained detectors it scores again, where it differs only in what comes after
+            training; the others are trained.
     """
 
     name: str
@@ -77,6 +80,7 @@ class Plan:
     remarks: tuple[str, ...] = ()
     start: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     threads: int | None = None
+    shares: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def baseline(self) -> Arm:
@@ -148,6 +152,7 @@ class Run:
         state: see :data:`State`.
         reason: why it did not finish; empty otherwise.
         seconds: wall time so far.
+        shares: the arm whose training of this seed it shares; empty if it was trained itself.
     """
 
     arm: str
@@ -156,3 +161,9 @@ class Run:
     state: State
     reason: str = ""
     seconds: float = 0.0
+    shares: str = ""
+
+    @property
+    def trained_in(self) -> Path:
+        """The folder that holds its weights."""
+        return self.folder if not self.shares else self.folder.parents[1] / self.shares / self.folder.name

@@ -17,7 +17,7 @@ from detfuse.ablation.plan.outline import plan_text, runs_table
 from detfuse.ablation.plan.prepared import Prepared, prepare, resolved_plan, store
 from detfuse.ablation.records import Run
 from detfuse.ablation.run.jobs import (
-    begin,
+    begin_of,
     folder_of,
     jobs_of,
     processes_of,
@@ -101,7 +101,9 @@ def _conclude_again(folder: Path, settings: AblateSettings, flags: Sequence[str]
         plan = replace(plan, allow=tuple(settings.allow))
     prepared = replace(resolved_plan(plan, flags), plan=plan)  # the stored one knows what probing found
     runs = [
-        state_of(Job(arm.name, seed, folder_of(folder, arm.name, seed), ())) for seed in plan.seeds for arm in plan.arms
+        state_of(Job(arm.name, seed, folder_of(folder, arm.name, seed), (), plan.shares.get(arm.name, "")))
+        for seed in plan.seeds
+        for arm in plan.arms
     ]
     refuse_mixed_environments(runs, plan)
     conclude(folder, prepared, runs)
@@ -163,7 +165,7 @@ def _tried(prepared: Prepared, folder: Path, settings: AblateSettings) -> tuple[
     done = bool(states) and set(states) == {"finished"}
     plan = prepared.plan
     configs = {name: resolved.config for name, resolved in prepared.resolved.items()}
-    facts = probe(configs, startup=None if done else startup, threads=plan.threads or 1, read=read)
+    facts = probe(configs, startup=None if done else startup, threads=plan.threads or 1, read=read, shares=plan.shares)
     baseline, base = plan.baseline.name, facts[plan.baseline.name]
     concerns = {name: of_arm.concerns for name, of_arm in facts.items()}
     problems, notes, remarks = schedules_differ(baseline, concerns, allowed="schedule" in plan.allow)
@@ -214,7 +216,7 @@ def _run_all(
     epochs = {name: arm.num_epochs for name, arm in facts.items()}
     predicted = {name: arm.seconds or 0.0 for name, arm in facts.items()}
     with _stopped_by_signals(folder), Monitor(epochs, predicted, slots=len(slots)) as monitor:
-        return Runner(LocalLauncher(), slots, begin, monitor).run(jobs)
+        return Runner(LocalLauncher(), slots, begin_of(jobs), monitor).run(jobs)
 
 
 @contextmanager

@@ -105,6 +105,8 @@ class EvaluateSettings(Settings):
     Args:
         checkpoint: path of a ``.ckpt``.
         output: folder for metrics.json and predictions.json; None puts them beside the checkpoint.
+        candidates: file of what the detector predicts before it is combined: read in its place, or written where there
+            is none; None keeps nothing.
     """
 
     command = "evaluate"
@@ -112,6 +114,7 @@ class EvaluateSettings(Settings):
 
     checkpoint: str
     output: str | None
+    candidates: str | None
 
 
 evaluate = Command(
@@ -120,7 +123,8 @@ evaluate = Command(
     examples="""\
         {command} checkpoint=runs/default/defaults/checkpoints/best.ckpt
         {command} checkpoint=best.ckpt evaluation.engine=pycocotools
-        {command} checkpoint=best.ckpt data.root=DIR trainer.devices=2""",
+        {command} checkpoint=best.ckpt data.root=DIR trainer.devices=2
+        {command} checkpoint=best.ckpt candidates=best.candidates combine=wbf output=DIR""",
     run=_run_of("evaluation_run"),
 )
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 
-from detfuse.build import build_parts, build_trainer
+from detfuse.build import build_parts, build_trainer, is_to_be_fitted
 from detfuse.cli.commands import EvaluateSettings
+from detfuse.errors import UserError
 from detfuse.runs.header import header
 from detfuse.runs.invocation import Invocation
-from detfuse.runs.outputs import require_folder
+from detfuse.runs.outputs import require_file, require_folder
 from detfuse.runs.run_folder import run_folder_of
-from detfuse.runs.scoring import report, score
+from detfuse.runs.scoring import report, require_one_process, score, score_candidates
 from detfuse.runs.stored import open_checkpoint
+from detfuse.weights.checkpoint import Checkpoint
 
 
 def run(invocation: Invocation) -> None:
@@ -21,16 +25,33 @@ def run(invocation: Invocation) -> None:
 
     Writes ``metrics.json`` and ``predictions.json`` into ``output``, by default ``evaluation`` in the checkpoint's run
     folder.
+
+    Raises:
+        UserError: whatever the user can put right.
     """
     checkpoint, config = open_checkpoint(invocation)
-    output = EvaluateSettings.of(invocation.config).output
-    folder = require_folder(Path(output).expanduser() if output else run_folder_of(checkpoint.path) / "evaluation")
+    settings = EvaluateSettings.of(invocation.config)
+    output = Path(settings.output).expanduser() if settings.output else run_folder_of(checkpoint.path) / "evaluation"
+    folder = require_folder(output)
+    candidates = require_file(Path(settings.candidates).expanduser()) if settings.candidates else None
     pl.seed_everything(config["seed"], workers=True, verbose=False)
-    parts = build_parts(config, stage="validate")
+    _require_held_back(config, checkpoint)
+    parts = build_parts(config, stage="fit" if is_to_be_fitted(config) else "validate")
     trainer = build_trainer(config, folder, bare=True)
+    require_one_process(trainer, config, candidates)
     if trainer.is_global_zero:
         print(header(parts, trainer, folder, config), flush=True)
-    module = score(trainer, parts, checkpoint)
+    scored = score_candidates(parts, checkpoint, candidates) if candidates else score(trainer, parts, checkpoint)
     if trainer.is_global_zero:
-        report(module, folder)
-        print(f"written to {folder}")
+        report(scored, folder)
+        print(f"written to {folder}" + (f", candidates in {candidates}" if candidates else ""))
+
+
+def _require_held_back(config: Mapping[str, Any], checkpoint: Checkpoint) -> None:
+    """What a calibration is fitted to must have been held back when the checkpoint was trained."""
+    now, then = (each["data"]["loader"].get("hold_back", 0.0) for each in (config, checkpoint.config))
+    if is_to_be_fitted(config) and now != then:
+        raise UserError(
+            f"data.loader.hold_back={now}: the checkpoint was trained with {then}, so that a calibration would be "
+            "fitted to images that it was trained on, or not to all that it was not: leave it out"
+        )

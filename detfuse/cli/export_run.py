@@ -47,7 +47,7 @@ def run(invocation: Invocation) -> None:
     settings = ExportSettings.of(invocation.config)
     checkpoint, config = open_checkpoint(invocation)
     detector = trained_detector(checkpoint, config).eval()
-    combine = build_combine(config)
+    combine = build_combine(config, fitted=True)
     deployed = Deployed(detector, combine)
     transform: Transforms = instantiate(config["data"]["transform"])()
     divisor = transform.divisor(size_divisor(detector.backbone.out_spec))

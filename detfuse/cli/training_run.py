@@ -28,7 +28,7 @@ from detfuse.runs.header import header
 from detfuse.runs.invocation import Invocation
 from detfuse.runs.outputs import require_folder
 from detfuse.runs.run_folder import Held
-from detfuse.runs.scoring import report, score
+from detfuse.runs.scoring import report, require_one_process, score
 from detfuse.runs.stored import config_to_resume
 from detfuse.training.datamodule import LightningData
 from detfuse.training.device import bytes_of
@@ -96,6 +96,7 @@ def _new(settings: TrainSettings, base: Path, *, numbered: bool) -> AbstractCont
 
 def _require_possible(trainer: pl.Trainer, parts: Parts) -> None:
     """See that a step can be made and remembered, as far as that shows beforehand."""
+    require_one_process(trainer, parts.module.config)
     smallest = parts.data.smallest_training_batch(trainer.world_size)
     require_statistics(parts.detector, *smallest, processes=trainer.world_size)
     require_fit(
@@ -144,9 +145,9 @@ def _finish(trainer: pl.Trainer, parts: Parts, checkpoint: Path, folder: Path) -
     if not checkpoint.is_file():
         _say(trainer, "no checkpoint was written (trainer.fast_dev_run, or no epoch was run): nothing to evaluate")
         return
-    module = score(trainer, parts, read_checkpoint(checkpoint))
+    scored = score(trainer, parts, read_checkpoint(checkpoint))
     if trainer.is_global_zero:
-        report(module, folder)
+        report(scored, folder)
         print(f"checkpoint: {checkpoint}")
 
 

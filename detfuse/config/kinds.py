@@ -40,6 +40,15 @@ KINDS: dict[str, Kind] = {
 }
 """Key -> the kind of the setting, or of all below it that are not named themselves."""
 
+OF_THIS_MACHINE = tuple(key.partition(".")[2] for key, kind in KINDS.items() if kind == "machine" and "trainer." in key)
+"""Settings of the trainer that a command takes from its own machine, whatever a checkpoint says.
+
+The workers of the loader are not among them: whoever set their number for the run had a reason.
+"""
+
+AFTER_TRAINING = ("combine",)
+"""Settings of science on which no weight depends: runs that differ in nothing else may share their training."""
+
 
 def kind_of(path: str) -> Kind:
     """The kind of a setting.

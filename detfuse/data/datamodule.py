@@ -39,6 +39,10 @@ class DetectionDataModule(ABC):
         seed: of the order and the augmentation.
         transform: what is done to the images.
         loader: how they are batched.
+
+    Attributes:
+        indexes: what was read of each split; that of training without what is held back.
+        held_back: training images that nothing is trained on; None where there are none.
     """
 
     def __init__(self, size_divisor: int, seed: int, *, transform: Transforms, loader: Loader) -> None:
@@ -47,6 +51,7 @@ class DetectionDataModule(ABC):
         self.transform = transform
         self.loader = loader
         self.indexes: dict[Split, AnnotationIndex] = {}
+        self.held_back: AnnotationIndex | None = None
 
     def prepare_data(self) -> None:  # noqa: B027  most data sets are there
         """Make the files, where that is to be done, before anything is read; once per machine."""
@@ -64,10 +69,18 @@ class DetectionDataModule(ABC):
         for split in _SPLITS_OF.get(stage, ("val",)):
             if split not in self.indexes:
                 self.indexes[split] = self.read(split)
+                if split == "train":
+                    self._hold_back()
         if len(self.indexes) == 2:
             train, val = self.indexes["train"], self.indexes["val"]
             check_categories(train, val)
             _warn_of_shared_images(train, val)
+
+    def _hold_back(self) -> None:
+        index = self.indexes["train"]
+        held = self.loader.held_back(len(index))
+        if held.any():
+            self.held_back, self.indexes["train"] = index.only(held), index.only(~held)
 
     @property
     def categories(self) -> Categories:
@@ -109,6 +122,17 @@ class DetectionDataModule(ABC):
     def val_dataloader(self) -> DataLoader[Batch]:
         """The evaluation batches."""
         return self.loader.evaluate(self.dataset("val"), size_divisor=self.size_divisor)
+
+    def held_back_dataloader(self) -> DataLoader[Batch]:
+        """What is held back of the training images, as evaluation sees it.
+
+        Raises:
+            DataError: if nothing is, or the training split was not read.
+        """
+        if self.held_back is None:
+            raise DataError("nothing is held back of the training images: give data.loader.hold_back, such as 0.1")
+        dataset = DetectionDataset(self.held_back, self.transform, train=False, seed=self.seed)
+        return self.loader.evaluate(dataset, size_divisor=self.size_divisor)
 
     def train_batches_per_epoch(self, world_size: int) -> int:
         """Optimisation steps per epoch without accumulation: what a schedule's length is computed from."""

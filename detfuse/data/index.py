@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import compress
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from detfuse.annotations import Annotations
+from detfuse.annotations import Annotations, offsets_of
 from detfuse.errors import InputError
 from detfuse.structures import ImageId
 
@@ -80,18 +81,22 @@ class AnnotationIndex(Annotations):
             return self
         if num_images < 1:
             raise DataError(f"limit_images must be at least 1, got {num_images}")
-        end = int(self.offsets[num_images])
+        return self.only(np.arange(len(self)) < num_images)
+
+    def only(self, kept: npt.NDArray[np.bool_]) -> AnnotationIndex:
+        """The images of a mask (I,) with their annotations; numbers stand for text ids anew."""
+        rows = np.repeat(kept, self.counts)
         return replace(
             self,
-            ids=self.ids[:num_images],
-            file_names=self.file_names[:num_images],
-            sizes=self.sizes[:num_images],
-            offsets=self.offsets[: num_images + 1],
-            boxes=self.boxes[:end],
-            labels=self.labels[:end],
-            crowd=self.crowd[:end],
-            areas=self.areas[:end],
-            annotation_ids=self.annotation_ids[:end],
+            ids=tuple(compress(self.ids, kept)),
+            file_names=tuple(compress(self.file_names, kept)),
+            sizes=self.sizes[kept],
+            offsets=offsets_of(self.counts[kept]),
+            boxes=self.boxes[rows],
+            labels=self.labels[rows],
+            crowd=self.crowd[rows],
+            areas=self.areas[rows],
+            annotation_ids=self.annotation_ids[rows],
         )
 
     def summary(self) -> str:

@@ -21,7 +21,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from detfuse.data.collate import collate, padded_size, target_bucket
 from detfuse.data.dataset import DetectionDataset, Key
-from detfuse.ranges import NonNegativeInt, PositiveInt, checked
+from detfuse.errors import InputError
+from detfuse.ranges import FractionBelowOne, NonNegativeInt, PositiveInt, checked
 from detfuse.structures import Batch, Size
 
 
@@ -147,6 +148,7 @@ class Loader:
         eval_batch_size: images per evaluation batch; None takes ``batch_size``.
         num_workers: processes that decode; ``auto`` counts cores and takes none where the CPU trains on few cores.
         group_by_aspect: see :class:`TrainBatches`.
+        hold_back: share of the training images that nothing is trained on; a calibration is fitted to them.
         targets_bucket: pad targets to the fullest image of the data set (one shape, which suits compilation) or of
             the batch (less work per step where few images hold very many objects).
 
@@ -162,12 +164,31 @@ class Loader:
         num_workers: NonNegativeInt | Literal["auto"] = "auto",
         group_by_aspect: bool = True,
         targets_bucket: Literal["dataset", "batch"] = "dataset",
+        hold_back: FractionBelowOne = 0.0,
     ) -> None:
         self.batch_size = batch_size
         self.eval_batch_size = batch_size if eval_batch_size is None else eval_batch_size
         self.num_workers = num_workers
         self.group_by_aspect = group_by_aspect
         self.targets_bucket = targets_bucket
+        self.hold_back = hold_back
+
+    def held_back(self, num_images: int) -> npt.NDArray[np.bool_]:
+        """(I,) which training images are held back: always the same, whatever the seed; at least one is left.
+
+        Raises:
+            InputError: if the share is none of the images, or leaves none.
+        """
+        held = np.zeros(num_images, np.bool_)
+        if self.hold_back:
+            count = round(self.hold_back * num_images)
+            if not 0 < count < num_images:
+                raise InputError(
+                    f"data.loader.hold_back={self.hold_back} of {num_images} training images is {count} of them: hold "
+                    "back one at least, and leave one at least"
+                )
+            held[np.random.Generator(np.random.Philox(0)).permutation(num_images)[:count]] = True
+        return held
 
     def train_batches(self, dataset: DetectionDataset) -> TrainBatches:
         """The order of training."""

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from detfuse.detector import Detector
 from detfuse.export.description import ExportError
+from detfuse.ops.calibration import calibrated, require_lines
 from detfuse.ops.postprocess import Nms, SoftNms
 from detfuse.ops.suppression import Suppression
 from detfuse.protocols import Combine
@@ -39,7 +40,10 @@ class Deployed(nn.Module):
                 f"combine: {type(combine).__name__} cannot be exported, its clusters have no fixed size; "
                 "combine=nms and combine=soft_nms can"
             )
+        if combine.lines is not None:
+            require_lines(combine.lines, len(detector.neck.out_spec))
         self.detector = detector
+        self.lines = combine.lines
         self.suppression = Suppression(combine)
 
     def forward(self, images: Tensor, image_sizes: Tensor) -> tuple[Tensor, ...]:
@@ -51,11 +55,12 @@ class Deployed(nn.Module):
 
         Returns:
             Boxes (1, M, 4) xyxy in pixels of the resized image, scores, labels, levels (1, M), best first and 0 beyond
-            the count (1,); then the k candidates that the suppression was given, (1, k, 4) and (1, k).
+            the count (1,); then the k candidates, not calibrated, (1, k, 4) and (1, k).
         """
         candidates = self.detector.candidates(images, image_sizes)
         boxes, scores, labels, levels = (column[0] for column in candidates)
-        rows, taken, count = self.suppression(boxes, scores, labels)
+        told = scores if self.lines is None else calibrated(scores, levels, self.lines)
+        rows, taken, count = self.suppression(boxes, told, labels)
         found = torch.arange(len(rows), device=rows.device) < count
         detections = (
             torch.where(found[:, None], boxes.index_select(0, rows), 0.0),

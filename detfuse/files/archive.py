@@ -1,7 +1,9 @@
-"""Reading a file of tensors without running code from it."""
+"""Files of tensors: written at once, read without running code from them."""
 
 from __future__ import annotations
 
+import hashlib
+import os
 import pickle
 import re
 import zipfile
@@ -50,6 +52,20 @@ def read_archive(path: Path, *, legacy: bool) -> Any:
         raise ArchiveError(f"{path}: not readable as tensors ({reason}); the file is damaged or of another kind") from (
             error
         )
+
+
+def write_archive(path: Path, content: Any) -> None:
+    """Write what :func:`read_archive` reads, at once: a reader sees the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")  # several processes may write the same
+    torch.save(content, part)
+    part.replace(path)
+
+
+def digest_of(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _check_sums(path: Path) -> None:

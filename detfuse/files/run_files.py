@@ -23,8 +23,10 @@ LOCK = ".lock"
 # What came of it.
 METRICS = "metrics.json"  # the 12 numbers
 PREDICTIONS = "predictions.json"  # COCO results of the validation images
+CALIBRATION = "calibration.json"  # a slope and an offset per level, where they were fitted
 
 # Beside them where an ablation made the run.
 LOG = "log.txt"  # what the process printed
 STATE = "state.json"  # where the run stands
 COST = "cost.json"  # what its arm costs
+CANDIDATES = "candidates.pt"  # what it predicted before it was combined, where other arms share its training

@@ -5,6 +5,7 @@ The neck starts the convolutions, those of its edges and operators alike (:mod:`
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -12,7 +13,7 @@ from typing import Literal
 from torch import nn
 
 from detfuse.errors import InputError
-from detfuse.norms import group_norm
+from detfuse.norms import L2Norm, group_norm
 from detfuse.ranges import Fraction, NonNegativeFloat, checked
 
 NormName = Literal["none", "batch", "group"]
@@ -87,9 +88,19 @@ def separable(in_channels: int, out_channels: int, style: Style) -> nn.Module:
 
 def relu(in_channels: int, out_channels: int, style: Style) -> nn.Module:
     """ReLU alone, as before RetinaNet's P7."""
-    if in_channels != out_channels:
-        raise InputError(f"the block relu cannot change the width from {in_channels} to {out_channels}")
+    _keep_width("relu", in_channels, out_channels)
     return nn.ReLU()
+
+
+def l2_norm(in_channels: int, out_channels: int, style: Style) -> nn.Module:
+    """:class:`~detfuse.norms.L2Norm` that starts at a mean square of 1 at any width (SSD: .78 of 512 channels)."""
+    _keep_width("l2_norm", in_channels, out_channels)
+    return L2Norm(in_channels, math.sqrt(in_channels))
+
+
+def _keep_width(block: str, in_channels: int, out_channels: int) -> None:
+    if in_channels != out_channels:
+        raise InputError(f"the block {block} cannot change the width from {in_channels} to {out_channels}")
 
 
 @dataclass(frozen=True)
@@ -110,5 +121,6 @@ BLOCKS: dict[str, Block] = {
     "double_conv3": Block(double_conv3),
     "separable": Block(separable),
     "relu": Block(relu, changes_width=False),
+    "l2_norm": Block(l2_norm, changes_width=False),
 }
 """What a node may name as its block."""

@@ -14,41 +14,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from detfuse.attention.inserts import Sites, output_inserts
 from detfuse.errors import InputError
 from detfuse.fill import fill_convolutions
+from detfuse.norms import L2Norm
 from detfuse.ranges import PositiveFloat, PositiveInt, Range, checked
 from detfuse.structures import FeatureSpec
-
-
-class L2Norm(nn.Module):
-    """Scales the vector of channels at every place to a learnt length per channel (ParseNet, 2015).
-
-    Args:
-        channels: width of the map.
-        scale: value of all the lengths at the start.
-    """
-
-    def __init__(self, channels: int, scale: float) -> None:
-        super().__init__()
-        self.scale = nn.Parameter(torch.full((channels,), scale))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) to the same shape."""
-        # in float32, since the squares of half precision overflow
-        return functional.normalize(x.float()).to(x.dtype) * self.scale[:, None, None]
 
 
 @checked
 class SSDExtras(nn.Module):
     """See the module's header.
 
-    The finest map passes through :class:`L2Norm`, those between it and the coarsest as they are. The nominal stride
-    doubles with every extra level, also where a convolution without padding or stride makes the map smaller.
+    The finest map passes through :class:`~detfuse.norms.L2Norm`, those between it and the coarsest as they are. The
+    nominal stride doubles with every extra level, also where a convolution without padding or stride makes the map
+    smaller.
 
     Args:
         in_spec: what the backbone delivers, at least two levels.

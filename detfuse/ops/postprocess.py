@@ -2,12 +2,13 @@
 
 Each class keeps the contract :class:`~detfuse.protocols.Combine`: boxes (k, 4) xyxy pixels clipped to the image, scores
 (k,), labels (k,), levels (k,) on one device; rows with score 0 are padding. The result is best first, ties in the order
-given. Classes do not meet, unless stated otherwise. A score of NaN (outputs that are not finite, see
+given. Classes do not meet unless ``class_agnostic`` says so. A score of NaN (outputs that are not finite, see
 :mod:`detfuse.heads.candidates`) is above all others and stays, so that whoever reads the detections can tell of it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -16,7 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.ops import box_iou, nms
 
-from detfuse.ranges import Fraction, PositiveFloat, PositiveInt, checked
+from detfuse.ops.calibration import calibrated, require_lines
+from detfuse.ranges import FiniteFloat, Fraction, PositiveFloat, PositiveInt, checked
 from detfuse.structures import Detections
 
 
@@ -32,17 +34,25 @@ class Nms:
             does not compare thresholds.
         max_detections: most detections of an image, over all classes.
         class_agnostic: suppress across classes.
+        calibration: (slope, offset) of every level's scores (:mod:`detfuse.ops.calibration`), finest first; ``platt``
+            asks for what is fitted before a checkpoint is scored, and until then leaves the scores as they are.
     """
 
     def __init__(
-        self, *, iou_threshold: Fraction = 0.6, max_detections: PositiveInt = 100, class_agnostic: bool = False
+        self,
+        *,
+        iou_threshold: Fraction = 0.6,
+        max_detections: PositiveInt = 100,
+        class_agnostic: bool = False,
+        calibration: Sequence[Sequence[FiniteFloat]] | Literal["platt"] | None = None,
     ) -> None:
         self.iou_threshold = iou_threshold
         self.max_detections = max_detections
         self.class_agnostic = class_agnostic
+        self.lines = None if calibration == "platt" else calibration
 
     def __call__(self, boxes: Tensor, scores: Tensor, labels: Tensor, levels: Tensor) -> Detections:
-        candidates = _sorted_candidates(boxes, scores, labels, levels)
+        candidates = _sorted_candidates(boxes, scores, labels, levels, self.lines)
         kept = self._kept(candidates)[: self.max_detections]
         return _select(candidates, kept)
 
@@ -81,6 +91,8 @@ class SoftNms:
         iou_threshold: 0..1, where the linear decay begins; unused by ``gaussian``.
         score_threshold: boxes that fall below are dropped.
         max_detections: most detections of an image, over all classes.
+        class_agnostic: lower the scores of other classes too.
+        calibration: see :class:`Nms`.
     """
 
     def __init__(
@@ -91,15 +103,19 @@ class SoftNms:
         iou_threshold: Fraction = 0.3,
         score_threshold: Fraction = 0.001,
         max_detections: PositiveInt = 100,
+        class_agnostic: bool = False,
+        calibration: Sequence[Sequence[FiniteFloat]] | Literal["platt"] | None = None,
     ) -> None:
         self.method = method
         self.sigma = sigma
         self.iou_threshold = iou_threshold
         self.score_threshold = score_threshold
         self.max_detections = max_detections
+        self.class_agnostic = class_agnostic
+        self.lines = None if calibration == "platt" else calibration
 
     def __call__(self, boxes: Tensor, scores: Tensor, labels: Tensor, levels: Tensor) -> Detections:
-        candidates = _sorted_candidates(boxes, scores, labels, levels)
+        candidates = _sorted_candidates(boxes, scores, labels, levels, self.lines)
         boxes, remaining, labels, levels = candidates
         if not len(boxes):
             return candidates
@@ -112,7 +128,8 @@ class SoftNms:
             taken_scores.append(remaining[best])
             is_taken = is_taken.index_fill(0, best, True)
             decay = self._decay(box_iou(boxes[best][None], boxes)[0])
-            remaining = torch.where(labels == labels[best], remaining * decay, remaining)
+            lowered = remaining * decay
+            remaining = lowered if self.class_agnostic else torch.where(labels == labels[best], lowered, remaining)
         taken, scores = torch.stack(rows), torch.stack(taken_scores)
         alive = ~(scores < self.score_threshold)  # not of >= : NaN stays
         return _select(Detections(boxes[taken], scores, labels[taken], levels[taken]), alive)
@@ -131,7 +148,7 @@ class WeightedBoxFusion:
     2021, https://arxiv.org/abs/1910.13302. The paper fuses several models; here the pyramid's levels take their place.
     Boxes of a class, from all levels, are visited best first: a box joins the cluster whose fused box it overlaps most,
     if by more than the threshold, else it opens a cluster. A fused box is the mean of its members weighted by their
-    scores; its level is that of its best member.
+    scores; its level, and its class if classes meet, is that of its best member.
 
     Deviations: levels instead of models; one level may contribute several boxes to a cluster (a dense head's level
     predicts an object more than once); a cluster's score is by default the plain mean of its members', unscaled.
@@ -144,6 +161,8 @@ class WeightedBoxFusion:
         score_scaling: ``none``; ``members`` multiplies by min(T, N) / N (the paper, eq. 6) for T members and N levels,
             which favours objects that several boxes agree on. N counts the distinct levels among all rows given,
             padding included.
+        class_agnostic: boxes of different classes may join.
+        calibration: see :class:`Nms`.
     """
 
     def __init__(
@@ -152,17 +171,21 @@ class WeightedBoxFusion:
         iou_threshold: Fraction = 0.55,
         max_detections: PositiveInt = 100,
         score_scaling: Literal["none", "members"] = "none",
+        class_agnostic: bool = False,
+        calibration: Sequence[Sequence[FiniteFloat]] | Literal["platt"] | None = None,
     ) -> None:
         self.iou_threshold = iou_threshold
         self.max_detections = max_detections
         self.score_scaling = score_scaling
+        self.class_agnostic = class_agnostic
+        self.lines = None if calibration == "platt" else calibration
 
     def __call__(self, boxes: Tensor, scores: Tensor, labels: Tensor, levels: Tensor) -> Detections:
         num_levels = torch.unique(levels).numel()
-        candidates = _sorted_candidates(boxes, scores, labels, levels)
+        candidates = _sorted_candidates(boxes, scores, labels, levels, self.lines)
         columns = Detections(*(column.cpu() for column in candidates))
         corners, confidence = columns.boxes.double().numpy(), columns.scores.double().numpy()
-        label_of = columns.labels.numpy()
+        label_of = np.zeros(len(confidence)) if self.class_agnostic else columns.labels.numpy()
         fused = np.empty_like(corners)
         new_scores = np.empty_like(confidence)
         rows: list[int] = []  # a cluster is known by its first member, its best
@@ -203,11 +226,16 @@ class WeightedBoxFusion:
         return clusters
 
 
-def _sorted_candidates(boxes: Tensor, scores: Tensor, labels: Tensor, levels: Tensor) -> Detections:
-    """Float32 candidates without padding, best first, ties in the order given."""
+def _sorted_candidates(
+    boxes: Tensor, scores: Tensor, labels: Tensor, levels: Tensor, lines: Sequence[Sequence[float]] | None
+) -> Detections:
+    """Float32 candidates without padding, calibrated, best first, ties in the order given."""
     rows = (scores != 0).nonzero().flatten()  # not > 0: NaN stays
-    rows = rows[scores[rows].sort(descending=True, stable=True).indices]
-    return Detections(boxes[rows].float(), scores[rows].float(), labels[rows], levels[rows])
+    boxes, scores, labels, levels = boxes[rows].float(), scores[rows].float(), labels[rows], levels[rows]
+    if lines is not None:
+        require_lines(lines, int(levels.max()) + 1 if len(levels) else 0)
+        scores = calibrated(scores, levels, lines)
+    return _select(Detections(boxes, scores, labels, levels), scores.sort(descending=True, stable=True).indices)
 
 
 def _select(detections: Detections, rows: Tensor) -> Detections:

@@ -34,7 +34,7 @@ class Suppression(nn.Module):
         super().__init__()
         self.max_detections = combine.max_detections
         self.iou_threshold = combine.iou_threshold
-        self.across_classes = isinstance(combine, Nms) and combine.class_agnostic
+        self.across_classes = combine.class_agnostic
         self.method = combine.method if isinstance(combine, SoftNms) else "hard"
         self.sigma = combine.sigma if isinstance(combine, SoftNms) else 1.0
         self.least = combine.score_threshold if isinstance(combine, SoftNms) else 0.0

@@ -67,7 +67,7 @@ class CheckpointPredictor:
 
         self.categories = checkpoint.categories
         detector = trained_detector(checkpoint, config)
-        self.inference = Inference(detector, build_combine(config), config)
+        self.inference = Inference(detector, build_combine(config, fitted=True), config)
         self.transform: Transforms = instantiate(config["data"]["transform"])()
         self.divisor = self.transform.divisor(size_divisor(detector.backbone.out_spec))
 

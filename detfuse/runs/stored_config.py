@@ -6,7 +6,7 @@ from copy import deepcopy
 from typing import Any
 
 from detfuse.build import without_pretrained
-from detfuse.config.kinds import keys_of, kind_of
+from detfuse.config.kinds import OF_THIS_MACHINE, keys_of, kind_of
 from detfuse.config.schema.overrides import is_below, key_of
 from detfuse.errors import UserError
 from detfuse.runs.invocation import Invocation
@@ -14,8 +14,6 @@ from detfuse.runs.invocation import Invocation
 _ABSENT = object()
 _FREE_ON_RESUME = ("trainer.max_epochs", *keys_of("machine", "display"))
 _LEFT_TO_THE_WEIGHTS = ("detector.mean", "detector.std")  # null asks for what is stored as numbers
-# The workers of the loader are not among them: whoever set their number for the run had a reason.
-_OF_THIS_MACHINE = tuple(key.rpartition(".")[2] for key in keys_of("machine") if is_below(key, ("trainer",)))
 
 
 def resumed(stored: dict[str, Any], stored_choices: dict[str, str], invocation: Invocation) -> dict[str, Any]:
@@ -59,7 +57,7 @@ def evaluated(stored: dict[str, Any], invocation: Invocation) -> dict[str, Any]:
     """
     config = without_pretrained(deepcopy(stored))
     given = invocation.config
-    for name in _OF_THIS_MACHINE:
+    for name in OF_THIS_MACHINE:
         if name in given["trainer"]:
             config["trainer"][name] = given["trainer"][name]
     groups = [override for override in invocation.typed if key_of(override) in invocation.choices]

@@ -211,8 +211,7 @@ class DetectionModule(pl.LightningModule):
         """
         numbered = Results.joined(_gathered(coco_results(self._detections, self.categories)))
         self._detections = {}
-        ids = tuple(self.image_id_of("val", int(number)) for number in numbered.ids)
-        self.predictions = finite_results(replace(numbered, ids=ids), str(self.trainer.precision))
+        self.predictions = told(numbered, self.image_id_of, str(self.trainer.precision))
         if self.evaluator is None:
             return
         # One process scores and tells the others: they must agree to the last bit on which checkpoint is best.
@@ -300,6 +299,24 @@ class DetectionModule(pl.LightningModule):
                 f"the data set has {', '.join(self.categories.names)} (ids {list(self.categories.ids)})"
             )
         restore(self.detector, checkpoint)
+
+
+def told(numbered: Results, image_id_of: ImageIdOf, precision: str) -> Results:
+    """Results of the validation split as they are scored and written: under the file's own ids, all of them finite.
+
+    Args:
+        numbered: with the numbers of the images in their batches.
+        image_id_of: what the data set calls an image.
+        precision: in which the detector computed, for people.
+
+    Warns:
+        NonFiniteOutputWarning: if the detector's outputs are not finite in some images.
+
+    Raises:
+        NonFiniteOutputError: if they are finite in no image.
+    """
+    ids = tuple(image_id_of("val", int(number)) for number in numbered.ids)
+    return finite_results(replace(numbered, ids=ids), precision)
 
 
 def _distributed() -> bool:

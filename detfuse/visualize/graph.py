@@ -176,6 +176,8 @@ def _curve(source: _Point, node: _Point) -> list[_Point]:
     if top == bottom and node[0] - source[0] > _COLUMN:  # over the boxes between
         lift = _HEIGHT * 0.95
         return [(left, top - 6), (left + 34, top - lift), (right - 34, bottom - lift), (right, bottom - 8)]
+    if node[0] - source[0] > _COLUMN:  # along the own row, where fewer boxes stand, and across in the last column
+        return [(left, top), (right, top), (right - 26, bottom), (right, bottom)]
     bend = max(26.0, (right - left) / 2)
     return [(left, top), (left + bend, top), (right - bend, bottom), (right, bottom)]
 

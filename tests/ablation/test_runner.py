@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -141,6 +142,28 @@ def test_runs_share_the_places_that_there_are(tmp_path: Path) -> None:
     assert [run.state for run in runs] == ["finished"] * 5
     assert launcher.most == 2
     assert set(launcher.slots) == {"0", "1"}
+
+
+def test_a_run_that_shares_a_training_waits_for_it_and_is_told_why_it_cannot_be(tmp_path: Path) -> None:
+    def scored(seed: int) -> Job:
+        return replace(
+            job(tmp_path, "wbf", f"open('../../{{}}/seed-{seed}/metrics.json'.format('nms')); {FINISH}", seed),
+            shares="nms",
+        )
+
+    jobs = [
+        scored(0),
+        job(tmp_path, "nms", f"import time; time.sleep(.2); {FINISH}"),
+        job(tmp_path, "nms", "raise ValueError('too high')", 1),
+        scored(1),
+    ]
+    runs = {(run.arm, run.seed): run for run in runner(slots=3).run(jobs)}
+    assert runs["wbf", 0].state == runs["nms", 0].state == "finished"
+    assert runs["wbf", 0].trained_in == runs["nms", 0].folder
+    assert runs["nms", 0].trained_in == runs["nms", 0].folder
+    assert (runs["wbf", 1].state, runs["wbf", 1].reason) == ("failed", "it shares the training of nms, which is failed")
+    assert starts(jobs[3]) == 0
+    assert state_of(jobs[0]).shares == "nms"
 
 
 def test_an_interruption_ends_the_processes_and_leaves_the_run_to_go_on(tmp_path: Path) -> None:

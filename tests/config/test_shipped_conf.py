@@ -143,7 +143,7 @@ def test_a_neck_that_is_no_graph_has_no_place_for_an_operator() -> None:
 
 def test_what_necks_have_in_common_is_no_choice() -> None:
     (problem,) = check(["neck=_graph"], TrainSettings)
-    assert problem.startswith("neck=_graph: there is no neck '_graph'; the options are: bifpn, early")
+    assert problem.startswith("neck=_graph: there is no neck '_graph'; the options are: bifpn, dense_pyramid, early")
     assert "_graph" not in COMMANDS["train"].help()
 
 

@@ -14,13 +14,14 @@ from detfuse.attention.inserts import Levels, Site
 from detfuse.build import build_backbone, build_head, build_neck, with_normalization, without_pretrained
 from detfuse.fusion.operators import OPERATORS
 from detfuse.fusion.resample import DOWN, UP
+from detfuse.necks import topologies
 from detfuse.structures import IMAGENET, FeatureSpec
 
 
 def test_there_is_a_yaml_for_every_shipped_choice() -> None:
     assert set(options("operator")) == set(OPERATORS)
     assert set(options("resample")) == (set(UP) | set(DOWN)) - {"subsample"}  # P6's form, pinned by the topologies
-    assert set(options("neck")) >= {"unfused", "early", "early_pyramid", "fpn", "unet", "pafpn", "bifpn"}
+    assert set(options("neck")) >= set(topologies.__all__) - {"with_extra_levels"}
 
 
 def test_every_site_has_a_place_and_its_levels() -> None:

@@ -296,3 +296,31 @@ def test_auto_workers_counts_cores(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_arguments_out_of_range_are_named(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Loader(**arguments)
+
+
+def test_what_is_held_back_is_never_trained_on_and_always_the_same(coco_root: Path) -> None:
+    whole, data = module(coco_root), module(coco_root, seed=3, hold_back=0.4)
+    every, trained = whole.ground_truth("train").ids, data.ground_truth("train").ids
+    assert whole.held_back is None
+    assert data.held_back is not None
+    assert len(data.held_back) == round(0.4 * len(every))
+    assert sorted([*trained, *data.held_back.ids]) == sorted(every)
+    assert data.held_back.ids == module(coco_root, hold_back=0.4).held_back.ids  # type: ignore[union-attr]
+    seen = {int(i) for number in range(3) for batch in epoch(data, number) for i in batch.image_ids}
+    assert seen == set(trained)
+    index = data.held_back
+    for batch in data.held_back_dataloader():
+        for row, number in enumerate(batch.image_ids.tolist()):
+            position = index.ids.index(number)
+            boxes = torch.from_numpy(index.boxes_xyxy(position)) * batch.scales[row].flip(0).repeat(2)
+            found = batch.targets.valid[row] | batch.targets.ignore[row]
+            torch.testing.assert_close(batch.targets.boxes[row][found], boxes)
+    with pytest.raises(ValueError, match="nothing is held back of the training images"):
+        whole.held_back_dataloader()
+
+
+@pytest.mark.parametrize(("share", "count"), [(0.001, 0), (0.999, "all")])
+def test_a_share_that_holds_back_nothing_or_all_is_refused(coco_root: Path, share: float, count: Any) -> None:
+    images = len(module(coco_root).ground_truth("train"))
+    with pytest.raises(ValueError, match=f"is {images if count == 'all' else count} of them: hold back one at least"):
+        module(coco_root, hold_back=share)

@@ -101,13 +101,43 @@ def test_a_finished_ablation_runs_nothing_again_and_a_changed_one_is_refused(
 
 def test_one_arm_under_two_names_is_identical(tmp_path: Path) -> None:
     folder = user(tmp_path)
-    (folder / "my/ablation/twice.yaml").write_text(PAGE.split("factors")[0] + "arms: {fpn: {}, again: {}}\n")
-    printed = run("ablate", "--config-dir", "my", "ablation=twice", *SMALL, "seeds=[0]", folder=folder).stdout
-    (one,) = json.loads((folder / "runs/ablations/twice/comparison.json").read_text())["comparisons"]
+    fused = "{combine: wbf, combine.score_scaling: members, combine.calibration: platt}"
+    arms = f"arms: {{fpn: {{}}, again: {{}}, fused: {fused}}}\ntogether: true\n"
+    (folder / "my/ablation/twice.yaml").write_text(PAGE.split("factors")[0] + arms)
+    command = ("ablate", "--config-dir", "my", "ablation=twice", *SMALL, "head.score_threshold=0.001", "seeds=[0]")
+    printed = run(*command, "data.loader.hold_back=0.25", folder=folder).stdout
+    one, fused = json.loads((folder / "runs/ablations/twice/comparison.json").read_text())["comparisons"]
     assert one["verdict"]["kind"] == "identical"
     assert {difference["estimate"] for difference in one["differences"]} <= {0.0, None}
     assert one["shared_start"] == 1.0
     assert "again" in printed
+    _shares_the_training(folder / "runs/ablations/twice", printed)
+    assert fused["shared_start"] == 1.0
+
+
+def _shares_the_training(ablation: Path, printed: str) -> None:
+    """The arm ``fused`` has results and a cost of its own, from candidates that tell what the validation told."""
+    assert "3 arms x 1 seed (0) = 3 runs, 2 of them trained" in printed
+    told = "shares the training of fpn: what that predicted is combined anew"
+    assert f"note: {told}" in printed
+    assert told in (ablation / "report/report.md").read_text()
+    trained, fused = ablation / "runs/fpn/seed-0", ablation / "runs/fused/seed-0"
+    assert not (fused / "checkpoints").exists()
+    assert not (fused / "config.yaml").exists()
+    costs = [json.loads((folder / "cost.json").read_text()) for folder in (trained, fused)]
+    assert costs[0]["timing"]["checkpoint"] == costs[1]["timing"]["checkpoint"]
+    checkpoint = ("evaluate", f"checkpoint={trained / 'checkpoints/last.ckpt'}")
+    run(*checkpoint, f"candidates={trained / 'candidates.pt'}", "output=again", folder=ablation)
+    fitted = ("combine=wbf", "combine.score_scaling=members", "combine.calibration=platt")
+    told = run(*checkpoint, *fitted, "output=fused", folder=ablation).stdout
+    lines = json.loads((fused / "calibration.json").read_text())["calibration"]
+    assert f"combine.calibration=[[{lines[0][0]:.4g}" in told
+    assert lines[0] != [1, 0]
+    assert len(lines) == 5
+    for scored, stored in ((ablation / "again", trained), (ablation / "fused", fused)):
+        assert len(json.loads((scored / "predictions.json").read_text())) > 100
+        for name in ("predictions.json", "metrics.json"):
+            assert (scored / name).read_text() == (stored / name).read_text()
 
 
 def test_runs_of_another_environment_are_no_pairs(

@@ -8,7 +8,18 @@ from typing import Any
 import pytest
 
 from detfuse.fusion.graph import FusionGraph, GraphError, Node
-from detfuse.necks.topologies import bifpn, early, early_pyramid, fpn, pafpn, unet, unfused
+from detfuse.necks.topologies import (
+    bifpn,
+    dense_pyramid,
+    early,
+    early_pyramid,
+    fcn_skip,
+    fpn,
+    hypernet,
+    pafpn,
+    unet,
+    unfused,
+)
 
 LEVELS = (3, 4, 5)
 
@@ -20,11 +31,14 @@ LEVELS = (3, 4, 5)
         (partial(unfused, project=False, extra_levels=0), "late"),
         (early, "early"),
         (early_pyramid, "early"),
+        (hypernet, "early"),
         (fpn, "pyramid"),
         (unet, "pyramid"),
         (pafpn, "pyramid"),
         (partial(pafpn, variant="paper"), "pyramid"),
         (bifpn, "pyramid"),
+        (fcn_skip, "pyramid"),
+        (dense_pyramid, "pyramid"),
     ],
 )
 def test_graphs_classify_themselves(topology: Any, kind: str) -> None:
@@ -43,7 +57,9 @@ def test_early_with_a_bypass_is_a_pyramid() -> None:
     assert FusionGraph.from_nodes(LEVELS, [fused, *around], ["p3", "p5"]).kind == "pyramid"
 
 
-@pytest.mark.parametrize("topology", [unfused, early_pyramid, fpn, unet, pafpn, bifpn])
+@pytest.mark.parametrize(
+    "topology", [unfused, early_pyramid, hypernet, fpn, fcn_skip, dense_pyramid, unet, pafpn, bifpn]
+)
 def test_all_pyramids_offer_the_same_levels(topology: Any) -> None:
     assert topology(LEVELS).out_levels == (3, 4, 5, 6, 7)
 

@@ -15,11 +15,24 @@ from detfuse.fusion.graph import GraphError
 from detfuse.fusion.operators import OPERATORS, Add, Concat, Gated
 from detfuse.fusion.resample import DOWN, UP, Nearest, StridedConv
 from detfuse.necks.graph_neck import GraphNeck
-from detfuse.necks.topologies import bifpn, early, early_pyramid, fpn, pafpn, unet, unfused
+from detfuse.necks.topologies import (
+    bifpn,
+    dense_pyramid,
+    early,
+    early_pyramid,
+    fcn_skip,
+    fpn,
+    hypernet,
+    pafpn,
+    unet,
+    unfused,
+)
 from detfuse.structures import FeatureSpec
 
 SPEC = FeatureSpec((4, 6, 10), (8, 16, 32))
-TOPOLOGIES: dict[str, Any] = {f.__name__: f for f in (unfused, early, early_pyramid, fpn, unet, pafpn)}
+TOPOLOGIES: dict[str, Any] = {
+    f.__name__: f for f in (unfused, early, early_pyramid, hypernet, fpn, fcn_skip, dense_pyramid, unet, pafpn)
+}
 TOPOLOGIES["bifpn"] = partial(bifpn, repeats=1)
 
 
@@ -61,7 +74,10 @@ def test_any_topology_with_any_operator(topology: str, operator: str) -> None:
 RESAMPLERS = [*((up, "strided_conv") for up in UP), *(("nearest", down) for down in DOWN)]
 
 
-@pytest.mark.parametrize(("topology", "resamplers"), list(product(TOPOLOGIES, RESAMPLERS)))
+@pytest.mark.parametrize(
+    ("topology", "resamplers"),
+    [case for case in product(TOPOLOGIES, RESAMPLERS) if case != ("hypernet", ("sapa", "strided_conv"))],  # unguided
+)
 def test_any_topology_with_any_resampler(topology: str, resamplers: tuple[str, str]) -> None:
     part = neck(TOPOLOGIES[topology], up=UP[resamplers[0]], down=DOWN[resamplers[1]])
     check(part, part.out_spec, features((9, 14)))
@@ -85,7 +101,8 @@ def test_norms_and_activations(topology: str, norm: Any) -> None:
 
 def test_backbones_that_round_sizes_down() -> None:
     pairs = [("deconv", "max_pool"), ("nearest", "strided_conv"), ("dysample", "area"), ("sapa", "area")]
-    for topology, (up, down) in product(TOPOLOGIES.values(), pairs):
+    guided = [topology for topology in TOPOLOGIES.values() if topology is not hypernet]
+    for topology, (up, down) in [*product(guided, pairs), *((hypernet, pair) for pair in pairs[:3])]:
         outputs = neck(topology, up=UP[up], down=DOWN[down])(features((13, 11), floor=True))
         assert outputs[0].shape[-2:] == (13, 11)
 
@@ -111,7 +128,7 @@ def test_unfused_takes_more_blocks_and_stays_late() -> None:
 def test_every_topology_takes_another_block(topology: Any) -> None:
     blocks = {node.block for node in topology((3, 4, 5), block="separable").nodes}
     assert "separable" in blocks
-    assert blocks <= {"separable", "relu", None}
+    assert blocks <= {"separable", "relu", "l2_norm", None}
 
 
 def test_unfused_is_fpn_without_its_top_down_edges() -> None:
@@ -188,7 +205,9 @@ def test_numbers_out_of_range_are_told_with_what_is_allowed(options: Any, messag
         neck(fpn, **options)
 
 
-@pytest.mark.parametrize("topology", [unfused, early_pyramid, fpn, unet, pafpn, bifpn])
+@pytest.mark.parametrize(
+    "topology", [unfused, early_pyramid, hypernet, fpn, fcn_skip, dense_pyramid, unet, pafpn, bifpn]
+)
 def test_levels_above_the_backbones_cannot_be_fewer_than_none(topology: Any) -> None:
     with pytest.raises(ValueError, match="extra_levels must be at least 0, got -1"):
         topology((3, 4, 5), extra_levels=-1)
@@ -269,7 +288,9 @@ def test_factors_compile_without_a_break() -> None:
             assert a.shape == c.shape
 
 
-@pytest.mark.parametrize("topology", TOPOLOGIES)
+@pytest.mark.parametrize(
+    "topology", ["unfused", "hypernet", "fpn", "unet", "pafpn", "bifpn"]
+)  # all that they are made of
 def test_compiles_without_a_break_at_any_size(topology: str) -> None:
     part = neck(TOPOLOGIES[topology], Concat, up=UP["bilinear"])
     torch._dynamo.reset()

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from detfuse.necks.ssd_extras import L2Norm, SSDExtras
+from detfuse.necks.ssd_extras import SSDExtras
+from detfuse.norms import L2Norm
 from detfuse.protocols import Neck
 from detfuse.structures import FeatureSpec
 

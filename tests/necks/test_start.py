@@ -15,13 +15,15 @@ from torch import Tensor, nn
 from detfuse.fusion.operators import OPERATORS, Add, Complex, Concat
 from detfuse.fusion.resample import Deconv, Nearest, StridedConv
 from detfuse.necks.graph_neck import GraphNeck
-from detfuse.necks.topologies import bifpn, early_pyramid, fpn, pafpn, unet, unfused
+from detfuse.necks.topologies import bifpn, dense_pyramid, early_pyramid, fpn, hypernet, pafpn, unet, unfused
 from detfuse.structures import FeatureSpec
 
 SPEC = FeatureSpec((128, 256, 512), (8, 16, 32))
 WIDTH = 64
 READOUTS: dict[str, Any] = {**OPERATORS, "complex_conv": partial(Complex, readout="complex_conv")}
-TOPOLOGIES: dict[str, Any] = {f.__name__: f for f in (unfused, early_pyramid, fpn, unet, pafpn)}
+TOPOLOGIES: dict[str, Any] = {
+    f.__name__: f for f in (unfused, early_pyramid, hypernet, fpn, unet, dense_pyramid, pafpn)
+}
 TOPOLOGIES["bifpn"] = partial(bifpn, repeats=1)
 
 

@@ -6,8 +6,15 @@ from torchvision.ops import batched_nms, box_iou
 
 from detfuse.ops.postprocess import Nms, SoftNms, WeightedBoxFusion
 
-COMBINES = [Nms(), Nms(class_agnostic=True), SoftNms(), SoftNms(method="linear"), WeightedBoxFusion()]
-NAMES = ["nms", "agnostic", "gaussian", "linear", "wbf"]
+COMBINES = [
+    Nms(),
+    Nms(class_agnostic=True),
+    SoftNms(),
+    SoftNms(method="linear"),
+    WeightedBoxFusion(),
+    WeightedBoxFusion(score_scaling="members", class_agnostic=True),
+]
+NAMES = ["nms", "agnostic", "gaussian", "linear", "wbf", "agnostic wbf"]
 
 
 def candidates(seed, count=300, classes=4, padding=40, steps=None):

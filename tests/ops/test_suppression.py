@@ -19,6 +19,7 @@ COMBINES = [
     SoftNms(max_detections=200, score_threshold=0.3),
     SoftNms(max_detections=200, score_threshold=0.0),
     SoftNms(method="linear", max_detections=200),
+    SoftNms(max_detections=200, class_agnostic=True),
 ]
 
 Candidates = tuple[Tensor, Tensor, Tensor, Tensor]

@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 
 from detfuse.attention.inserts import Place
-from detfuse.necks.topologies import bifpn, early, early_pyramid, fpn, pafpn, unet, unfused
+from detfuse.necks.topologies import (
+    bifpn,
+    dense_pyramid,
+    early,
+    early_pyramid,
+    fcn_skip,
+    fpn,
+    hypernet,
+    pafpn,
+    unet,
+    unfused,
+)
 from detfuse.visualize.graph import mermaid, svg
 
 SVG = "{http://www.w3.org/2000/svg}"
 
 
-@pytest.mark.parametrize("topology", [unfused, early, early_pyramid, fpn, unet, pafpn, bifpn])
+@pytest.mark.parametrize(
+    "topology", [unfused, early, early_pyramid, hypernet, fpn, fcn_skip, dense_pyramid, unet, pafpn, bifpn]
+)
 def test_drawings_show_every_map_and_edge(topology: Any) -> None:
     graph = topology((3, 4, 5))
     root = ElementTree.fromstring(svg(graph, "a < b & c"))
@@ -26,9 +40,26 @@ def test_drawings_show_every_map_and_edge(topology: Any) -> None:
     boxes = [(r.get("x"), r.get("y")) for r in root.iter(f"{SVG}rect") if r.get("rx")]
     assert len(boxes) == len(set(boxes)) == len(graph.level_of), "two boxes on one place"
 
+    assert not hidden(root), "an edge runs behind a box and seems to come from it"
+
     lines = mermaid(graph).splitlines()
     assert lines[0] == "flowchart LR"
     assert all(f"  {source} --> {node}" in lines for source, node in graph.edges)
+
+
+def hidden(root: ElementTree.Element) -> list[str]:
+    """The edges of which a part lies inside a box."""
+    sides = [[float(r.get(key, 0)) for key in ("x", "y", "width", "height")] for r in root.iter(f"{SVG}rect")]
+    boxes = [(x, x + width, y, y + height) for x, y, width, height in sides if height == 34]
+    found = []
+    for path in root.iter(f"{SVG}path"):
+        if title := path.findtext(f"{SVG}title"):
+            a, b, c, d = (complex(*map(float, point)) for point in re.findall(r"([\d.]+) ([\d.]+)", path.get("d", "")))
+            steps = (i / 50 for i in range(51))
+            points = [(1 - t) ** 3 * a + 3 * t * (1 - t) ** 2 * b + 3 * t**2 * (1 - t) * c + t**3 * d for t in steps]
+            if any(x < p.real < right and y < p.imag < low for p in points for x, right, y, low in boxes):
+                found.append(title)
+    return found
 
 
 def test_drawings_show_where_attention_stands() -> None:

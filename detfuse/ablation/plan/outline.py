@@ -38,11 +38,13 @@ def plan_text(
     """
     seeds = ", ".join(map(str, plan.seeds))
     count = len(plan.arms) * len(plan.seeds)
+    trained = f", {count - len(plan.shares) * len(plan.seeds)} of them trained" if plan.shares else ""
     base = facts[plan.baseline.name]
     rows = [
         (
             "ablation",
-            f"{plan.name}: {len(plan.arms)} arms x {_counted(len(plan.seeds), 'seed')} ({seeds}) = {count} runs",
+            f"{plan.name}: {len(plan.arms)} arms x {_counted(len(plan.seeds), 'seed')} ({seeds}) = {count} runs"
+            + trained,
         ),
         ("folder", folder),
         ("common", " ".join(map(_short, plan.common)) or "the defaults of train"),

@@ -11,6 +11,7 @@ import yaml
 
 from detfuse.ablation.design import Ablation, PlanError, arms_of, override
 from detfuse.ablation.plan.control import changes, confounds, covariates, notes, overwritten
+from detfuse.ablation.plan.sharing import shared_trainings
 from detfuse.ablation.plan.things import things
 from detfuse.ablation.records import Arm, Plan
 from detfuse.ablation.storage import PLAN, read_plan, write_plan
@@ -96,14 +97,24 @@ def resolved_plan(plan: Plan, flags: Sequence[str] = (), before: Prepared | None
     against = {arm.name: pairs[arm.name] for arm in plan.arms[1:]}
     every, together = against.values(), plan.together
     _raise_if(_shared({name: confounds(baseline, pair, every, together=together) for name, pair in against.items()}))
-    noted = {name: tuple(dict.fromkeys([*pair[0].notes, *notes(baseline, pair)])) for name, pair in against.items()}
+    shares = shared_trainings(resolved)
+    noted = {
+        name: tuple(dict.fromkeys([*pair[0].notes, *notes(baseline, pair), *_sharing(shares.get(name))]))
+        for name, pair in against.items()
+    }
     plan = replace(
         plan,
         arms=(plan.baseline, *(replace(arm, notes=noted[arm.name]) for arm in plan.arms[1:])),
         covariates={name: covariates(baseline, pair) for name, pair in against.items()},
+        shares=shares,
         things={name: tuple(things(baseline, pair)) for name, pair in against.items()},
     )
     return Prepared(plan, resolved, tuple(flags))
+
+
+def _sharing(trained: str | None) -> list[str]:
+    """What to know of an arm that is not trained."""
+    return [f"shares the training of {trained}: what that predicted is combined anew"] if trained else []
 
 
 def _resolved_before(before: Prepared, argv: Mapping[str, list[str]]) -> dict[str, Resolved]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -77,21 +77,33 @@ class Facts:
 
 
 def probe(
-    configs: Mapping[str, Mapping[str, Any]], *, startup: float | None, threads: int, read: Read
+    configs: Mapping[str, Mapping[str, Any]],
+    *,
+    startup: float | None,
+    threads: int,
+    read: Read,
+    shares: Mapping[str, str] | None = None,
 ) -> dict[str, Facts]:
-    """Build every arm, give it a batch of training and one of validation.
+    """Build every arm that is trained, give it a batch of training and one of validation.
 
     Args:
         configs: arm -> resolved configuration of ``train``.
         startup: seconds that a process takes to import everything; None: nothing is timed.
         threads: of a run on the CPU.
         read: see :func:`detfuse.ablation.plan.arms.data_of`.
+        shares: arm that is not trained -> the arm whose detectors it scores.
 
     Raises:
         PlanError: naming every arm that cannot be built, and why.
     """
+    shares = shares or {}
+    trained = {name: config for name, config in configs.items() if name not in shares}
     with with_threads(threads):
-        return of_each(configs, lambda config: _try(config, startup, read))
+        facts = of_each(trained, lambda config: _try(config, startup, read))
+    of_each({name: configs[name] for name in shares}, build_combine)
+    # a new process and the judge are all that they take, next to which a combination is nothing
+    facts |= {name: replace(facts[other], num_epochs=0, seconds=startup) for name, other in shares.items()}
+    return {name: facts[name] for name in configs}
 
 
 def strides_differ(baseline: str, facts: Mapping[str, Facts]) -> list[str]:

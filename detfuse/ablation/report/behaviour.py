@@ -50,6 +50,7 @@ def learning_curves(found: Findings) -> Section:
         return Section("Learning curves", [Text("No run has logged a validation (metrics.csv).")])
     drawing = curves.curves([curves.Chart("", drawn)], label=f"validation {title_of(found.metric)}, points")
     caption = "Line: mean over the seeds; band: from the lowest to the highest seed. Epochs count from 0."
+    caption += " Arms that share a training have its curve alone." if found.plan.shares else ""
     return Section("Learning curves", [Figure("curves", drawing, caption)])
 
 

@@ -78,7 +78,7 @@ def _arm(runs: Sequence[Run], ground_truth: Annotations, read: Callable[[Path], 
     predictions = {seed: matched_ids(read(path), ground_truth) for seed, path in paths.items() if path.is_file()}
     sorted_errors = [error_types(ground_truth, results) for results in predictions.values()]
     errors = [one for one in sorted_errors if one is not None]
-    fusions = [(run.folder / FUSION, read_json(run.folder / FUSION)) for run in runs]
+    fusions = [(run.trained_in / FUSION, read_json(run.trained_in / FUSION)) for run in runs]
     environments = [read_environment(run.folder) for run in runs]
     different = {json.dumps(one, sort_keys=True): one for one in environments if one is not None}
     return ArmEvidence(

@@ -8,7 +8,6 @@ both.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -23,6 +22,7 @@ from detfuse.build import build_combine, build_detector, without_pretrained
 from detfuse.data import DetectionDataModule, collate
 from detfuse.data.collate import padded_size
 from detfuse.data.dataset import Key
+from detfuse.files.archive import digest_of
 from detfuse.files.run_files import LAST
 from detfuse.inspect.timing import Quartiles, Timed, time_in_rounds, with_threads
 from detfuse.training.device import name_of
@@ -50,13 +50,12 @@ class Subject:
 def checkpoint_of(runs: Sequence[Run]) -> Run | None:
     """The first of an arm's finished runs that has its last checkpoint."""
     finished = sorted((run for run in runs if run.state == "finished"), key=lambda run: run.seed)
-    return next((run for run in finished if (run.folder / LAST).is_file()), None)
+    return next((run for run in finished if (run.trained_in / LAST).is_file()), None)
 
 
 def fingerprint(run: Run) -> str:
     """SHA-256 of a run's last checkpoint."""
-    with (run.folder / LAST).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return digest_of(run.trained_in / LAST)
 
 
 def spread_positions(data: DetectionDataModule) -> list[int]:
@@ -81,7 +80,7 @@ def subject_of(config: Mapping[str, Any], run: Run, data: DetectionDataModule, p
         ValueError: if the checkpoint or an image cannot be used, or there is no such device here.
         OSError: likewise.
     """
-    checkpoint = read_checkpoint(run.folder / LAST)
+    checkpoint = read_checkpoint(run.trained_in / LAST)
     # the checkpoint has all weights, and the numbers that its images were normalised by
     trained = without_pretrained({**config, "detector": checkpoint.config["detector"]})
     detector = build_detector(trained, len(checkpoint.categories))

@@ -5,18 +5,20 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from detfuse.ablation.design import override
 from detfuse.ablation.plan.control import environment_differences
 from detfuse.ablation.plan.prepared import Prepared
-from detfuse.ablation.records import Plan, Run
+from detfuse.ablation.records import Arm, Plan, Run
 from detfuse.ablation.run.runner import Job
 from detfuse.ablation.storage import read_plan
+from detfuse.config.kinds import AFTER_TRAINING, OF_THIS_MACHINE
 from detfuse.errors import UserError
 from detfuse.files.records import StorageError
-from detfuse.files.run_files import CONFIG, ENVIRONMENT, LAST, LOG, STATE
+from detfuse.files.run_files import CANDIDATES, CONFIG, ENVIRONMENT, LAST, LOG, METRICS, STATE
+from detfuse.files.text import write_json
 from detfuse.runs.environment import environment, read_environment, threads_of_runs
 from detfuse.runs.run_folder import can_continue, empty
 from detfuse.runs.threads import described, this_machine, threads_that_fit
@@ -38,25 +40,63 @@ def jobs_of(prepared: Prepared, folder: Path) -> list[Job]:
             arm.name,
             seed,
             folder_of(folder, arm.name, seed),
-            (
-                *(sys.executable, "-P", "-m", "detfuse.cli.arm"),
-                *prepared.argv(arm, seed),
-                override("runs_dir", str(folder / _RUNS)),
-                *(f"project={arm.name}", f"name=seed-{seed}", "resume=true", "evaluate=last"),
-            ),
+            _scored(prepared, folder, arm, seed) if arm.name in plan.shares else _trained(prepared, folder, arm, seed),
+            plan.shares.get(arm.name, ""),
         )
         for seed in plan.seeds
         for arm in plan.arms
     ]
 
 
+def _trained(prepared: Prepared, folder: Path, arm: Arm, seed: int) -> tuple[str, ...]:
+    """The command of a run that is trained."""
+    return (
+        *(sys.executable, "-P", "-m", "detfuse.cli.arm"),
+        *prepared.argv(arm, seed),
+        override("runs_dir", str(folder / _RUNS)),
+        *(f"project={arm.name}", f"name=seed-{seed}", "resume=true", "evaluate=last"),
+    )
+
+
+def _scored(prepared: Prepared, folder: Path, arm: Arm, seed: int) -> tuple[str, ...]:
+    """The command of a run that scores another's candidates: its checkpoint, and what is applied after training."""
+    trained, resolved = folder_of(folder, prepared.plan.shares[arm.name], seed), prepared.resolved[arm.name]
+    settings = {key: resolved.config["trainer"][key] for key in OF_THIS_MACHINE}
+    typed = [override(f"trainer.{key}", value) for key, value in settings.items()]
+    for part in AFTER_TRAINING:
+        typed.append(override(part, resolved.choices[part]))
+        options = resolved.config[part].items()
+        typed += [override(f"{part}.{key}", value) for key, value in options if not key.startswith("_")]
+    return (
+        *(sys.executable, "-P", "-m", "detfuse.cli.scored_arm", *prepared.flags, *typed),
+        override("checkpoint", str(trained / LAST)),
+        override("candidates", str(trained / CANDIDATES)),
+        override("output", str(folder_of(folder, arm.name, seed))),
+    )
+
+
+def begin_of(jobs: Sequence[Job]) -> Callable[[Path], None]:
+    """What makes the folder of each job ready for it."""
+    scored = {job.folder for job in jobs if job.shares}
+    return lambda folder: _begin_scored(folder) if folder in scored else begin(folder)
+
+
 def begin(folder: Path) -> None:
     """Make a run folder ready: ``train resume=true`` goes on from its last checkpoint, or begins in an emptied one."""
     if can_continue(folder):
         return
+    _emptied(folder)
+    (folder / CONFIG).touch()
+
+
+def _begin_scored(folder: Path) -> None:
+    _emptied(folder)
+    write_json(folder / ENVIRONMENT, environment())  # this process's, which the run has too
+
+
+def _emptied(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     empty(folder, keep=(LOG, STATE))
-    (folder / CONFIG).touch()
 
 
 def slots_of(jobs: int, prepared: Prepared) -> list[dict[str, str]]:
@@ -125,7 +165,7 @@ def refuse_other_environment(jobs: Sequence[Job], slots: Sequence[Mapping[str, s
     now = {**environment(), "threads": slots[0]["OMP_NUM_THREADS"]}
     for job in jobs:
         made = read_environment(job.folder)
-        if made is None or not (job.folder / LAST).is_file():  # it begins again
+        if made is None or not (job.folder / (METRICS if job.shares else LAST)).is_file():  # it begins again
             continue
         found = environment_differences(made, now)
         if "CUDA_VISIBLE_DEVICES" in slots[0]:

@@ -40,12 +40,19 @@ class Job:
         seed: its seed.
         folder: its run folder, which gets ``log.txt`` and ``state.json``.
         command: what to start.
+        shares: the arm whose run of this seed must be finished first, since this one scores its weights; empty if none.
     """
 
     arm: str
     seed: int
     folder: Path
     command: tuple[str, ...]
+    shares: str = ""
+
+    @property
+    def waiting(self) -> Run:
+        """Its run before it begins."""
+        return Run(self.arm, self.seed, self.folder, "waiting", shares=self.shares)
 
 
 Watch = Callable[[Sequence[Run]], None]
@@ -98,9 +105,12 @@ class Runner:
             while waiting or active:
                 active = [entry for entry in active if not self._ended(entry)]
                 taken = {entry.slot for entry in active}
-                for slot in [i for i in range(len(self.slots)) if i not in taken][: len(waiting)]:
-                    started = self._start(waiting.pop(0), slot)
-                    active += [started] if started else []
+                for slot in [i for i in range(len(self.slots)) if i not in taken]:
+                    ready = next((job for job in waiting if self._is_ready(job)), None)
+                    if ready is not None:
+                        waiting.remove(ready)
+                        started = self._start(ready, slot)
+                        active += [started] if started else []
                 self._tell(active)
                 if active:
                     time.sleep(self.pause)
@@ -119,8 +129,21 @@ class Runner:
                 entry.written = now
         self.watch(list(self._runs.values()))
 
+    def _is_ready(self, job: Job) -> bool:
+        """Whether it need not wait for another any more, whatever became of that."""
+        trained = self._trained(job)
+        return trained is None or trained.state not in ("waiting", "running")
+
+    def _trained(self, job: Job) -> Run | None:
+        """The run whose weights a job scores; None if it is trained itself."""
+        return self._runs.get(job.waiting.trained_in) if job.shares else None
+
     def _start(self, job: Job, slot: int) -> _Active | None:
         before = self._runs[job.folder].seconds
+        trained = self._trained(job)
+        if trained is not None and trained.state != "finished":
+            self._set(job, "failed", f"it shares the training of {job.shares}, which is {trained.state}", before)
+            return None
         log = job.folder / LOG
         try:
             self.begin(job.folder)
@@ -142,7 +165,7 @@ class Runner:
         return True
 
     def _set(self, job: Job, state: State, reason: str, seconds: float) -> None:
-        run = Run(job.arm, job.seed, job.folder, state, reason, round(seconds, 1))
+        run = replace(job.waiting, state=state, reason=reason, seconds=round(seconds, 1))
         self._runs[job.folder] = run
         write_run(run)
 
@@ -158,7 +181,7 @@ def state_of(job: Job) -> Run:
     try:
         run = read_run(job.folder)
     except StorageError:
-        return Run(job.arm, job.seed, job.folder, "waiting")
+        return job.waiting
     if (run.arm, run.seed) != (job.arm, job.seed):
         raise StorageError(
             f"{job.folder} holds the run of arm {run.arm}, seed {run.seed}, by its {STATE}, but stands where that of "

@@ -10,12 +10,27 @@ also for RetinaNet's P6 and P7; kept by torchvision; mmdetection counts the fan-
 """
 
 from detfuse.necks.topologies.bifpn import bifpn
+from detfuse.necks.topologies.dense_pyramid import dense_pyramid
 from detfuse.necks.topologies.early import early
 from detfuse.necks.topologies.early_pyramid import early_pyramid
 from detfuse.necks.topologies.extra_levels import with_extra_levels
+from detfuse.necks.topologies.fcn_skip import fcn_skip
 from detfuse.necks.topologies.fpn import fpn
+from detfuse.necks.topologies.hypernet import hypernet
 from detfuse.necks.topologies.pafpn import pafpn
 from detfuse.necks.topologies.unet import unet
 from detfuse.necks.topologies.unfused import unfused
 
-__all__ = ["bifpn", "early", "early_pyramid", "fpn", "pafpn", "unet", "unfused", "with_extra_levels"]
+__all__ = [
+    "bifpn",
+    "dense_pyramid",
+    "early",
+    "early_pyramid",
+    "fcn_skip",
+    "fpn",
+    "hypernet",
+    "pafpn",
+    "unet",
+    "unfused",
+    "with_extra_levels",
+]

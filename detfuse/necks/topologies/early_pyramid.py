@@ -38,7 +38,13 @@ def early_pyramid(
         extra_levels: levels above the backbone's top.
     """
     fused = early(levels, level=level, block=block)
-    above = range(fused.out_levels[0] + 1, levels[-1] + extra_levels + 1)
-    regenerated = tuple(Node(f"p{i}", i, (f"p{i - 1}",), block=block) for i in above)
-    outputs = (*fused.outputs, *(node.name for node in regenerated))
-    return FusionGraph(fused.in_levels, (*fused.nodes, *regenerated), outputs)
+    return regenerated(fused, fused.out_levels[0], levels[-1] + extra_levels, block)
+
+
+def regenerated(fused: FusionGraph, finest: int, coarsest: int, block: BlockName) -> FusionGraph:
+    """A graph of one output, and further outputs made of it level by level: finer ones, then coarser ones."""
+    at = fused.out_levels[0]
+    finer = [Node(f"p{i}", i, (f"p{i + 1}",), block=block) for i in range(at - 1, finest - 1, -1)]
+    coarser = [Node(f"p{i}", i, (f"p{i - 1}",), block=block) for i in range(at + 1, coarsest + 1)]
+    outputs = (*(node.name for node in reversed(finer)), *fused.outputs, *(node.name for node in coarser))
+    return FusionGraph(fused.in_levels, (*fused.nodes, *finer, *coarser), outputs)
