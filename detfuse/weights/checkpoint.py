@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from detfuse.errors import InputError
 from detfuse.files.archive import ArchiveError, read_archive
+from detfuse.files.plain import require_plain
 from detfuse.structures import Categories
 from detfuse.words import some
 
@@ -67,7 +68,10 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     version = _field(own, "version", str, path)
     _warn_if_newer(version, path)
     config = _field(own, "config", dict, path)
-    _require_plain(config, "config", path)
+    try:
+        require_plain(config, path, "config")
+    except InputError as error:
+        raise CheckpointError(str(error)) from error
     averaged = own.get("ema")
     if averaged is None:
         weights = _field(content, "state_dict", dict, path, inside="")
@@ -176,20 +180,6 @@ def _field(part: Mapping[str, Any], key: str, kind: type, path: Path, inside: st
 
 def _is_own(key: object) -> bool:
     return isinstance(key, str) and key.startswith(_PREFIX)
-
-
-def _require_plain(value: object, where: str, path: Path) -> None:
-    """Refuse anything but dicts with text keys, lists, text, numbers, truth values and None."""
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            if not isinstance(key, str):
-                raise CheckpointError(f"{path}: {where} has the key {key!r}, which is no text")
-            _require_plain(inner, f"{where}.{key}", path)
-    elif isinstance(value, list):
-        for index, inner in enumerate(value):
-            _require_plain(inner, f"{where}[{index}]", path)
-    elif value is not None and not isinstance(value, str | int | float | bool):
-        raise CheckpointError(f"{path}: {where} is a {type(value).__name__}; a configuration is plain text and numbers")
 
 
 def _categories(own: Mapping[str, Any], path: Path) -> Categories:

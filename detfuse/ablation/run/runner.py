@@ -7,7 +7,6 @@ moment and started again: finished runs are kept, the others go on from their la
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,6 +17,7 @@ from typing import Any
 from detfuse.ablation.records import Run, State
 from detfuse.ablation.run.launcher import Handle, Launcher
 from detfuse.ablation.storage import read_run, write_run
+from detfuse.files.plain import read_json
 from detfuse.files.records import StorageError
 from detfuse.files.run_files import LOG, METRICS, PREDICTIONS, STATE
 
@@ -173,7 +173,7 @@ def state_of(job: Job) -> Run:
 def score_of(run: Run) -> float | None:
     """Score of a finished run, mAP as a fraction; None where it is undefined or the run has no result."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        content: Any = json.loads((run.folder / METRICS).read_text(encoding="utf-8"))
+        content: Any = read_json(run.folder / METRICS)
         value = float(content["stats"]["mAP"])
         return value if value >= 0 else None
     return None
