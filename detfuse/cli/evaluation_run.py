@@ -10,8 +10,7 @@ from detfuse.build import build_parts, build_trainer
 from detfuse.cli.commands import EvaluateSettings
 from detfuse.runs.header import header
 from detfuse.runs.invocation import Invocation
-from detfuse.runs.outputs import require_folder
-from detfuse.runs.run_folder import run_folder_of
+from detfuse.runs.outputs import default_output, require_folder
 from detfuse.runs.scoring import report, score
 from detfuse.runs.stored import open_checkpoint
 
@@ -24,7 +23,7 @@ def run(invocation: Invocation) -> None:
     """
     checkpoint, config = open_checkpoint(invocation)
     output = EvaluateSettings.of(invocation.config).output
-    folder = require_folder(Path(output).expanduser() if output else run_folder_of(checkpoint.path) / "evaluation")
+    folder = require_folder(Path(output).expanduser() if output else default_output(checkpoint.path, "evaluation"))
     pl.seed_everything(config["seed"], workers=True, verbose=False)
     parts = build_parts(config, stage="validate")
     trainer = build_trainer(config, folder, bare=True)

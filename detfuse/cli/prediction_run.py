@@ -17,9 +17,8 @@ from detfuse.evaluation import coco_results, rows_of
 from detfuse.export import ExportError
 from detfuse.files.text import write_json
 from detfuse.runs.invocation import Invocation
-from detfuse.runs.outputs import require_folder
+from detfuse.runs.outputs import default_output, require_folder
 from detfuse.runs.predictors import Predictor, open_predictor
-from detfuse.runs.run_folder import run_folder_of
 from detfuse.structures import Categories, Detections
 from detfuse.visualize.boxes import draw_detections, save_picture
 
@@ -37,8 +36,8 @@ def run(invocation: Invocation) -> None:
     """
     settings = PredictSettings.of(invocation.config)
     files = find_pictures(settings.source)
-    default = run_folder_of(Path(settings.checkpoint).expanduser()) / "predictions"
-    output = require_folder(Path(settings.output).expanduser() if settings.output else default)
+    given, checkpoint = settings.output, Path(settings.checkpoint).expanduser()
+    output = require_folder(Path(given).expanduser() if given else default_output(checkpoint, "predictions"))
     predictor = open_predictor(invocation, [field.name for field in fields(PredictSettings)])
     rows: list[dict[str, Any]] = []
     taken: Counter[str] = Counter()

@@ -247,6 +247,11 @@ class GeneratedDataModule(DetectionDataModule):
         self.root = Path(root).expanduser()
         self.generated = generated
 
+    @property
+    def folder(self) -> Path:
+        """Where the data are, or will be."""
+        return self.root / self.generated.folder
+
     def prepare_data(self) -> None:
         """Generate, unless it is there."""
         generate(self.root, self.generated)

@@ -6,13 +6,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from detfuse.build import build_detector
+from detfuse.build import build_data, build_detector
 from detfuse.config import as_stored
+from detfuse.data.datamodule import GeneratedDataModule
 from detfuse.detector import Detector
 from detfuse.errors import UserError
 from detfuse.files.plain import read_json, read_yaml
 from detfuse.files.run_files import COMMAND, CONFIG
 from detfuse.runs.invocation import Invocation
+from detfuse.runs.outputs import require_inside
 from detfuse.runs.stored_config import evaluated, resumed
 from detfuse.weights.checkpoint import Checkpoint, load_weights, read_checkpoint
 
@@ -23,13 +25,14 @@ def config_to_resume(folder: Path, invocation: Invocation) -> dict[str, Any]:
     Raises:
         UserError: if its files were cut or edited, or something was typed that may not change.
     """
+    require_inside(folder, filter(Path.is_symlink, folder.rglob("*")))
     source = folder / CONFIG
     config = as_stored(_read(source, read_yaml), source, invocation.directories)
     command = folder / COMMAND
     choices = _read(command, read_json).get("choices") if command.is_file() else {}
     if not isinstance(choices, dict):
         raise UserError(f"{command}: has no 'choices'; delete the file, or take another copy of the run folder")
-    return resumed(config, choices, invocation)
+    return with_own_data(resumed(config, choices, invocation), invocation.config)
 
 
 def open_checkpoint(invocation: Invocation) -> tuple[Checkpoint, dict[str, Any]]:
@@ -39,7 +42,23 @@ def open_checkpoint(invocation: Invocation) -> tuple[Checkpoint, dict[str, Any]]
         UserError: if it cannot be used, or something was typed that its configuration does not have.
     """
     checkpoint = read_checkpoint(Path(invocation.config["checkpoint"]).expanduser())
-    return checkpoint, evaluated(as_stored(checkpoint.config, checkpoint.path, invocation.directories), invocation)
+    stored = as_stored(checkpoint.config, checkpoint.path, invocation.directories)
+    return checkpoint, with_own_data(evaluated(stored, invocation), invocation.config)
+
+
+def with_own_data(config: dict[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration from a file whose generated data are made only where this command makes its own.
+
+    Where they are already, they are read; but a file does not say where new ones are written.
+
+    Args:
+        config: once it has passed the gate.
+        own: that of this command.
+    """
+    data = build_data(config, size_divisor=1)
+    if not isinstance(data, GeneratedDataModule) or data.folder.is_dir():
+        return config
+    return {**config, "data": {**config["data"], "root": own["data"]["root"]}}
 
 
 def trained_detector(checkpoint: Checkpoint, config: Mapping[str, Any]) -> Detector:
