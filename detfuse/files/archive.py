@@ -35,7 +35,7 @@ def read_archive(path: Path, *, legacy: bool) -> Any:
     if not start:
         raise ArchiveError(f"{path}: the file is empty (0 bytes); it was not written to its end, take another copy")
     if start[:2] == b"PK":
-        _check_sums(path)
+        require_stored(path)
     elif not legacy:
         kind = (
             "a bare pickle, which may run code when opened" if start[:1] == b"\x80" else "no zip as torch.save writes"
@@ -52,10 +52,24 @@ def read_archive(path: Path, *, legacy: bool) -> Any:
         )
 
 
-def _check_sums(path: Path) -> None:
+def require_stored(path: Path) -> None:
+    """Compare the checksums of a zip that torch wrote: its entries are stored as they are, so it unpacks to no more.
+
+    Raises:
+        ArchiveError: if it is damaged, or its entries are packed or overlap: before they are read, for a small file may
+            unpack to more than fits into memory.
+    """
     remedy = "take another copy, or an older checkpoint"
+    size = path.stat().st_size
     try:
         with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+            unpacked = sum(entry.file_size for entry in entries)
+            if unpacked > size or any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+                raise ArchiveError(
+                    f"{path}: the file has {size:,} bytes and unpacks to {unpacked:,}, but torch packs nothing; it was "
+                    "not read, save it again by torch.save"
+                )
             damaged = archive.testzip()
     except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError, RuntimeError) as error:
         raise ArchiveError(f"{path}: the file is truncated or damaged ({error}); {remedy}") from error
