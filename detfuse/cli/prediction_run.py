@@ -21,6 +21,7 @@ from detfuse.runs.outputs import default_output, require_folder
 from detfuse.runs.predictors import Predictor, open_predictor
 from detfuse.structures import Categories, Detections
 from detfuse.visualize.boxes import draw_detections, save_picture
+from detfuse.words import shown
 
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 
@@ -57,7 +58,7 @@ def run(invocation: Invocation) -> None:
         if predicted.broken:
             broken.append(file)
             told = "outputs that are NaN or infinite"
-        print(f"{file}: {told} -> {written}", flush=True)
+        print(f"{shown(str(file))}: {told} -> {written}", flush=True)
     write_json(output / "detections.json", rows)
     print(f"{len(rows)} detections in {len(files)} pictures: {output / 'detections.json'}")
     if broken:
@@ -102,4 +103,4 @@ def _select(found: Detections, threshold: float) -> Detections:
 
 def _counted(found: Detections, categories: Categories) -> str:
     counts = Counter(categories.names[label] for label in found.labels.tolist())
-    return ", ".join(f"{count} {name}" for name, count in counts.most_common()) or "nothing"
+    return ", ".join(f"{count} {shown(name)}" for name, count in counts.most_common()) or "nothing"

@@ -24,6 +24,7 @@ from detfuse.data.readers import read_coco
 from detfuse.data.transforms import Transforms
 from detfuse.ranges import NonNegativeInt, PositiveInt, checked
 from detfuse.structures import Batch, Categories, ImageId, Size
+from detfuse.words import shown
 
 _SPLITS_OF: dict[str | None, tuple[Split, ...]] = {"fit": ("train", "val"), None: ("train", "val")}
 
@@ -82,8 +83,8 @@ class DetectionDataModule(ABC):
             lines.append(f"{split + ':':6} {index.summary()}")
             lines.append(f"       {index.source}, images in {index.root}")
         names = self.categories.names
-        shown = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
-        lines.append(f"{len(names)} categories: {shown}")
+        first = ", ".join(map(shown, names[:12])) + (", ..." if len(names) > 12 else "")
+        lines.append(f"{len(names)} categories: {first}")
         return "\n".join(lines)
 
     def ground_truth(self, split: Split) -> Annotations:
