@@ -143,6 +143,14 @@ class Results:
         return joined.select(np.argsort(joined.images, kind="stable"))
 
 
+def largest_area(box: float) -> float:
+    """Square pixels that an object in a box of so many may have: generous, for conventions differ by a rim of pixels.
+
+    More is no convention: COCO's evaluation would count the object among those of another size.
+    """
+    return 2 * box + 16
+
+
 def offsets_of(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """(I,) rows per image -> (I + 1,) where each image's rows begin, and the end."""
     return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)

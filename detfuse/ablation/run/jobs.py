@@ -42,7 +42,8 @@ def jobs_of(prepared: Prepared, folder: Path) -> list[Job]:
                 *(sys.executable, "-P", "-m", "detfuse.cli.arm"),
                 *prepared.argv(arm, seed),
                 override("runs_dir", str(folder / _RUNS)),
-                *(f"project={arm.name}", f"name=seed-{seed}", "resume=true", "evaluate=last"),
+                override("project", arm.name),  # which may read as a number
+                *(f"name=seed-{seed}", "resume=true", "evaluate=last"),
             ),
         )
         for seed in plan.seeds

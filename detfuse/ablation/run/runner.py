@@ -203,9 +203,10 @@ def _last_lines(log: Path, start: int) -> Iterator[str]:
     """The lines that this process wrote last; of a traceback only the error is worth a person's time."""
     with contextlib.suppress(OSError), log.open("rb") as file:
         size = file.seek(0, 2)
-        file.seek(max(start, size - _TAIL_BYTES))
+        in_traceback = file.seek(max(start, size - _TAIL_BYTES)) > start
         for line in file.read().decode("utf-8", errors="replace").splitlines():
-            if line.strip() and not line.startswith((" ", "Traceback", "Set the environment variable HYDRA_FULL")):
+            in_traceback = line.startswith("Traceback") or (in_traceback and line.startswith(" "))
+            if line.strip() and not in_traceback and not line.startswith("Set the environment variable HYDRA_FULL"):
                 yield line.strip()
 
 

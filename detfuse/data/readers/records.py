@@ -13,12 +13,12 @@ from array import array
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 
-from detfuse.annotations import offsets_of
+from detfuse.annotations import largest_area, offsets_of
 from detfuse.data.images import CheckImages, check_images, relative_path_problem
 from detfuse.data.index import AnnotationIndex, DataError, DataWarning
 from detfuse.structures import Categories, ImageId
@@ -198,11 +198,12 @@ class _Checked:
             if problem is not None:
                 shown = repr(name) if len(repr(name)) < 100 else repr(name)[:100] + "..."
                 raise self.fail(image, f"file_name {shown} {problem}; expected a path inside the image folder")
-            if name in seen_files:
+            file = str(PurePosixPath(name))  # ./a.jpg is a.jpg
+            if file in seen_files:
                 self.repairs["image file listed under a second id, both were kept; it counts twice"].append(
-                    f"{name}: ids {seen_files[name]} and {record.id}"
+                    f"{name}: ids {seen_files[file]} and {record.id}"
                 )
-            seen_files[name] = record.id
+            seen_files[file] = record.id
             found[record.id] = record
         if not found:
             raise DataError(f"{self.source}: the list of images is empty: nothing to train on or to evaluate")
@@ -274,8 +275,10 @@ class _Checked:
             return full
         if not is_number(area) or not math.isfinite(area) or area < 0:
             raise self._wrong(record, f"area must be a number of square pixels, got {area!r}")
-        if area == 0:
-            self.repairs["annotation with area 0, computed as width x height"].append(record.name)
+        much = largest_area(record.box[2] * record.box[3])
+        odd = "area 0" if area == 0 else "an area much larger than its box" if area > much else ""
+        if odd:
+            self.repairs[f"annotation with {odd}, computed as width x height"].append(record.name)
             return full
         return float(area) if box == record.box else min(float(area), full)
 
