@@ -16,6 +16,9 @@ import numpy.typing as npt
 
 from detfuse.structures import Categories, ImageId
 
+MOST_AREA = 1e10
+"""Square pixels that no object has: a larger area is a mistake, and would count the object among the large ones."""
+
 
 @dataclass(frozen=True, eq=False)
 class Annotations:
@@ -141,14 +144,6 @@ class Results:
             scores=np.concatenate([part.scores for part in whole]),
         )
         return joined.select(np.argsort(joined.images, kind="stable"))
-
-
-def largest_area(box: float) -> float:
-    """Square pixels that an object in a box of so many may have: generous, for conventions differ by a rim of pixels.
-
-    More is no convention: COCO's evaluation would count the object among those of another size.
-    """
-    return 2 * box + 16
 
 
 def offsets_of(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

@@ -18,7 +18,7 @@ from detfuse.data.generators import GeneratedData, Shapes, generate
 from detfuse.data.generators.shapes import ObjectSide
 from detfuse.data.images import CheckImages
 from detfuse.data.index import AnnotationIndex, DataError, DataWarning
-from detfuse.data.layout import Split, find_split
+from detfuse.data.layout import Split, annotations_in, find_split
 from detfuse.data.loader import Loader
 from detfuse.data.readers import read_coco
 from detfuse.data.transforms import Transforms
@@ -254,7 +254,16 @@ class GeneratedDataModule(DetectionDataModule):
         return self.root / self.generated.folder
 
     def prepare_data(self) -> None:
-        """Generate, unless it is there."""
+        """Generate, unless it is there.
+
+        Raises:
+            DataError: if ``root`` is a data set itself, of which nothing would be seen.
+        """
+        if (found := annotations_in(self.root)) is not None:
+            raise DataError(
+                f"data.root={self.root} holds annotations ({found.relative_to(self.root)}), but data is generated: "
+                "add data=coco to use them (in COCO's form), or name another folder for what is generated"
+            )
         generate(self.root, self.generated)
 
     def read(self, split: Split) -> AnnotationIndex:

@@ -20,8 +20,6 @@ NAMES = {
 """How metrics are called; a class's is called by its category."""
 
 
-
-
 def title_of(metric: str) -> str:
     """A metric's name for people."""
     return NAMES.get(metric, metric.removeprefix("mAP/"))

@@ -18,13 +18,15 @@ from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 
-from detfuse.annotations import largest_area, offsets_of
+from detfuse.annotations import MOST_AREA, offsets_of
 from detfuse.data.images import CheckImages, check_images, relative_path_problem
 from detfuse.data.index import AnnotationIndex, DataError, DataWarning
 from detfuse.structures import Categories, ImageId
 
 MIN_SIDE = 1e-3
 """Boxes thinner than this, in pixels, are degenerate: the logarithm of their size would explode."""
+
+_RIM = 16  # square pixels by which conventions differ in small boxes
 
 OVERSHOOT = 1.0
 """Pixels by which a box may leave its image without a word: COCO's own boxes do, by rounding."""
@@ -273,13 +275,13 @@ class _Checked:
         if area is None:
             self.repairs["annotation without area, computed as width x height"].append(record.name)
             return full
-        if not is_number(area) or not math.isfinite(area) or area < 0:
-            raise self._wrong(record, f"area must be a number of square pixels, got {area!r}")
-        much = largest_area(record.box[2] * record.box[3])
-        odd = "area 0" if area == 0 else "an area much larger than its box" if area > much else ""
-        if odd:
-            self.repairs[f"annotation with {odd}, computed as width x height"].append(record.name)
+        if not is_number(area) or not 0 <= area <= MOST_AREA:
+            raise self._wrong(record, f"area must be a number of square pixels, 0 to {MOST_AREA:g}, got {area!r}")
+        if area == 0:
+            self.repairs["annotation with area 0, computed as width x height"].append(record.name)
             return full
+        if area > 2 * record.box[2] * record.box[3] + _RIM:
+            self.repairs["annotation whose area is larger than its box, kept for APs, APm and APl"].append(record.name)
         return float(area) if box == record.box else min(float(area), full)
 
     def _numbered(self) -> Sequence[int]:
