@@ -52,8 +52,8 @@ def _problem(value: Any, depth: int) -> str:
         return f"has the key {odd[0]!r:.60}, which is no text"
     if any(len(text) > _LONGEST for text in texts):
         return f"has a text of more than {_LONGEST:,} characters"
-    if any("${" in text for text in texts):
-        return "has an unresolved value (${...})"
+    if unresolved := [text for text in texts if "${" in text]:
+        return f"has the unresolved value {unresolved[0]!r:.60}"
     if isinstance(value, int) and not -(2**63) <= value < 2**64:
         return "is a number of more digits than 64 bits hold"
     if value is not None and not isinstance(value, str | int | float | dict | list):

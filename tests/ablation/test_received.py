@@ -45,7 +45,7 @@ def test_its_plan_calls_nothing_and_is_told_in_a_line(config: dict[str, Any], tm
             "+neck._recursive_=false",
             "plan.yaml: the ablation has 1 mistake:\n  all arms: +neck._recursive_=false: there is no",
         ),
-        ("backbone.name=${oc.env:HOME}", "unresolved value"),
+        ("backbone.name=${oc.env:HOME}", "has the unresolved value 'backbone.name=${oc.env:HOME}'"),
         ("--config-dir=evil", "'--config-dir=evil' is no setting of train"),
         ("-m", "'-m' is no setting of train"),
         ("hydra.searchpath=[file://evil]", "is no setting of train"),
