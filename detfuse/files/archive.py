@@ -63,9 +63,8 @@ def require_stored(path: Path) -> None:
     size = path.stat().st_size
     try:
         with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
-            unpacked = sum(entry.file_size for entry in entries)
-            if unpacked > size or any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+            if unpacked > size:
                 raise ArchiveError(
                     f"{path}: the file has {size:,} bytes and unpacks to {unpacked:,}, but torch packs nothing; it was "
                     "not read, save it again by torch.save"
