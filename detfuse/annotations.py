@@ -16,6 +16,9 @@ import numpy.typing as npt
 
 from detfuse.structures import Categories, ImageId
 
+MOST_AREA = 1e10
+"""Square pixels that no object has: a larger area is a mistake, and would count the object among the large ones."""
+
 
 @dataclass(frozen=True, eq=False)
 class Annotations:

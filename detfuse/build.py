@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import re
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,6 @@ import pytorch_lightning as pl
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate as hydra_instantiate
 from lightning_fabric.utilities.exceptions import MisconfigurationException
-from omegaconf import OmegaConf
 
 from detfuse.annotations import Annotations
 from detfuse.attention.inserts import BACKBONE_SITES, HEAD_SITES, NECK_SITES, AttentionChoice, Levels, Site, Sites
@@ -301,51 +300,3 @@ def build_trainer(config: Config, run_dir: Path, *, bare: bool = False) -> pl.Tr
 
 def _present(nodes: Config | None) -> list[Config]:
     return [node for node in (nodes or {}).values() if node is not None]
-
-
-# ---- configurations that come from a file
-
-
-def targets(node: Any, path: str = "") -> Iterator[tuple[str, str]]:
-    """Every ``_target_`` of a configuration, with the key of its node."""
-    if isinstance(node, Mapping):
-        if "_target_" in node:
-            yield path, str(node["_target_"])
-        for key, item in node.items():
-            yield from targets(item, f"{path}.{key}" if path else str(key))
-    elif isinstance(node, list | tuple):
-        for index, item in enumerate(node):
-            yield from targets(item, f"{path}.{index}")
-
-
-def allowed_targets(directories: list[Path]) -> set[str]:
-    """What a configuration from a checkpoint may call: what the YAML files of these folders call.
-
-    Args:
-        directories: the shipped configuration, and the user's if ``--config-dir`` vouches for it.
-    """
-    files = (file for directory in directories for file in sorted(directory.rglob("*.yaml")))
-    found: set[str] = set()
-    for file in files:
-        content = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
-        found.update(target for _, target in targets(content))
-    return found
-
-
-def check_stored_config(config: Config, directories: list[Path], source: Path) -> None:
-    """Refuse a stored configuration that would call anything but known parts: checkpoints are data, not code.
-
-    Raises:
-        ConfigError: naming the node and the file.
-    """
-    allowed = allowed_targets(directories)
-    for path, target in targets(config):
-        if target not in allowed:
-            raise ConfigError(
-                f"{source}: its configuration calls {target} at {path}, which is none of detfuse's parts; "
-                "if it is your own, give the folder of its YAML by --config-dir"
-            )
-    if "${" in str(config):
-        raise ConfigError(
-            f"{source}: its configuration has unresolved values (${{...}}); it was not written by detfuse"
-        )

@@ -2,7 +2,30 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Sequence
+from html import escape
+
+# Controls but for tab and line feed, what turns the direction of writing, halves of surrogate pairs, and what XML
+# refuses: each moves, hides or breaks what stands around it.
+_UNSEEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ufffe\uffff\ud800-\udfff]"
+)
+
+
+def printable(text: str) -> str:
+    r"""A text that a terminal only shows, whoever wrote it: control characters as ``\\x1b``."""
+    return _UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def shown(name: str) -> str:
+    """A name that stays within its line."""
+    return printable(name).replace("\n", "\\n").replace("\t", "\\t")
+
+
+def escaped(text: str) -> str:
+    """A text as HTML and SVG show it."""
+    return escape(printable(text))
 
 
 def points(fraction: float | None, decimals: int = 2, *, unknown: str = "n/a") -> str:
@@ -24,16 +47,18 @@ def clock(seconds: float) -> str:
 
 def listed(names: Sequence[str]) -> str:
     """``a, b and c``."""
-    return f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else "".join(names)
+    *others, last = map(shown, names or [""])
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def some(names: Sequence[str], most: int = 8) -> str:
     """The first names, and how many there are if these are not all."""
-    return ", ".join(names[:most]) + (f" ... ({len(names)} in all)" if len(names) > most else "")
+    return ", ".join(map(shown, names[:most])) + (f" ... ({len(names)} in all)" if len(names) > most else "")
 
 
 def aligned(rows: Sequence[Sequence[str]], left: Collection[int] = (0,)) -> list[str]:
     """Rows as lines: each column as wide as its widest cell; those in ``left`` are flush left, the others right."""
+    rows = [[shown(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
 
     def line(row: Sequence[str]) -> str:

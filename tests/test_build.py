@@ -15,7 +15,6 @@ from detfuse.build import (
     build_parts,
     instantiate,
     size_divisor,
-    targets,
     without_pretrained,
 )
 from detfuse.config import conf_dir
@@ -84,11 +83,6 @@ def test_errors_of_nested_parts_keep_their_message() -> None:
     with pytest.raises(ValueError, match="one width per stride") as error:
         instantiate(node)
     assert "Error in call" not in str(error.value)
-
-
-def test_every_target_of_a_configuration_is_found() -> None:
-    config = {"a": {"_target_": "x", "b": [{"_target_": "y"}, 1]}, "c": None}
-    assert list(targets(config)) == [("a", "x"), ("a.b.0", "y")]
 
 
 def test_a_configuration_from_before_the_fill_still_builds_and_loads() -> None:

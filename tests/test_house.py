@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 import tomllib
@@ -108,3 +109,9 @@ def test_what_is_not_promised_is_named(repository: Path) -> None:
     assert [name for name in sorted(found) if not name.startswith(tuple(named))] == []
     text = "\n".join(file.read_text() for file in files)
     assert [part for part in named if part not in text and not any(name.startswith(part) for name in found)] == []
+
+
+def test_every_promise_to_those_who_open_files_of_others_has_its_test(repository: Path) -> None:
+    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", (repository / ".github/SECURITY.md").read_text())
+    assert len(named) > 20
+    assert [(file, name) for file, name in named if f"def {name}(" not in (repository / file).read_text()] == []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from detfuse.words import aligned, clock, listed, points, ruled, signed, some
+from detfuse.words import aligned, clock, escaped, listed, points, printable, ruled, signed, some
 
 
 def test_points_and_differences_of_them() -> None:
@@ -19,6 +19,18 @@ def test_times() -> None:
 def test_names() -> None:
     assert [listed(names) for names in ([], ["a"], ["a", "b"], ["a", "b", "c"])] == ["", "a", "a and b", "a, b and c"]
     assert [some(list("abc"), 3), some(list("abcd"), 3), some([])] == ["a, b, c", "a, b, c ... (4 in all)", ""]
+
+
+def test_a_name_is_shown_and_not_obeyed() -> None:
+    title, csi, turned, half = "\x1b]0;PWN\x07\x1b[31mred", "\x9b2J", "\u202egpj.exe", "bad\udcff.jpg"
+    assert printable(title) == r"\x1b]0;PWN\x07\x1b[31mred"
+    assert [printable(text) for text in (csi, turned, half)] == [r"\x9b2J", r"\u202egpj.exe", r"bad\udcff.jpg"]
+    assert printable("a\rb\x7f\ufffe") == r"a\rb\x7f\ufffe"
+    for text in ("süß, 猫 \N{CAT FACE}\n\tx", "مرحبا", "e\u0301 \N{NO-BREAK SPACE}x"):
+        assert printable(text) == text
+    assert some(["a\nerror: b", csi]) == listed(["a\nerror: b", csi]).replace(" and", ",") == r"a\nerror: b, \x9b2J"
+    assert aligned([["a\nb", "c"]]) == [r"a\nb  c"]
+    assert escaped("<b>\x00") == r"&lt;b&gt;\x00"
 
 
 def test_columns_are_as_wide_as_their_widest_cell() -> None:

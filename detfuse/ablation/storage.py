@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import yaml
 
 from detfuse.ablation.records import DetectorCost, Plan, Run
-from detfuse.files.records import from_plain, loaded, to_plain
+from detfuse.config.settings import check_name
+from detfuse.errors import InputError
+from detfuse.files.plain import read_json, read_yaml
+from detfuse.files.records import StorageError, from_plain, loaded, to_plain
 from detfuse.files.run_files import COST, STATE
 from detfuse.files.text import write_json, write_text
 from detfuse.statistics.records import Comparison, Score
@@ -30,12 +33,28 @@ def plan_yaml(plan: Plan) -> str:
 
 
 def read_plan(folder: Path) -> Plan:
-    """Inverse of :func:`write_plan`.
+    """Inverse of :func:`write_plan`; the file may be somebody else's.
 
     Raises:
-        StorageError: if the file is missing or is no plan.
+        StorageError: if the file is missing or is no plan: of names that are folders, and settings that are no flags.
     """
-    return from_plain(Plan, loaded(folder / PLAN, yaml.safe_load), str(folder / PLAN))
+    path = folder / PLAN
+    plan = from_plain(Plan, loaded(path, read_yaml), str(path))
+    try:
+        for arm in plan.arms:
+            check_name("arm", arm.name)
+    except InputError as error:
+        raise StorageError(f"{path}: {error}") from error
+    odd = [text for text in (*plan.common, *(o for arm in plan.arms for o in arm.overrides)) if not _is_setting(text)]
+    if odd or not plan.arms or not plan.seeds:
+        problem = f"{odd[0]!r:.80} is no setting of train, key=value" if odd else "it has no arms or no seeds"
+        raise StorageError(f"{path}: {problem}; it was edited, take another copy")
+    return plan
+
+
+def _is_setting(text: str) -> bool:
+    """Whether an override can only set a value: flags and Hydra's own settings do more."""
+    return re.match(r"[+~]{0,2}(?!hydra[./@=]|hydra$)\w[\w./@-]*(=|$)", text) is not None
 
 
 def write_comparison(folder: Path, scores: Sequence[Score], comparisons: Sequence[Comparison]) -> None:
@@ -55,7 +74,7 @@ def read_run(folder: Path) -> Run:
         StorageError: if its state.json is missing or is none.
     """
     path = folder / STATE
-    content = loaded(path, json.loads)
+    content = loaded(path, read_json)
     if isinstance(content, Mapping):
         content = {**content, "folder": str(folder)}
     return from_plain(Run, content, str(path))
@@ -72,4 +91,4 @@ def read_cost(folder: Path) -> DetectorCost:
     Raises:
         StorageError: if the file is missing or is none.
     """
-    return from_plain(DetectorCost, loaded(folder / COST, json.loads), str(folder / COST))
+    return from_plain(DetectorCost, loaded(folder / COST, read_json), str(folder / COST))

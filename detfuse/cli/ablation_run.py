@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from detfuse.ablation.design import Ablation, PlanError
 from detfuse.ablation.plan.outline import plan_text, runs_table
-from detfuse.ablation.plan.prepared import Prepared, prepare, resolved_plan, store
+from detfuse.ablation.plan.prepared import Prepared, prepare, store, stored_plan
 from detfuse.ablation.records import Run
 from detfuse.ablation.run.jobs import (
     begin_of,
@@ -29,14 +29,14 @@ from detfuse.ablation.run.jobs import (
 from detfuse.ablation.run.launcher import LocalLauncher
 from detfuse.ablation.run.monitor import Monitor
 from detfuse.ablation.run.runner import Job, Runner, state_of
-from detfuse.ablation.storage import PLAN, read_plan
+from detfuse.ablation.storage import PLAN
 from detfuse.cli.commands import AblateSettings
 from detfuse.config.schema.overrides import key_of
 from detfuse.errors import UserError
 from detfuse.files.run_files import LOCK
 from detfuse.runs import run_folder
 from detfuse.runs.invocation import Invocation
-from detfuse.runs.outputs import require_folder
+from detfuse.runs.outputs import require_folder, require_inside
 
 if TYPE_CHECKING:
     from detfuse.ablation.plan.arms import Read
@@ -57,8 +57,9 @@ def run(invocation: Invocation) -> None:
         raise UserError("-m: an ablation is a sweep of its own; give the values as levels of a factor")
     name = invocation.choices["ablation"] if settings.name == "auto" else settings.name
     folder = require_folder(Path(settings.runs_dir).expanduser() / settings.project / name)
+    require_inside(folder, filter(Path.is_symlink, folder.rglob("*")))
     if settings.report_only:
-        _conclude_again(folder, settings, _flags(invocation))
+        _conclude_again(folder, settings, invocation)
         return
     prepared = prepare(page, name, _common(invocation), _flags(invocation))
     prepared, why = _with_threads(prepared, folder, settings)
@@ -95,11 +96,17 @@ def conclude(folder: Path, prepared: Prepared, runs: Sequence[Run]) -> None:
     print(f"\n{write_conclusion(folder, prepared, runs)}\nfolder: {folder}", flush=True)
 
 
-def _conclude_again(folder: Path, settings: AblateSettings, flags: Sequence[str]) -> None:
-    plan = read_plan(folder)
-    if settings.allow is not None:
-        plan = replace(plan, allow=tuple(settings.allow))
-    prepared = replace(resolved_plan(plan, flags), plan=plan)  # the stored one knows what probing found
+def _conclude_again(folder: Path, settings: AblateSettings, invocation: Invocation) -> None:
+    """The folder may be somebody else's: what it holds is read, and runs nothing."""
+    prepared = stored_plan(folder, settings.allow, _flags(invocation))
+    from detfuse.runs.stored import with_own_data  # torch, which a plan that is refused needs not wait for
+
+    placed = {
+        name: replace(arm, config=with_own_data(arm.config, invocation.config))
+        for name, arm in prepared.resolved.items()
+    }
+    prepared = replace(prepared, resolved=placed)
+    plan = prepared.plan
     runs = [
         state_of(Job(arm.name, seed, folder_of(folder, arm.name, seed), (), plan.shares.get(arm.name, "")))
         for seed in plan.seeds

@@ -13,8 +13,7 @@ from detfuse.cli.commands import EvaluateSettings
 from detfuse.errors import UserError
 from detfuse.runs.header import header
 from detfuse.runs.invocation import Invocation
-from detfuse.runs.outputs import require_file, require_folder
-from detfuse.runs.run_folder import run_folder_of
+from detfuse.runs.outputs import default_output, require_file, require_folder
 from detfuse.runs.scoring import report, require_one_process, score, score_candidates
 from detfuse.runs.stored import open_checkpoint
 from detfuse.weights.checkpoint import Checkpoint
@@ -31,8 +30,8 @@ def run(invocation: Invocation) -> None:
     """
     checkpoint, config = open_checkpoint(invocation)
     settings = EvaluateSettings.of(invocation.config)
-    output = Path(settings.output).expanduser() if settings.output else run_folder_of(checkpoint.path) / "evaluation"
-    folder = require_folder(output)
+    given = settings.output
+    folder = require_folder(Path(given).expanduser() if given else default_output(checkpoint.path, "evaluation"))
     candidates = require_file(Path(settings.candidates).expanduser()) if settings.candidates else None
     pl.seed_everything(config["seed"], workers=True, verbose=False)
     _require_held_back(config, checkpoint)

@@ -19,6 +19,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from detfuse.cli.terminal import control_characters_shown
 from detfuse.config import (
     COMPOSITION_ERRORS,
     CommandLine,
@@ -60,6 +61,10 @@ class Command:
 
     def __call__(self) -> None:
         """Run it as the process's arguments say; does not return after a failure."""
+        with control_characters_shown():
+            self._call()
+
+    def _call(self) -> None:
         wait_gently(os.environ)
         argv = sys.argv[1:]
         if _HYDRAS_OWN.intersection(argv):

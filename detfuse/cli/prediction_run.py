@@ -17,11 +17,11 @@ from detfuse.evaluation import coco_results, rows_of
 from detfuse.export import ExportError
 from detfuse.files.text import write_json
 from detfuse.runs.invocation import Invocation
-from detfuse.runs.outputs import require_folder
+from detfuse.runs.outputs import default_output, require_folder
 from detfuse.runs.predictors import Predictor, open_predictor
-from detfuse.runs.run_folder import run_folder_of
 from detfuse.structures import Categories, Detections
 from detfuse.visualize.boxes import draw_detections, save_picture
+from detfuse.words import shown
 
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 
@@ -37,8 +37,8 @@ def run(invocation: Invocation) -> None:
     """
     settings = PredictSettings.of(invocation.config)
     files = find_pictures(settings.source)
-    default = run_folder_of(Path(settings.checkpoint).expanduser()) / "predictions"
-    output = require_folder(Path(settings.output).expanduser() if settings.output else default)
+    given, checkpoint = settings.output, Path(settings.checkpoint).expanduser()
+    output = require_folder(Path(given).expanduser() if given else default_output(checkpoint, "predictions"))
     predictor = open_predictor(invocation, [field.name for field in fields(PredictSettings)])
     rows: list[dict[str, Any]] = []
     taken: Counter[str] = Counter()
@@ -58,7 +58,7 @@ def run(invocation: Invocation) -> None:
         if predicted.broken:
             broken.append(file)
             told = "outputs that are NaN or infinite"
-        print(f"{file}: {told} -> {written}", flush=True)
+        print(f"{shown(str(file))}: {told} -> {written}", flush=True)
     write_json(output / "detections.json", rows)
     print(f"{len(rows)} detections in {len(files)} pictures: {output / 'detections.json'}")
     if broken:
@@ -103,4 +103,4 @@ def _select(found: Detections, threshold: float) -> Detections:
 
 def _counted(found: Detections, categories: Categories) -> str:
     counts = Counter(categories.names[label] for label in found.labels.tolist())
-    return ", ".join(f"{count} {name}" for name, count in counts.most_common()) or "nothing"
+    return ", ".join(f"{count} {shown(name)}" for name, count in counts.most_common()) or "nothing"

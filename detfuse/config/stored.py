@@ -1,4 +1,8 @@
-"""The configuration of a run or a checkpoint, checked like one that was composed: a file may have been edited."""
+"""The gate for a configuration that comes from a file: of a run, a checkpoint, an ablation's arm. Files are data.
+
+Nothing of it is built before it has passed: it is plain and of a bounded size, calls only parts that belong where they
+stand, and is right by the signatures that a command line is checked against.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,11 @@ from detfuse.config.retired import up_to_date
 from detfuse.config.schema.frame import Frame
 from detfuse.config.schema.nodes import NodeCheck
 from detfuse.config.settings import TrainSettings
+from detfuse.config.vouched import require_vouched
 from detfuse.errors import InputError
+from detfuse.files.plain import require_plain
+
+_SHOWN = 20  # problems that are told one by one
 
 
 @dataclass(frozen=True)
@@ -31,24 +39,27 @@ class _Stored:
 
 
 def as_stored(config: Mapping[str, Any], source: Path, directories: list[Path]) -> dict[str, Any]:
-    """A stored configuration of ``train`` as its parts take it now (:func:`up_to_date`), checked.
+    """A stored configuration of ``train`` as its parts take it now (:func:`up_to_date`), once it has passed the gate.
 
     Settings and places that are younger than the configuration may be missing.
 
     Args:
-        config: plain and resolved.
+        config: as it was parsed.
         source: the file it stands in, for messages.
         directories: the shipped configuration, and the user's for private targets.
 
     Raises:
-        InputError: naming everything that does not fit, as after an edit or a cut.
+        InputError: naming what is no data, else everything that does not fit, as after an edit or a cut.
     """
+    require_plain(config, source, "config")
     current = up_to_date(config)
+    require_vouched(current, [conf_dir(), *directories[1:]], source)
     schema = schema_of(TrainSettings, [conf_dir(), *directories[1:]])
     schema = replace(schema, frame=_old_enough(schema.frame, current))
     problems = NodeCheck(_Stored(OmegaConf.create(current), source), schema).check_all()
     if problems:
-        raise InputError("\n  ".join([f"{source}: its configuration does not fit:", *problems]))
+        rest = [f"... and {len(problems) - _SHOWN} more"] * (len(problems) > _SHOWN)
+        raise InputError("\n  ".join([f"{source}: its configuration does not fit:", *problems[:_SHOWN], *rest]))
     return current
 
 

@@ -18,12 +18,13 @@ from detfuse.data.generators import GeneratedData, Shapes, generate
 from detfuse.data.generators.shapes import ObjectSide
 from detfuse.data.images import CheckImages
 from detfuse.data.index import AnnotationIndex, DataError, DataWarning
-from detfuse.data.layout import Split, find_split
+from detfuse.data.layout import Split, annotations_in, find_split
 from detfuse.data.loader import Loader
 from detfuse.data.readers import read_coco
 from detfuse.data.transforms import Transforms
 from detfuse.ranges import NonNegativeInt, PositiveInt, checked
 from detfuse.structures import Batch, Categories, ImageId, Size
+from detfuse.words import shown
 
 _SPLITS_OF: dict[str | None, tuple[Split, ...]] = {"fit": ("train", "val"), None: ("train", "val")}
 
@@ -95,8 +96,8 @@ class DetectionDataModule(ABC):
             lines.append(f"{split + ':':6} {index.summary()}")
             lines.append(f"       {index.source}, images in {index.root}")
         names = self.categories.names
-        shown = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
-        lines.append(f"{len(names)} categories: {shown}")
+        first = ", ".join(map(shown, names[:12])) + (", ..." if len(names) > 12 else "")
+        lines.append(f"{len(names)} categories: {first}")
         return "\n".join(lines)
 
     def ground_truth(self, split: Split) -> Annotations:
@@ -271,8 +272,22 @@ class GeneratedDataModule(DetectionDataModule):
         self.root = Path(root).expanduser()
         self.generated = generated
 
+    @property
+    def folder(self) -> Path:
+        """Where the data are, or will be."""
+        return self.root / self.generated.folder
+
     def prepare_data(self) -> None:
-        """Generate, unless it is there."""
+        """Generate, unless it is there.
+
+        Raises:
+            DataError: if ``root`` is a data set itself, of which nothing would be seen.
+        """
+        if (found := annotations_in(self.root)) is not None:
+            raise DataError(
+                f"data.root={self.root} holds annotations ({found.relative_to(self.root)}), but data is generated: "
+                "add data=coco to use them (in COCO's form), or name another folder for what is generated"
+            )
         generate(self.root, self.generated)
 
     def read(self, split: Split) -> AnnotationIndex:

@@ -38,6 +38,9 @@ LAYOUTS: tuple[Layout, ...] = (
 """Tried in this order; the first whose two annotation files exist is taken."""
 
 
+_OTHER_PLACES = ("annotations/*.json", "Annotations/*.xml", "labels/*.txt", "labels/*/*.txt")  # of COCO, VOC, YOLO
+
+
 @dataclass(frozen=True)
 class SplitFiles:
     """The annotation file of a split and the folders where its images may lie, best first."""
@@ -85,6 +88,13 @@ def find_split(
         recognised = (found.annotations, *(found.images if images is None else ()))
         _refuse_links_out(root, recognised)
     return found
+
+
+def annotations_in(root: Path) -> Path | None:
+    """An annotation file that a folder holds in a usual layout or place, be it of another form; None if it has none."""
+    usual = [root / layout.annotations.format(split=name) for layout in LAYOUTS for name in layout.splits]
+    others = (file for pattern in _OTHER_PLACES for file in root.glob(pattern))
+    return next((file for file in (*usual, *others) if file.is_file()), None)
 
 
 def _recognise(root: Path, split: Split) -> tuple[Layout, str]:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from detfuse.annotations import Annotations, offsets_of
+from detfuse.annotations import MOST_AREA, Annotations, offsets_of
 from detfuse.errors import InputError
 from detfuse.evaluation.rows import SHOWN, Row, check_boxes, numbers_of, positions_of, read_json, value_of
 from detfuse.structures import Categories
@@ -70,13 +70,15 @@ def annotations_of(ground_truth: Annotations | Mapping[str, Any]) -> Annotations
         numbers = numbers_of(record, "area", record.get("area", 0.0), named(index))
         if "area" not in record:
             numbers[4] = numbers[2] * numbers[3]
+        if record.get("iscrowd") not in (None, 0, 1):
+            raise InputError(f"{named(index)}: iscrowd must be 0 or 1, got {record['iscrowd']!r:.60}")
         columns.extend(numbers)
     values = np.array(columns, np.float64).reshape(-1, 5)
     check_boxes(values[:, :4], named)
-    bad = np.flatnonzero(~np.isfinite(values[:, 4]) | (values[:, 4] < 0))
+    bad = np.flatnonzero(~((values[:, 4] >= 0) & (values[:, 4] <= MOST_AREA)))
     if bad.size:
         raise InputError(
-            f"{named(bad[0])}: area is {values[bad[0], 4]}, expected a finite number of square pixels, at least 0"
+            f"{named(bad[0])}: area is {values[bad[0], 4]}, expected square pixels of an object, 0 to {MOST_AREA:g}"
         )
 
     def positions(what: str, known: Sequence[Any]) -> Any:
@@ -91,7 +93,7 @@ def annotations_of(ground_truth: Annotations | Mapping[str, Any]) -> Annotations
         offsets=offsets_of(np.bincount(images, minlength=len(ids))),
         boxes=values[order, :4],
         labels=labels[order],
-        crowd=np.array([bool(record.get("iscrowd", 0)) for record in records], np.bool_)[order],
+        crowd=np.array([bool(record.get("iscrowd")) for record in records], np.bool_)[order],
         areas=values[order, 4],
     )
 

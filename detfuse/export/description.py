@@ -78,7 +78,7 @@ class Description:
                 combine=_typed(content["combine"], dict),
             )
             description.transform()
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise ExportError(
                 f"{path}: its description ({KEY!r} in its metadata) is malformed "
                 f"({type(error).__name__}: {error}); export the checkpoint again"

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from detfuse.export.deployed import CANDIDATES, DETECTIONS, INPUTS, OUTPUTS, place
 from detfuse.export.description import KEY, Description, ExportError
-from detfuse.export.formats import EXTRA_FILE, FORMATS, format_of, missing
+from detfuse.export.formats import FORMATS, format_of, missing
+from detfuse.export.program import description_of
 from detfuse.structures import Categories, Detections
 
 _Call = Callable[[Tensor, Tensor], tuple[Tensor, ...]]
@@ -67,8 +67,7 @@ def detections(outputs: dict[str, Tensor]) -> Detections:
 def read_exported(path: Path) -> Exported:
     """Read an exported file; its suffix says which kind it is.
 
-    An ``.onnx`` is data. A ``.pt2`` is a program: torch reads it by means that can run code, so open only files whose
-    origin you trust.
+    Both are data: what torch would run when it opens a ``.pt2`` is refused before (:mod:`detfuse.export.program`).
 
     Raises:
         ExportError: if it cannot be read, or was not written by this program.
@@ -105,11 +104,10 @@ def _read_onnx(path: Path) -> tuple[str, _Call]:
 
 
 def _read_pt2(path: Path) -> tuple[str, _Call]:
-    extra: dict[str, Any] = {EXTRA_FILE: ""}
+    text = description_of(path)
     try:
-        program = torch.export.load(path, extra_files=extra)
+        program = torch.export.load(path)
     except Exception as error:  # whatever its readers of zip, JSON and graph stumble over
         raise ExportError(f"{path}: torch cannot read it ({error}); export the checkpoint again") from error
-    text = extra[EXTRA_FILE]
     call: _Call = program.module()
-    return (text.decode() if isinstance(text, bytes) else text), call
+    return text, call

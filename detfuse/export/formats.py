@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import copy
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -13,12 +14,12 @@ from torch.export import ExportedProgram
 
 from detfuse.export.deployed import INPUTS, OUTPUTS, Deployed, place
 from detfuse.export.description import KEY, Description, ExportError
+from detfuse.export.program import EXTRA_FILE
 from detfuse.export.translations import translations
 from detfuse.structures import Size
 
 Format = Literal["onnx", "pt2"]
 FORMATS: tuple[Format, ...] = get_args(Format)
-EXTRA_FILE = f"{KEY}.json"
 _OPSET = 18  # of ONNX; the exporter's own
 
 
@@ -56,11 +57,18 @@ def written(path: Path, kind: Format, program: ExportedProgram, description: Des
         if kind == "onnx":
             _write_onnx(draft, program, description)
         else:
-            torch.export.save(program, draft, extra_files={EXTRA_FILE: description.to_json()})
+            _write_pt2(draft, program, description)
         yield draft
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def _write_pt2(path: Path, program: ExportedProgram, description: Description) -> None:
+    """Without the inputs that it was traced with: torch pickles them, and whoever opens the file would run that."""
+    bare = copy(program)
+    bare._example_inputs = None
+    torch.export.save(bare, path, extra_files={EXTRA_FILE: description.to_json()})
 
 
 def _write_onnx(path: Path, program: ExportedProgram, description: Description) -> None:

@@ -37,7 +37,7 @@ def read_archive(path: Path, *, legacy: bool) -> Any:
     if not start:
         raise ArchiveError(f"{path}: the file is empty (0 bytes); it was not written to its end, take another copy")
     if start[:2] == b"PK":
-        _check_sums(path)
+        require_stored(path)
     elif not legacy:
         kind = (
             "a bare pickle, which may run code when opened" if start[:1] == b"\x80" else "no zip as torch.save writes"
@@ -68,10 +68,23 @@ def digest_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _check_sums(path: Path) -> None:
+def require_stored(path: Path) -> None:
+    """Compare the checksums of a zip that torch wrote: its entries are stored as they are, so it unpacks to no more.
+
+    Raises:
+        ArchiveError: if it is damaged, or its entries are packed or overlap: before they are read, for a small file may
+            unpack to more than fits into memory.
+    """
     remedy = "take another copy, or an older checkpoint"
+    size = path.stat().st_size
     try:
         with zipfile.ZipFile(path) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+            if unpacked > size:
+                raise ArchiveError(
+                    f"{path}: the file has {size:,} bytes and unpacks to {unpacked:,}, but torch packs nothing; it was "
+                    "not read, save it again by torch.save"
+                )
             damaged = archive.testzip()
     except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError, RuntimeError) as error:
         raise ArchiveError(f"{path}: the file is truncated or damaged ({error}); {remedy}") from error

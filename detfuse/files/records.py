@@ -11,8 +11,6 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-import yaml
-
 from detfuse.errors import InputError
 
 T = TypeVar("T")
@@ -123,15 +121,19 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def loaded(path: Path, parse: Callable[[str], Any]) -> Any:
+def loaded(path: Path, read: Callable[[Path], Any]) -> Any:
     """The content of a file.
 
+    Args:
+        path: of the file.
+        read: what reads it, such as :func:`~detfuse.files.plain.read_yaml`.
+
     Raises:
-        StorageError: if it is missing or cannot be parsed.
+        StorageError: if it is missing or cannot be read.
     """
     try:
-        return parse(path.read_text(encoding="utf-8"))
+        return read(path)
     except FileNotFoundError:
         raise StorageError(f"{path} is missing") from None
-    except (ValueError, yaml.YAMLError) as error:
-        raise StorageError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
+    except InputError as error:
+        raise StorageError(str(error)) from error

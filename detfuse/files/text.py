@@ -24,7 +24,9 @@ def write_json(path: Path, content: Any) -> None:
     Raises:
         ValueError: for a number that is not finite; nothing is written.
     """
-    write_text(path, json.dumps(content, allow_nan=False, ensure_ascii=False, indent=1) + "\n")
+    text = json.dumps(content, allow_nan=False, ensure_ascii=False, indent=1) + "\n"
+    # A file's name may be no UTF-8: what of it cannot be written, JSON has an escape for, which is Python's.
+    write_text(path, text.encode("utf-8", "backslashreplace").decode())
 
 
 class Table(NamedTuple):

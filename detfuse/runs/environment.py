@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import subprocess
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import detfuse
 from detfuse.errors import UserError
+from detfuse.files.plain import read_json
 from detfuse.files.run_files import ENVIRONMENT
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def read_environment(folder: Path) -> dict[str, str] | None:
     """
     file = folder / ENVIRONMENT
     try:
-        return {str(key): str(value) for key, value in json.loads(file.read_text(encoding="utf-8")).items()}
+        return {str(key): str(value) for key, value in read_json(file).items()}
     except FileNotFoundError:
         return None
     except (ValueError, AttributeError) as error:

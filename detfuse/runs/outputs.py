@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from detfuse.errors import UserError
+from detfuse.runs.run_folder import run_folder_of
 
 
 def require_folder(folder: Path) -> Path:
@@ -20,6 +22,28 @@ def require_folder(folder: Path) -> Path:
         raise UserError(f"{folder}: {existing} is a file, so nothing can be written below it; name another folder")
     if not os.access(existing, os.W_OK | os.X_OK):
         raise UserError(f"{folder}: no right to write in {existing}; name another folder")
+    return folder
+
+
+def require_inside(folder: Path, places: Iterable[Path]) -> None:
+    """See that what is written into a folder, perhaps somebody else's, does not go elsewhere by a symbolic link.
+
+    Raises:
+        UserError: naming the first that does.
+    """
+    inside = folder.resolve()
+    for place in places:
+        if not place.resolve().is_relative_to(inside):
+            raise UserError(
+                f"{place} is a symbolic link out of {folder}, where files would be written ({place.resolve()}); "
+                "replace the link by what it leads to"
+            )
+
+
+def default_output(checkpoint: Path, name: str) -> Path:
+    """The folder beside a checkpoint, in its run's if it lies in one, for what nobody named a place for."""
+    folder = run_folder_of(checkpoint) / name
+    require_inside(folder.parent, [folder])
     return folder
 
 

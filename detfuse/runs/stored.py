@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from detfuse.build import build_detector, check_stored_config
+from detfuse.build import build_data, build_detector
 from detfuse.config import as_stored
-from detfuse.config.retired import up_to_date
+from detfuse.data.datamodule import GeneratedDataModule
 from detfuse.detector import Detector
 from detfuse.errors import UserError
+from detfuse.files.plain import read_json, read_yaml
 from detfuse.files.run_files import COMMAND, CONFIG
 from detfuse.runs.invocation import Invocation
+from detfuse.runs.outputs import require_inside
 from detfuse.runs.stored_config import evaluated, resumed
 from detfuse.weights.checkpoint import Checkpoint, load_weights, read_checkpoint
 
@@ -26,13 +25,14 @@ def config_to_resume(folder: Path, invocation: Invocation) -> dict[str, Any]:
     Raises:
         UserError: if its files were cut or edited, or something was typed that may not change.
     """
+    require_inside(folder, filter(Path.is_symlink, folder.rglob("*")))
     source = folder / CONFIG
-    config = _checked(_read(source, yaml.safe_load), source, invocation)
+    config = as_stored(_read(source, read_yaml), source, invocation.directories)
     command = folder / COMMAND
-    choices = _read(command, json.loads).get("choices") if command.is_file() else {}
+    choices = _read(command, read_json).get("choices") if command.is_file() else {}
     if not isinstance(choices, dict):
         raise UserError(f"{command}: has no 'choices'; delete the file, or take another copy of the run folder")
-    return resumed(config, choices, invocation)
+    return with_own_data(resumed(config, choices, invocation), invocation.config)
 
 
 def open_checkpoint(invocation: Invocation) -> tuple[Checkpoint, dict[str, Any]]:
@@ -42,7 +42,23 @@ def open_checkpoint(invocation: Invocation) -> tuple[Checkpoint, dict[str, Any]]
         UserError: if it cannot be used, or something was typed that its configuration does not have.
     """
     checkpoint = read_checkpoint(Path(invocation.config["checkpoint"]).expanduser())
-    return checkpoint, evaluated(_checked(checkpoint.config, checkpoint.path, invocation), invocation)
+    stored = as_stored(checkpoint.config, checkpoint.path, invocation.directories)
+    return checkpoint, with_own_data(evaluated(stored, invocation), invocation.config)
+
+
+def with_own_data(config: dict[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration from a file whose generated data are made only where this command makes its own.
+
+    Where they are already, they are read; but a file does not say where new ones are written.
+
+    Args:
+        config: once it has passed the gate.
+        own: that of this command.
+    """
+    data = build_data(config, size_divisor=1)
+    if not isinstance(data, GeneratedDataModule) or data.folder.is_dir():
+        return config
+    return {**config, "data": {**config["data"], "root": own["data"]["root"]}}
 
 
 def trained_detector(checkpoint: Checkpoint, config: Mapping[str, Any]) -> Detector:
@@ -52,18 +68,8 @@ def trained_detector(checkpoint: Checkpoint, config: Mapping[str, Any]) -> Detec
     return detector
 
 
-def _checked(config: Mapping[str, Any], source: Path, invocation: Invocation) -> dict[str, Any]:
-    """Before what was typed, which may call private targets: those are the user's own."""
-    current = up_to_date(config)
-    check_stored_config(current, invocation.directories, source)
-    return as_stored(current, source, invocation.directories)
-
-
-def _read(file: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
-    try:
-        content = parse(file.read_text(encoding="utf-8"))
-    except (ValueError, yaml.YAMLError) as error:
-        raise UserError(f"{file}: cannot be read ({' '.join(str(error).split())}); it was cut or edited") from error
+def _read(file: Path, read: Callable[[Path], Any]) -> dict[str, Any]:
+    content = read(file)
     if not isinstance(content, dict):
         raise UserError(f"{file}: expected a mapping; it was cut or edited")
     return content

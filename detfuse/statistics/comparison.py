@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import isnan
+from math import isnan, nan
 from typing import Protocol
 
 import numpy as np
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from detfuse.errors import InputError
 from detfuse.statistics.intervals import Interval, Variances, equivalence_p, interval, variances_of
 from detfuse.statistics.records import Comparison, Difference, Score, Verdict
-from detfuse.statistics.verdict import Question, Subject, decide
+from detfuse.statistics.verdict import LEARNT, Question, Subject, decide
 
 MAIN = "mAP"
 GROUPS = 100  # of images; with fewer images each is a group
@@ -94,6 +94,7 @@ class _Pair:
     comparison: Comparison
     variances: Variances | None
     identical: bool
+    best: float  # the higher mean of the two; NaN if there is none
 
     @property
     def main(self) -> Difference:
@@ -137,14 +138,16 @@ def _pair(
     record = Comparison(arm, baseline, seeds, dropped, (), Verdict("missing", ""), None)
     if not seeds:
         nothing = Difference(MAIN, {}, None, None, None, None, None, "no pair of runs")
-        return _Pair(replace(record, differences=(nothing,)), None, False)
+        return _Pair(replace(record, differences=(nothing,)), None, False, nan)
     a, b = (np.stack([side[seed].values for seed in seeds]) for side in (ours, theirs))
     entries = [_difference(metric, seeds, a[..., k], b[..., k]) for k, metric in enumerate(metrics)]
     identical = all(ours[seed].fingerprint == theirs[seed].fingerprint for seed in seeds)
     main = metrics.index(MAIN)
     correlation = _correlation(a[:, 0, main], b[:, 0, main])
     differences = tuple(difference for difference, _ in entries)
-    return _Pair(replace(record, differences=differences, pairing_correlation=correlation), entries[main][1], identical)
+    best = max(float(side[:, 0, main].mean()) for side in (a, b))
+    record = replace(record, differences=differences, pairing_correlation=correlation)
+    return _Pair(record, entries[main][1], identical, best)
 
 
 def _difference(
@@ -219,6 +222,9 @@ def _verdict(pair: _Pair, main: Difference, question: Question) -> Verdict:
         return Verdict("missing", f"{question.arm} cannot be compared with {question.baseline}: {why}.")
     if pair.identical:
         return Verdict("identical", f"{question.arm} and {question.baseline} are identical, detection by detection.")
+    if pair.best < LEARNT:
+        both = f"neither {question.arm} nor {question.baseline} reaches one AP point"
+        return Verdict("undecided", f"Undecided: {both}: nothing was learnt that could be compared.")
     found = Interval(main.low, main.high, main.p, main.method)
     return decide(question, main.estimate, found, pair.variances, main.p_holm, main.p_equivalent_holm)
 

@@ -14,6 +14,8 @@ from detfuse.words import signed
 
 Subject = Literal["arms", "models"]
 MOST_SEEDS = 1000
+LEARNT = 0.01
+"""AP below which a detector has found next to nothing, so that its difference from another says nothing."""
 
 
 @dataclass(frozen=True)

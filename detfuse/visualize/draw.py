@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from html import escape
+
+from detfuse.words import escaped
 
 INK, MUTED, FAINT, RULE = "#1f2933", "#52606d", "#9aa5b1", "#e4e7eb"
 BASELINE = "#6b7280"
@@ -48,12 +49,12 @@ def element(name: str, *content: str, **attributes: str | float | None) -> str:
 
 
 def _written(value: str | float) -> str:
-    return escape(value) if isinstance(value, str) else f"{round(value, 1):g}"
+    return escaped(value) if isinstance(value, str) else f"{round(value, 1):g}"
 
 
 def titled(title: str) -> list[str]:
     """Content of an element that shows a title where the pointer rests on it; none if the title is empty."""
-    return [element("title", escape(title))] if title else []
+    return [element("title", escaped(title))] if title else []
 
 
 def document(width: float, height: float, parts: Iterable[str], label: str) -> str:
@@ -87,7 +88,7 @@ def text(
     rim: Attributes = {"stroke": "white", "stroke_width": 4, "stroke_linejoin": "round", "paint_order": "stroke"}
     weight = 600 if bold else None
     look: Attributes = {"font_size": size, "fill": color, "text_anchor": anchor, "font_weight": weight}
-    return element("text", escape(content), *titled(title), x=x, y=y, **look, **(rim if halo else {}))
+    return element("text", escaped(content), *titled(title), x=x, y=y, **look, **(rim if halo else {}))
 
 
 def caption(x: float, y: float, content: str, *, size: float = 12) -> str:

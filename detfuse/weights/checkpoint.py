@@ -10,10 +10,12 @@ from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from detfuse.errors import InputError
 from detfuse.files.archive import ArchiveError, read_archive
+from detfuse.files.plain import require_plain
 from detfuse.structures import Categories
 from detfuse.words import some
 
@@ -67,7 +69,10 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     version = _field(own, "version", str, path)
     _warn_if_newer(version, path)
     config = _field(own, "config", dict, path)
-    _require_plain(config, "config", path)
+    try:
+        require_plain(config, path, "config")
+    except InputError as error:
+        raise CheckpointError(str(error)) from error
     averaged = own.get("ema")
     if averaged is None:
         weights = _field(content, "state_dict", dict, path, inside="")
@@ -78,6 +83,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         raise CheckpointError(
             f"{path}: holds no detector weights (keys beginning with {_PREFIX!r} in 'state_dict'); train again"
         )
+    _require_dense(state, path)
     _require_finite(state, path)
     return Checkpoint(
         path=path,
@@ -101,6 +107,10 @@ def load_weights(detector: nn.Module, checkpoint: Checkpoint) -> None:
         key: f"{key} is {tuple(state[key].shape)} in the file, {tuple(value.shape)} in the detector"
         for key, value in own.items()
         if key in state and state[key].shape != value.shape
+    } | {
+        key: f"{key} is {state[key].dtype} in the file, {value.dtype} in the detector"
+        for key, value in own.items()
+        if key in state and state[key].is_floating_point() != value.is_floating_point()
     }
     # what is missing only the parts know: some find their weights under former names too
     loaded = detector.load_state_dict({key: x for key, x in state.items() if key not in misfits}, strict=False)
@@ -113,6 +123,16 @@ def load_weights(detector: nn.Module, checkpoint: Checkpoint) -> None:
             f"{checkpoint.path}: {len(faults)} of its weights do not fit this detector: {'; '.join(faults[:6])}{rest}. "
             "Build the detector from the checkpoint's own configuration and categories"
         )
+
+
+def _require_dense(state: dict[str, Tensor], path: Path) -> None:
+    """Raise CheckpointError for weights that are not there number by number, as detectors have theirs."""
+    size = path.stat().st_size
+    for key, value in state.items():
+        whole = value.layout == torch.strided and not value.is_meta and not value.is_quantized
+        if not whole or value.numel() * value.element_size() > size:
+            found = f"{tuple(value.shape)} {value.dtype} {value.layout} on {value.device}"
+            raise CheckpointError(f"{path}: {key} is no plain tensor within the file ({found}); save plain weights")
 
 
 def _require_finite(state: dict[str, Tensor], path: Path) -> None:
@@ -176,20 +196,6 @@ def _field(part: Mapping[str, Any], key: str, kind: type, path: Path, inside: st
 
 def _is_own(key: object) -> bool:
     return isinstance(key, str) and key.startswith(_PREFIX)
-
-
-def _require_plain(value: object, where: str, path: Path) -> None:
-    """Refuse anything but dicts with text keys, lists, text, numbers, truth values and None."""
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            if not isinstance(key, str):
-                raise CheckpointError(f"{path}: {where} has the key {key!r}, which is no text")
-            _require_plain(inner, f"{where}.{key}", path)
-    elif isinstance(value, list):
-        for index, inner in enumerate(value):
-            _require_plain(inner, f"{where}[{index}]", path)
-    elif value is not None and not isinstance(value, str | int | float | bool):
-        raise CheckpointError(f"{path}: {where} is a {type(value).__name__}; a configuration is plain text and numbers")
 
 
 def _categories(own: Mapping[str, Any], path: Path) -> Categories:

@@ -10,8 +10,10 @@ import yaml
 
 from detfuse.ablation.design import Ablation, PlanError, arms_of, override
 from detfuse.ablation.plan.prepared import prepare, store
+from detfuse.ablation.run.jobs import jobs_of
 from detfuse.ablation.storage import read_plan
-from detfuse.config import conf_dir
+from detfuse.config import TrainSettings, check, conf_dir
+from detfuse.config.resolve import resolve
 from detfuse.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("composed_once")
@@ -38,6 +40,15 @@ def test_the_first_level_of_a_factor_is_the_baselines() -> None:
     assert names(factors={"neck": ["fpn", "pafpn", "bifpn"]}) == ["fpn", "pafpn", "bifpn"]
     assert names(factors={"neck": ["fpn", "pafpn", "bifpn"]}, baseline="bifpn") == ["bifpn", "fpn", "pafpn"]
     assert names(factors={"optimizer.lr": [0.001, 0.002]}) == ["0.001", "0.002"]
+
+
+def test_arms_whose_names_read_as_other_things_can_be_trained(tmp_path: Path) -> None:
+    """A number alone names an arm; the folder of its runs is a text for all that."""
+    for key, levels in (("optimizer.lr", [0.001, 0.002]), ("neck.width", [None, 32])):
+        for job in jobs_of(prepare(Ablation(factors={key: levels}, seeds=[0]), "x", []), tmp_path):
+            argv = list(job.command[4:])
+            assert check(argv, TrainSettings) == [], argv
+            assert resolve(argv, TrainSettings).config["project"] == job.arm
 
 
 def test_one_factor_at_a_time_or_every_combination() -> None:

@@ -43,6 +43,7 @@ def test_whatever_goes_wrong_in_one_run_costs_no_other(tmp_path: Path) -> None:
         job(tmp_path, "fails", "raise ValueError('the learning rate is too high')"),
         job(tmp_path, "killed", "os.kill(os.getpid(), 15)"),
         job(tmp_path, "memory", "raise MemoryError('DefaultCPUAllocator: can\\'t allocate memory')"),
+        job(tmp_path, "refused", "print('2 mistakes:\\n  neck=x: no such\\n  head=y: no such'); raise SystemExit(2)"),
         job(tmp_path, "empty", "print('nothing to evaluate')"),
         job(tmp_path, "good", FINISH),
     ]
@@ -51,10 +52,12 @@ def test_whatever_goes_wrong_in_one_run_costs_no_other(tmp_path: Path) -> None:
         "fails": "failed",
         "killed": "killed",
         "memory": "out of memory",
+        "refused": "failed",
         "empty": "failed",
         "good": "finished",
     }
     assert runs["fails"].reason == "ValueError: the learning rate is too high"
+    assert runs["refused"].reason == "2 mistakes: | neck=x: no such | head=y: no such"
     assert runs["killed"].reason == "killed by signal 15"
     assert "can't allocate memory" in runs["memory"].reason
     assert runs["empty"].reason == "it ended without metrics.json and predictions.json after: nothing to evaluate"

@@ -13,11 +13,11 @@ import yaml
 from omegaconf import OmegaConf
 
 from detfuse.attention.inserts import Site
-from detfuse.build import targets
 from detfuse.cli import COMMANDS
 from detfuse.cli.commands import AblateSettings
 from detfuse.config import TrainSettings, check, conf_dir, group_options
 from detfuse.config.schema.signatures import signature_of
+from detfuse.config.vouched import marked
 
 NO_GRAPH = "ssd_extras"
 FILES = sorted(conf_dir().rglob("*.yaml"))
@@ -36,7 +36,8 @@ def _content(file: Path) -> dict[str, Any]:
 
 def _nodes(content: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
     """Key, target and arguments of every node."""
-    for path, target in targets(content):
+    for place, marks in marked(content):
+        path, target = ".".join(map(str, place)), marks["_target_"]
         node = OmegaConf.to_container(OmegaConf.select(OmegaConf.create(content), path)) if path else content
         assert isinstance(node, dict)
         yield path, target, {str(k): v for k, v in node.items() if k not in {"_target_", "_partial_"}}

@@ -49,7 +49,8 @@ def test_records_become_columns(tmp_path: Path) -> None:
         ({"category_id": "cat"}, "category_id 'cat' is not among the categories"),
         ({"box": (1.0, 2.0, math.inf, 4.0)}, "bbox must be finite"),
         ({"box": (1.0, 2.0, -3.0, 4.0)}, r"bbox \[1.0, 2.0, -3.0, 4.0\] has a negative size"),
-        ({"area": math.nan}, "area must be a number of square pixels, got nan"),
+        ({"area": math.nan}, r"area must be a number of square pixels, 0 to 1e\+10, got nan"),
+        ({"area": 1e308}, r"area must be a number of square pixels, 0 to 1e\+10, got 1e\+308"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_by_the_readers_name(
@@ -79,3 +80,14 @@ def test_lists_without_records_are_named(tmp_path: Path) -> None:
             index(tmp_path, BOX, **{name: []})
     with pytest.warns(DataWarning, match="list of annotations is empty"):
         index(tmp_path)
+
+
+def test_areas_that_no_box_can_have_and_files_under_two_names_are_told(tmp_path: Path) -> None:
+    images = [ImageRecord("b", "b.png", 30, 40), ImageRecord("a", "./b.png", 30, 40)]
+    with pytest.warns(DataWarning) as told:
+        found = index(tmp_path, BOX._replace(area=500.0), BOX._replace(id=2, area=20.0), images=images)
+    assert found.areas.tolist() == [500, 20]
+    assert [("whose area is larger than its box" in str(w.message), "second id" in str(w.message)) for w in told] == [
+        (False, True),
+        (True, False),
+    ]

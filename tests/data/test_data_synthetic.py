@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from detfuse.data import Loader, SyntheticDataModule, Transforms
+from detfuse.data import DataError, Loader, SyntheticDataModule, Transforms
 from detfuse.data.datamodule import GeneratedDataModule
 from detfuse.data.generators import Canvas, GeneratedData, Shapes, generate
 
@@ -46,6 +46,18 @@ def test_it_is_a_function_of_its_parameters(tmp_path: Path) -> None:
     other = generate(tmp_path / "a", replace(SMALL, data_seed=1))
     assert other != first
     assert files(other)["images/train/000001.jpg"] != files(first)["images/train/000001.jpg"]
+
+
+@pytest.mark.parametrize(
+    "file", ["annotations/instances_val2017.json", "train.json", "annotations/x.json", "labels/a.txt"]
+)
+def test_a_folder_of_annotations_is_no_place_to_generate_in(tmp_path: Path, file: str) -> None:
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).touch()
+    data = SyntheticDataModule(32, 0, root=str(tmp_path), transform=Transforms(), loader=Loader())
+    with pytest.raises(DataError, match=rf"data\.root={tmp_path} holds annotations \({file}\).*add data=coco"):
+        data.prepare_data()
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_it_is_written_once(tmp_path: Path) -> None:

@@ -99,6 +99,20 @@ def test_the_ground_truth_is_not_changed(engine):
     assert given == truth()
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        *(({"iscrowd": value}, "annotation 0: iscrowd must be 0 or 1, got ") for value in ("0", float("nan"), [1], 2)),
+        ({"area": 1e308}, r"annotation 0: area is 1e\+308, expected square pixels of an object"),
+    ],
+)
+def test_what_has_no_one_reading_is_refused(change, message):
+    given = truth()
+    given["annotations"][0].update(change)
+    with pytest.raises(ValueError, match=message):
+        annotations_of(given)
+
+
 def test_missing_area_and_iscrowd_have_defaults(evaluator):
     given = truth()
     del given["annotations"][0]["area"], given["annotations"][0]["iscrowd"]

@@ -93,7 +93,7 @@ def test_foreign_damaged_and_missing_files_are_refused(name: str, tmp_path: Path
     with pytest.raises(ExportError, match=f"{name}: was not exported by detfuse"):
         read_exported(path)
     path.write_bytes(path.read_bytes()[:40])
-    with pytest.raises(ExportError, match=f"{name}: .* cannot read it"):
+    with pytest.raises(ExportError, match=f"{name}: .*(cannot read it|truncated or damaged)"):
         read_exported(path)
     with pytest.raises(ExportError, match=r"exported files end in \.onnx or \.pt2"):
         read_exported(tmp_path / "x.ckpt")

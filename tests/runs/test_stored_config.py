@@ -1,12 +1,10 @@
 from __future__ import annotations
 
 from copy import deepcopy
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from detfuse.build import ConfigError, check_stored_config
 from detfuse.config import conf_dir
 from detfuse.errors import UserError
 from detfuse.runs.invocation import Invocation
@@ -106,23 +104,3 @@ def test_evaluation_refuses_settings_that_the_checkpoint_does_not_have() -> None
     given = invocation(["data.val_images=y"], data__val_images="y")
     with pytest.raises(UserError, match=r"no data\.val_images; it has: root"):
         evaluated(STORED, given)
-
-
-def test_a_stored_configuration_calls_only_detfuses_parts(tmp_path: Path) -> None:
-    directories = [conf_dir()]
-    check_stored_config({"neck": {"_target_": "detfuse.necks.graph_neck.GraphNeck"}}, directories, tmp_path)
-    for target in ("os.system", "detfuse.cli.train", "detfuse.build.hydra_instantiate", "builtins.open"):
-        evil = {"neck": {"nodes": [{"x": {"_target_": target}}]}}
-        with pytest.raises(ConfigError, match=rf"calls {target} at neck\.nodes\.0\.x"):
-            check_stored_config(evil, directories, tmp_path)
-    with pytest.raises(ConfigError, match="unresolved"):
-        check_stored_config({"name": "${oc.env:HOME}"}, directories, tmp_path)
-
-
-def test_config_dir_vouches_for_private_targets(tmp_path: Path) -> None:
-    config = {"neck": {"_target_": "my.necks.Pool"}}
-    (tmp_path / "neck").mkdir()
-    (tmp_path / "neck" / "pool.yaml").write_text("_target_: my.necks.Pool\n")
-    check_stored_config(config, [conf_dir(), tmp_path], tmp_path)
-    with pytest.raises(ConfigError, match="--config-dir"):
-        check_stored_config(config, [conf_dir()], tmp_path)

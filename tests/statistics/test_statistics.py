@@ -176,6 +176,18 @@ def test_a_small_difference_is_equivalent_where_nobody_cares() -> None:
     assert "needs" in undecided.text
 
 
+def test_what_has_learnt_nothing_is_not_called_equivalent() -> None:
+    truth = ground_truth()
+    poor = only(compare(truth, arms_of(truth, base=0.0, poor=0.0), equivalence=0.05))
+    assert poor.verdict.kind == "undecided"
+    assert poor.verdict.text.startswith("Undecided: neither poor nor base reaches one AP point: nothing was learnt")
+    none = {
+        arm: {seed: rows[: arm == "base"] for seed, rows in runs.items()}
+        for arm, runs in arms_of(truth, base=0.5, none=0.5).items()
+    }
+    assert only(compare(truth, none, equivalence=0.05)).verdict.kind == "undecided"
+
+
 def test_many_arms_are_corrected() -> None:
     truth = ground_truth()
     arms = arms_of(truth, base=0.5, good=0.9, near=0.5, same=0.5)

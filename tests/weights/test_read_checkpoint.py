@@ -208,3 +208,39 @@ def test_the_shared_corpus_is_refused(shared: Path, tmp_path: Path) -> None:
         elif zipfile.is_zipfile(folder / "model.ckpt") and name != "ckpt_not_dict":
             assert "not a checkpoint of detfuse" in message
     assert not canary.exists()
+
+
+def test_what_unpacks_to_more_than_the_file_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three megabytes may stand for three gigabytes, by packing or by entries that share their bytes."""
+    packed, shared = tmp_path / "packed.ckpt", tmp_path / "shared.ckpt"
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data/0", bytes(10**6))
+    with zipfile.ZipFile(shared, "w") as archive:
+        for number in range(9):
+            archive.writestr(f"archive/data/{number}", bytes(1000))
+        archive.infolist()[1:] = []
+        for number in range(100):
+            again = zipfile.ZipInfo(f"archive/again/{number}")
+            first = archive.infolist()[0]
+            again.CRC, again.file_size, again.compress_size = first.CRC, first.file_size, first.compress_size
+            again.header_offset = first.header_offset
+            archive.filelist.append(again)
+    monkeypatch.setattr(zipfile.ZipFile, "testzip", lambda archive: pytest.fail("the entries were read"))
+    assert "has 1," in refusal(packed)
+    assert "unpacks to 1,000,000, but torch packs nothing" in refusal(packed)
+    assert "unpacks to 101,000" in refusal(shared)
+
+
+@pytest.mark.filterwarnings("ignore:Validating sparse tensor invariants")  # of torch, about its own care
+def test_weights_that_are_not_there_number_by_number_are_named(tmp_path: Path) -> None:
+    for odd in (torch.eye(3).to_sparse(), torch.empty(3, device="meta"), torch.ones(1).expand(10**12)):
+        message = refusal(write(tmp_path / "odd.ckpt", state_dict={"detector.head.weight": odd}))
+        assert "head.weight is no plain tensor within the file" in message
+
+
+def test_integers_are_no_weights(tmp_path: Path) -> None:
+    layer = nn.Linear(2, 2)
+    state = {f"detector.{key}": value.to(torch.int8) for key, value in layer.state_dict().items()}
+    checkpoint = read_checkpoint(write(tmp_path / "int.ckpt", state_dict=state))
+    with pytest.raises(CheckpointError, match=r"weight is torch\.int8 in the file, torch\.float32 in the detector"):
+        load_weights(layer, checkpoint)

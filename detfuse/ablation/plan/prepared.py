@@ -4,22 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from detfuse.ablation.design import Ablation, PlanError, arms_of, override
+from detfuse.ablation.design import Ablation, Allowed, PlanError, arms_of, override
 from detfuse.ablation.plan.control import changes, confounds, covariates, notes, overwritten
 from detfuse.ablation.plan.sharing import shared_trainings
 from detfuse.ablation.plan.things import things
 from detfuse.ablation.records import Arm, Plan
 from detfuse.ablation.storage import PLAN, read_plan, write_plan
-from detfuse.config import TrainSettings, check
+from detfuse.config import TrainSettings, as_stored, check, conf_dir
 from detfuse.config.resolve import Resolved, resolve
 from detfuse.config.retired import up_to_date
 from detfuse.config.schema.overrides import key_of
 from detfuse.errors import InputError
+from detfuse.files.plain import read_yaml
 from detfuse.files.records import loaded, to_plain
 from detfuse.files.text import write_text
 
@@ -40,6 +42,11 @@ class Prepared:
     plan: Plan
     resolved: Mapping[str, Resolved]
     flags: tuple[str, ...]
+
+    @property
+    def directories(self) -> list[Path]:
+        """The shipped configuration and the user's."""
+        return [conf_dir(), *(Path(folder) for flag, folder in pairwise(self.flags) if flag == "--config-dir")]
 
     def argv(self, arm: Arm, seed: int) -> list[str]:
         """Arguments of ``train`` for one run, without where it is written."""
@@ -115,6 +122,28 @@ def resolved_plan(plan: Plan, flags: Sequence[str] = (), before: Prepared | None
 def _sharing(trained: str | None) -> list[str]:
     """What to know of an arm that is not trained."""
     return [f"shares the training of {trained}: what that predicted is combined anew"] if trained else []
+
+
+def stored_plan(folder: Path, allow: Sequence[Allowed] | None, flags: Sequence[str] = ()) -> Prepared:
+    """An ablation's own plan, which may be somebody else's: its arms pass the gate of all that comes from a file.
+
+    Args:
+        folder: of the ablation.
+        allow: differences that are allowed now; None: those of the plan.
+        flags: for every command line.
+
+    Raises:
+        InputError: if it is no plan, or what an arm would be made of does not belong there; see :func:`prepare`.
+    """
+    plan = read_plan(folder)
+    plan = plan if allow is None else replace(plan, allow=tuple(allow))
+    try:
+        prepared = resolved_plan(plan, flags)
+    except PlanError as error:
+        raise InputError(f"{folder / PLAN}: {error}") from error
+    for name, resolved in prepared.resolved.items():
+        as_stored(resolved.config, folder / f"{PLAN}, arm {name}", prepared.directories)
+    return replace(prepared, plan=plan)  # the stored one knows what probing found
 
 
 def _resolved_before(before: Prepared, argv: Mapping[str, list[str]]) -> dict[str, Resolved]:
@@ -196,7 +225,7 @@ def config_changes(folder: Path, prepared: Prepared, arm: str) -> list[str]:
     file, resolved = folder / CONFIGS / f"{arm}.yaml", prepared.resolved[arm]
     if not file.is_file():  # the command was killed between the plan and this file: no run had begun
         return []
-    stored = up_to_date(loaded(file, yaml.safe_load))
+    stored = up_to_date(loaded(file, read_yaml))
     return changes(stored, yaml.safe_load(yaml.safe_dump(_without_seed(resolved.config))))
 
 

@@ -5,7 +5,6 @@ Both are read, by different tables; files that were swapped, edited or scored on
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -14,6 +13,7 @@ from detfuse.ablation.records import Run
 from detfuse.ablation.run.runner import RESULTS
 from detfuse.errors import InputError
 from detfuse.evaluation.metrics import UNDEFINED
+from detfuse.files.plain import read_json
 from detfuse.statistics.records import Score
 
 _METRICS, _PREDICTIONS = RESULTS
@@ -42,7 +42,7 @@ def require_agreement(runs: Sequence[Run], scores: Sequence[Score]) -> None:
 def _problems(run: Run, scores: Sequence[Score]) -> Iterator[str]:
     path = run.folder / _METRICS
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         stored = {**content["stats"], **{f"mAP/{name}": row["AP"] for name, row in content["per_class"].items()}}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         yield f"{run.arm}, seed {run.seed}: {path} cannot be read as metrics ({error!r}); {_remedy(run)}"

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 from detfuse.ablation.plan.prepared import Prepared
 from detfuse.ablation.records import Plan, Run
@@ -16,7 +17,7 @@ from detfuse.ablation.report.interaction import order_flips
 from detfuse.ablation.report.pairing import share_equal
 from detfuse.ablation.storage import write_comparison
 from detfuse.annotations import Results
-from detfuse.build import build_data, build_detector
+from detfuse.build import build_data, build_detector, without_pretrained
 from detfuse.errors import InputError
 from detfuse.evaluation import read_results
 from detfuse.evaluation.replicates import ReplicateEvaluator
@@ -100,7 +101,21 @@ def _results(run: Run, read: Callable[[Path], Results]) -> Results:
 
 
 def _shared_start(prepared: Prepared, num_classes: int) -> Mapping[str, float]:
-    """Arm -> the share of parameters that started from the baseline's values, by building both again."""
+    """Arm -> the share of parameters that started from the baseline's values, by building both again.
+
+    Nothing is read or downloaded for that: backbones that are told to read the same start alike, others do not.
+    """
     configs = {name: resolved.config for name, resolved in prepared.resolved.items()}
-    baseline = build_detector(configs[prepared.plan.baseline.name], num_classes)
-    return {name: share_equal(build_detector(config, num_classes), baseline) for name, config in configs.items()}
+    base = configs[prepared.plan.baseline.name]
+    baseline = build_detector(without_pretrained(base), num_classes)
+    shares = {}
+    for name, config in configs.items():
+        apart = () if _read(config) == _read(base) else ("backbone.",)
+        shares[name] = share_equal(build_detector(without_pretrained(config), num_classes), baseline, apart)
+    return shares
+
+
+def _read(config: Mapping[str, Any]) -> list[Any] | None:
+    """What a backbone reads; None if nothing, so that it starts from the seed."""
+    backbone = config["backbone"]
+    return [backbone.get(key) for key in ("_target_", "name", "pretrained")] if backbone.get("pretrained") else None

@@ -74,7 +74,7 @@ def _measured(prepared: Prepared, timed: Mapping[str, Run | None], index: Annota
         try:
             if run is None:
                 raise InputError("no finished run has its last checkpoint any more")
-            subjects[name] = subject_of(configs[name], run, data[name], positions)
+            subjects[name] = subject_of(configs[name], run, data[name], positions, prepared.directories)
         except (UserError, OSError) as error:
             costs[name] = replace(costs[name], untimed=str(error))
     for name, (ms, timing) in latencies(subjects, _threads_of(prepared, timed)).items():

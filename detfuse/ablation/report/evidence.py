@@ -21,7 +21,8 @@ from detfuse.config.kinds import kind_of
 from detfuse.config.schema.overrides import place_of
 from detfuse.evaluation.errors import ERROR_TYPES, Errors, error_types
 from detfuse.evaluation.results import matched_ids
-from detfuse.files.records import StorageError, from_plain
+from detfuse.files.plain import read_json
+from detfuse.files.records import StorageError, from_plain, loaded
 from detfuse.files.run_files import COMMAND, COST, FUSION, FUSION_WEIGHTS, METRICS_CSV, PREDICTIONS
 from detfuse.files.text import read_table
 from detfuse.runs.environment import read_environment
@@ -78,7 +79,7 @@ def _arm(runs: Sequence[Run], ground_truth: Annotations, read: Callable[[Path], 
     predictions = {seed: matched_ids(read(path), ground_truth) for seed, path in paths.items() if path.is_file()}
     sorted_errors = [error_types(ground_truth, results) for results in predictions.values()]
     errors = [one for one in sorted_errors if one is not None]
-    fusions = [(run.trained_in / FUSION, read_json(run.trained_in / FUSION)) for run in runs]
+    fusions = [(run.trained_in / FUSION, read_if_there(run.trained_in / FUSION)) for run in runs]
     environments = [read_environment(run.folder) for run in runs]
     different = {json.dumps(one, sort_keys=True): one for one in environments if one is not None}
     return ArmEvidence(
@@ -91,7 +92,7 @@ def _arm(runs: Sequence[Run], ground_truth: Annotations, read: Callable[[Path], 
         cost=_cost([read_cost(run.folder) for run in runs if (run.folder / COST).is_file()]),
         fusion=next((from_plain(Fusion, plain, str(path)) for path, plain in fusions if plain is not None), None),
         environments=tuple(different.values()),
-        overrides=_overrides([read_json(run.folder / COMMAND) for run in runs[:1]]),
+        overrides=_overrides([read_if_there(run.folder / COMMAND) for run in runs[:1]]),
     )
 
 
@@ -115,7 +116,7 @@ def _cost(costs: Sequence[DetectorCost]) -> DetectorCost | None:
     return replace(costs[0], latency_ms=latency, latency_low=low, latency_high=high)
 
 
-def read_json(path: Path) -> Any:
+def read_if_there(path: Path) -> Any:
     """The content of a JSON file; None if there is none.
 
     Raises:
@@ -123,10 +124,7 @@ def read_json(path: Path) -> Any:
     """
     if not path.is_file():
         return None
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise StorageError(f"{path} cannot be read: {error}") from error
+    return loaded(path, read_json)
 
 
 def read_curve(path: Path) -> Curve:

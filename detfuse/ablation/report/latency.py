@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import prod
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from detfuse.ablation.records import Run, Timing
 from detfuse.build import build_combine, build_detector, without_pretrained
+from detfuse.config import as_stored
 from detfuse.data import DetectionDataModule, collate
 from detfuse.data.collate import padded_size
 from detfuse.data.dataset import Key
@@ -67,7 +69,9 @@ def spread_positions(data: DetectionDataModule) -> list[int]:
     return [order[place] for place in places]
 
 
-def subject_of(config: Mapping[str, Any], run: Run, data: DetectionDataModule, positions: Sequence[int]) -> Subject:
+def subject_of(
+    config: Mapping[str, Any], run: Run, data: DetectionDataModule, positions: Sequence[int], directories: list[Path]
+) -> Subject:
     """What is timed of an arm.
 
     Args:
@@ -75,6 +79,7 @@ def subject_of(config: Mapping[str, Any], run: Run, data: DetectionDataModule, p
         run: one with its last checkpoint.
         data: the arm's, with its validation split.
         positions: of the images in that split.
+        directories: the shipped configuration and the user's, which vouch for what the checkpoint's calls.
 
     Raises:
         ValueError: if the checkpoint or an image cannot be used, or there is no such device here.
@@ -82,7 +87,8 @@ def subject_of(config: Mapping[str, Any], run: Run, data: DetectionDataModule, p
     """
     checkpoint = read_checkpoint(run.trained_in / LAST)
     # the checkpoint has all weights, and the numbers that its images were normalised by
-    trained = without_pretrained({**config, "detector": checkpoint.config["detector"]})
+    stored = as_stored(checkpoint.config, checkpoint.path, directories)
+    trained = without_pretrained({**config, "detector": stored["detector"]})
     detector = build_detector(trained, len(checkpoint.categories))
     load_weights(detector, checkpoint)
     inference = Inference(detector, build_combine(config), config)

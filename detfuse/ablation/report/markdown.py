@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from html import escape
 
 from detfuse.ablation.report.blocks import Block, Bullets, Code, Figure, PictureRow, Section, Table, Text, Verdicts
+from detfuse.words import printable
 
 FIGURES = "figures"
 
@@ -26,7 +28,7 @@ def _block(block: Block) -> str:
         return "\n".join(f"- {_escaped(item)}" for item in block.items)
     if isinstance(block, Code):
         fence = "`" * max(3, 1 + max(map(len, re.findall("`+", block.text)), default=0))
-        return f"{fence}text\n{block.text.rstrip()}\n{fence}"
+        return f"{fence}text\n{printable(block.text.rstrip())}\n{fence}"
     if isinstance(block, Verdicts):
         rows = [[badge.name, badge.figure, badge.word, badge.text] for badge in block.badges]
         return f"**{_escaped(block.headline)}**\n\n" + _grid(["arm", "difference", "verdict", ""], rows)
@@ -51,5 +53,5 @@ def _grid(header: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequenc
 
 def _escaped(text: str) -> str:
     """Shown as it is: no tags, no emphasis, no links, no line breaks."""
-    flat = " ".join(text.split())
-    return re.sub(r"([\\`*_\[\]<>|#~])", r"\\\1", flat).replace("&", "&amp;")
+    flat = re.sub(r"([\\`*_\[\]|#~])", r"\\\1", printable(" ".join(text.split())))
+    return escape(flat, quote=False)

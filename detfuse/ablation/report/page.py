@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
 
 from detfuse.ablation.report.blocks import Block, Bullets, Code, Figure, PictureRow, Section, Table, Text, Verdicts
+from detfuse.words import escaped
 
 _STYLE = Path(__file__).with_name("page.css")
 
@@ -28,30 +28,30 @@ def page(title: str, kicker: str, subtitle: str, sections: Sequence[Section]) ->
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; '
         "style-src 'unsafe-inline'\">\n"
-        f"<title>{escape(title)}: ablation</title>\n<style>\n{style}</style>\n</head>\n<body>\n<main>\n"
-        f'<header><p class="kicker">{escape(kicker)}</p><h1>{escape(title)}</h1><p>{escape(subtitle)}</p></header>\n'
+        f"<title>{escaped(title)}: ablation</title>\n<style>\n{style}</style>\n</head>\n<body>\n<main>\n"
+        f'<header><p class="kicker">{escaped(kicker)}</p><h1>{escaped(title)}</h1><p>{escaped(subtitle)}</p></header>\n'
         f"{body}\n</main>\n</body>\n</html>\n"
     )
 
 
 def _section(section: Section) -> str:
-    heading = f"<h2>{escape(section.title)}</h2>\n" if section.title else ""
+    heading = f"<h2>{escaped(section.title)}</h2>\n" if section.title else ""
     return f"<section>\n{heading}" + "\n".join(_block(block) for block in section.blocks) + "\n</section>"
 
 
 def _block(block: Block) -> str:
     if isinstance(block, Text):
-        return f'<p class="note">{escape(block.text)}</p>' if block.note else f"<p>{escape(block.text)}</p>"
+        return f'<p class="note">{escaped(block.text)}</p>' if block.note else f"<p>{escaped(block.text)}</p>"
     if isinstance(block, Bullets):
-        return "<ul>" + "".join(f"<li>{escape(item)}</li>" for item in block.items) + "</ul>"
+        return "<ul>" + "".join(f"<li>{escaped(item)}</li>" for item in block.items) + "</ul>"
     if isinstance(block, Code):
-        return f"<pre>{escape(block.text)}</pre>"
+        return f"<pre>{escaped(block.text)}</pre>"
     if isinstance(block, Verdicts):
         return _verdicts(block)
     if isinstance(block, Figure):
         drawing = _image("image/svg+xml", block.svg.encode(), block.caption) if block.foreign else block.svg
         kind = ' class="foreign"' if block.foreign else ""
-        return f"<figure{kind}>{drawing}<figcaption>{escape(block.caption)}</figcaption></figure>"
+        return f"<figure{kind}>{drawing}<figcaption>{escaped(block.caption)}</figcaption></figure>"
     if isinstance(block, PictureRow):
         return _pictures(block)
     return _table(block)
@@ -59,33 +59,33 @@ def _block(block: Block) -> str:
 
 def _verdicts(block: Verdicts) -> str:
     items = "".join(
-        f'<li style="border-left-color:{badge.color}"><b style="color:{badge.color}">{escape(badge.name)}</b>'
-        f'<span class="number">{escape(badge.figure)}</span><span class="word">{escape(badge.word)}</span>'
-        f"<span>{escape(badge.text)}</span></li>"
+        f'<li style="border-left-color:{badge.color}"><b style="color:{badge.color}">{escaped(badge.name)}</b>'
+        f'<span class="number">{escaped(badge.figure)}</span><span class="word">{escaped(badge.word)}</span>'
+        f"<span>{escaped(badge.text)}</span></li>"
         for badge in block.badges
     )
-    return f'<p class="headline">{escape(block.headline)}</p>\n<ul class="verdicts">{items}</ul>'
+    return f'<p class="headline">{escaped(block.headline)}</p>\n<ul class="verdicts">{items}</ul>'
 
 
 def _pictures(row: PictureRow) -> str:
     figures = "".join(
         f"<figure>{_image('image/jpeg', picture.jpeg, picture.caption)}"
-        f"<figcaption>{escape(picture.caption)}</figcaption></figure>"
+        f"<figcaption>{escaped(picture.caption)}</figcaption></figure>"
         for picture in row.pictures
     )
-    return f'<h3>{escape(row.heading)}</h3>\n<div class="pictures">{figures}</div>'
+    return f'<h3>{escaped(row.heading)}</h3>\n<div class="pictures">{figures}</div>'
 
 
 def _image(kind: str, content: bytes, alternative: str) -> str:
-    return f'<img alt="{escape(alternative)}" src="data:{kind};base64,{b64encode(content).decode("ascii")}">'
+    return f'<img alt="{escaped(alternative)}" src="data:{kind};base64,{b64encode(content).decode("ascii")}">'
 
 
 def _table(table: Table) -> str:
     kinds = [' class="number"' if column.numeric else "" for column in table.columns]
-    head = "".join(f"<th{kind}>{escape(c.header)}</th>" for kind, c in zip(kinds, table.columns, strict=True))
+    head = "".join(f"<th{kind}>{escaped(c.header)}</th>" for kind, c in zip(kinds, table.columns, strict=True))
     rows = "".join(
-        "<tr>" + "".join(f"<td{kind}>{escape(cell)}</td>" for kind, cell in zip(kinds, row, strict=True)) + "</tr>"
+        "<tr>" + "".join(f"<td{kind}>{escaped(cell)}</td>" for kind, cell in zip(kinds, row, strict=True)) + "</tr>"
         for row in table.shown()
     )
-    caption = f"<caption>{escape(table.caption)}</caption>" if table.caption else ""
+    caption = f"<caption>{escaped(table.caption)}</caption>" if table.caption else ""
     return f'<div class="scroll"><table>{caption}<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from detfuse.ablation.records import Plan
 from detfuse.statistics.records import Comparison, Difference, Score, Verdict
+from detfuse.statistics.verdict import LEARNT
 from detfuse.words import aligned, listed, points, signed
 
 MINUS, NARROW = "\N{MINUS SIGN}", "\N{NARROW NO-BREAK SPACE}"
@@ -17,9 +18,6 @@ NAMES = {
     "APl": "AP large",
 }
 """How metrics are called; a class's is called by its category."""
-
-
-_LEARNT = 0.01  # AP below which a detector has found next to nothing
 
 
 def title_of(metric: str) -> str:
@@ -72,7 +70,7 @@ def headline(plan: Plan, scores: Sequence[Score], comparisons: Sequence[Comparis
 
 def _answer(plan: Plan, scores: Sequence[Score], comparisons: Sequence[Comparison]) -> str:
     means = [s.mean for s in scores if s.metric == main_metric(comparisons) and s.mean is not None]
-    if means and max(means) < _LEARNT:
+    if means and max(means) < LEARNT:
         return "No arm reaches one point: nothing was learnt that could be compared."
     decimals, baseline = decimals_for(comparisons), plan.baseline.name
     compared = [c for c in comparisons if c.verdict.kind != "missing"]

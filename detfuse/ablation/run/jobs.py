@@ -54,7 +54,8 @@ def _trained(prepared: Prepared, folder: Path, arm: Arm, seed: int) -> tuple[str
         *(sys.executable, "-P", "-m", "detfuse.cli.arm"),
         *prepared.argv(arm, seed),
         override("runs_dir", str(folder / _RUNS)),
-        *(f"project={arm.name}", f"name=seed-{seed}", "resume=true", "evaluate=last"),
+        override("project", arm.name),  # which may read as a number
+        *(f"name=seed-{seed}", "resume=true", "evaluate=last"),
     )
 
 

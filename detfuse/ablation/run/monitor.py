@@ -18,7 +18,7 @@ from detfuse.ablation.records import Run
 from detfuse.ablation.run.runner import score_of
 from detfuse.files.run_files import LOG, METRICS_CSV
 from detfuse.files.text import read_table
-from detfuse.words import clock, points
+from detfuse.words import clock, points, printable
 
 _STYLES = {"finished": "green", "running": "bold", "waiting": "dim"}  # the rest went wrong
 _UNKNOWN = "-"
@@ -125,7 +125,7 @@ class Monitor:
             again = "was finished" if first else f"finished after {clock(run.seconds)}"
             self._print(f"{name}: {again}, AP {_points(score_of(run))}  ({self._summary(runs, epochs)})")
         else:
-            self._print(f"{name}: {run.state}: {run.reason} (see {run.folder / LOG})")
+            self._print(f"{name}: {run.state}: {printable(run.reason)} (see {run.folder / LOG})")
 
     def _print(self, text: str) -> None:
         self.console.print(text, markup=False)

@@ -7,7 +7,6 @@ moment and started again: finished runs are kept, the others go on from their la
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,6 +17,7 @@ from typing import Any
 from detfuse.ablation.records import Run, State
 from detfuse.ablation.run.launcher import Handle, Launcher
 from detfuse.ablation.storage import read_run, write_run
+from detfuse.files.plain import read_json
 from detfuse.files.records import StorageError
 from detfuse.files.run_files import LOG, METRICS, PREDICTIONS, STATE
 
@@ -196,7 +196,7 @@ def state_of(job: Job) -> Run:
 def score_of(run: Run) -> float | None:
     """Score of a finished run, mAP as a fraction; None where it is undefined or the run has no result."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        content: Any = json.loads((run.folder / METRICS).read_text(encoding="utf-8"))
+        content: Any = read_json(run.folder / METRICS)
         value = float(content["stats"]["mAP"])
         return value if value >= 0 else None
     return None
@@ -226,9 +226,10 @@ def _last_lines(log: Path, start: int) -> Iterator[str]:
     """The lines that this process wrote last; of a traceback only the error is worth a person's time."""
     with contextlib.suppress(OSError), log.open("rb") as file:
         size = file.seek(0, 2)
-        file.seek(max(start, size - _TAIL_BYTES))
+        in_traceback = file.seek(max(start, size - _TAIL_BYTES)) > start
         for line in file.read().decode("utf-8", errors="replace").splitlines():
-            if line.strip() and not line.startswith((" ", "Traceback", "Set the environment variable HYDRA_FULL")):
+            in_traceback = line.startswith("Traceback") or (in_traceback and line.startswith(" "))
+            if line.strip() and not in_traceback and not line.startswith("Set the environment variable HYDRA_FULL"):
                 yield line.strip()
 
 

@@ -71,7 +71,7 @@ def frame_of(shipped: Path, config_name: str) -> Frame:
 
 def _take_file(frame: Frame, shipped: Path, name: str, bringer: str | None) -> None:
     """What a file's defaults list brings (to ``bringer``, its place), and what a primary configuration has in place."""
-    content, _ = _read(shipped / f"{name}.yaml")
+    content, _ = read(shipped / f"{name}.yaml")
     folder = name.rpartition("/")[0]
     for entry in content.pop("defaults", []):
         if isinstance(entry, str):
@@ -90,7 +90,7 @@ def _take_file(frame: Frame, shipped: Path, name: str, bringer: str | None) -> N
 def _take_option(frame: Frame, shipped: Path, mount: str, option: str, bringer: str | None) -> None:
     group, _, package = mount.partition("@")
     place = (package or group).removeprefix("_global_.")
-    _, header = _read(shipped / group / f"{option}.yaml")
+    _, header = read(shipped / group / f"{option}.yaml")
     if target := _file_with_target(shipped, group, option):
         frame.parts[place] = target
         if bringer is not None:
@@ -98,7 +98,7 @@ def _take_option(frame: Frame, shipped: Path, mount: str, option: str, bringer: 
     elif "@package _global_" not in header:
         names = frame.collections.setdefault(place, {})
         for each in group_options([shipped])[group]:
-            for name, node in _read(shipped / group / f"{each}.yaml")[0].items():
+            for name, node in read(shipped / group / f"{each}.yaml")[0].items():
                 if name != "defaults":
                     names.setdefault(name, []).extend([each] if isinstance(node, Mapping) else [])
     _take_file(frame, shipped, f"{group}/{option}", place)
@@ -106,7 +106,7 @@ def _take_option(frame: Frame, shipped: Path, mount: str, option: str, bringer: 
 
 def _file_with_target(shipped: Path, group: str, option: str) -> str | None:
     """The file that says what an option is: its own, or one of its folder that it begins with."""
-    content, _ = _read(shipped / group / f"{option}.yaml")
+    content, _ = read(shipped / group / f"{option}.yaml")
     if "_target_" in content:
         return f"{group}/{option}"
     bases = [entry for entry in content.get("defaults", []) if isinstance(entry, str) and entry != "_self_"]
@@ -124,7 +124,7 @@ def _nodes(content: Any, path: str) -> Iterator[str]:
         yield from _nodes(value, f"{path}.{key}" if path else str(key))
 
 
-def _read(file: Path) -> tuple[dict[str, Any], str]:
+def read(file: Path) -> tuple[dict[str, Any], str]:
     """A file's content, and its first line, which may name a package."""
     text = file.read_text(encoding="utf-8")
     content = yaml.load(text, _Loader)

@@ -234,9 +234,9 @@ class NodeCheck:
         for end in range(len(parts), 0, -1):
             typed = self.typed.get(".".join(parts[:end]))
             if typed is not None:
-                return f"{typed} (command line)"
+                return f"{typed:.200} (command line)"
         origin = self.composed.origin(path)
-        shown = value if not isinstance(value, dict | list) else "..."
+        shown = f"{value!s:.100}" if not isinstance(value, dict | list) else "..."
         return f"{path}={shown} ({origin})" if origin else f"{path}={shown}"
 
     @staticmethod

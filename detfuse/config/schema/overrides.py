@@ -134,8 +134,8 @@ def _take_config_dir(directory: Path, shipped: Path, line: CommandLine) -> None:
 def _take_override(typed: str, line: CommandLine, groups: dict[str, list[str]]) -> None:
     try:
         override = OverridesParser.create().parse_override(typed)
-    except HydraException as error:
-        line.problems.append(f"{typed}: {_explain(typed, str(error))}")
+    except (HydraException, ValueError, RecursionError) as error:  # a number of thousands of digits, brackets as deep
+        line.problems.append(f"{typed:.200}: {_explain(typed, str(error))}")
         return
     key = override.get_key_element().lstrip("+~")
     if key == "hydra.searchpath":
@@ -161,7 +161,7 @@ def _explain(typed: str, error: str) -> str:
         return "settings are written key=value"
     key, _, value = typed.partition("=")
     if "=" in value or any(sign in value for sign in "()[]{}: ,"):
-        return f"cannot be read; quote values with special characters, such as '{key}=\"{value}\"'"
+        return f"cannot be read; quote values with special characters, such as '{key}=\"{value:.60}\"'"
     return f"cannot be read: {error.splitlines()[0]}"
 
 

@@ -82,6 +82,10 @@ def _parse(source: Path) -> dict[str, Any]:
             f"{source}: not valid JSON at line {error.lineno}, column {error.colno} ({error.msg}); "
             "the file may be empty or cut off: write or download it again"
         ) from error
+    except DataError:
+        raise
+    except ValueError as error:
+        raise DataError(f"{source}: {error}; correct the file") from error  # a number of thousands of digits
     if not isinstance(content, dict):
         hint = " (a results file?)" if isinstance(content, list) else ""
         raise DataError(

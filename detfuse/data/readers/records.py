@@ -13,18 +13,20 @@ from array import array
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 
-from detfuse.annotations import offsets_of
+from detfuse.annotations import MOST_AREA, offsets_of
 from detfuse.data.images import CheckImages, check_images, relative_path_problem
 from detfuse.data.index import AnnotationIndex, DataError, DataWarning
 from detfuse.structures import Categories, ImageId
 
 MIN_SIDE = 1e-3
 """Boxes thinner than this, in pixels, are degenerate: the logarithm of their size would explode."""
+
+_RIM = 16  # square pixels by which conventions differ in small boxes
 
 OVERSHOOT = 1.0
 """Pixels by which a box may leave its image without a word: COCO's own boxes do, by rounding."""
@@ -198,11 +200,12 @@ class _Checked:
             if problem is not None:
                 shown = repr(name) if len(repr(name)) < 100 else repr(name)[:100] + "..."
                 raise self.fail(image, f"file_name {shown} {problem}; expected a path inside the image folder")
-            if name in seen_files:
+            file = str(PurePosixPath(name))  # ./a.jpg is a.jpg
+            if file in seen_files:
                 self.repairs["image file listed under a second id, both were kept; it counts twice"].append(
-                    f"{name}: ids {seen_files[name]} and {record.id}"
+                    f"{name}: ids {seen_files[file]} and {record.id}"
                 )
-            seen_files[name] = record.id
+            seen_files[file] = record.id
             found[record.id] = record
         if not found:
             raise DataError(f"{self.source}: the list of images is empty: nothing to train on or to evaluate")
@@ -272,11 +275,13 @@ class _Checked:
         if area is None:
             self.repairs["annotation without area, computed as width x height"].append(record.name)
             return full
-        if not is_number(area) or not math.isfinite(area) or area < 0:
-            raise self._wrong(record, f"area must be a number of square pixels, got {area!r}")
+        if not is_number(area) or not 0 <= area <= MOST_AREA:
+            raise self._wrong(record, f"area must be a number of square pixels, 0 to {MOST_AREA:g}, got {area!r}")
         if area == 0:
             self.repairs["annotation with area 0, computed as width x height"].append(record.name)
             return full
+        if area > 2 * record.box[2] * record.box[3] + _RIM:
+            self.repairs["annotation whose area is larger than its box, kept for APs, APm and APl"].append(record.name)
         return float(area) if box == record.box else min(float(area), full)
 
     def _numbered(self) -> Sequence[int]:

@@ -6,7 +6,8 @@ import csv
 from html.parser import HTMLParser
 from pathlib import Path
 
-EVIL = '<script>alert("1")</script>'
+EVIL = '\x1b]0;\x07\x9b<script>alert("1")</script>\u202e'
+SHOWN = '\\x1b]0;\\x07\\x9b<script>alert("1")</script>\\u202e'
 VOID = {"meta", "img", "br"}
 
 

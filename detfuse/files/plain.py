@@ -1,0 +1,93 @@
+"""What a file holds as plain data, bounded before anything walks it: a few bytes can stand for billions of values."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from detfuse.errors import InputError
+
+_MOST_BYTES = 1_000_000  # of a YAML file, whose parser takes ten seconds for as many
+_MOST_VALUES, _DEEPEST, _LONGEST = 100_000, 40, 10_000
+
+
+def require_plain(content: Any, file: Path, name: str) -> None:
+    """Refuse what no configuration of detfuse is: objects, references, more than anybody writes.
+
+    A value that is referred to several times counts each time, as whoever walks it would meet it.
+
+    Args:
+        content: as it was parsed.
+        file: that it stands in, for messages.
+        name: what it is called there.
+
+    Raises:
+        InputError: naming the place and what is wrong with it.
+    """
+    waiting: list[tuple[str, Any, int]] = [(name, content, 0)]
+    for count in range(_MOST_VALUES + 1):
+        if not waiting:
+            return
+        path, value, depth = waiting.pop()
+        if problem := _problem(value, depth):
+            raise InputError(f"{file}: {path:.300} {problem}; it was not written by detfuse")
+        if isinstance(value, dict | list):
+            if count + len(waiting) + len(value) > _MOST_VALUES:
+                break
+            named = isinstance(value, dict)
+            items = value.items() if isinstance(value, dict) else enumerate(value)
+            waiting += [(f"{path}.{key}" if named else f"{path}[{key}]", item, depth + 1) for key, item in items]
+    raise InputError(f"{file}: {name} has more than {_MOST_VALUES:,} values; it was not written by detfuse")
+
+
+def _problem(value: Any, depth: int) -> str:
+    if depth > _DEEPEST:
+        return f"lies more than {_DEEPEST} levels deep"
+    texts = [value] if isinstance(value, str) else list(value) if isinstance(value, dict) else []
+    if odd := [text for text in texts if not isinstance(text, str)]:
+        return f"has the key {odd[0]!r:.60}, which is no text"
+    if any(len(text) > _LONGEST for text in texts):
+        return f"has a text of more than {_LONGEST:,} characters"
+    if unresolved := [text for text in texts if "${" in text]:
+        return f"has the unresolved value {unresolved[0]!r:.60}"
+    if isinstance(value, int) and not -(2**63) <= value < 2**64:
+        return "is a number of more digits than 64 bits hold"
+    if value is not None and not isinstance(value, str | int | float | dict | list):
+        return f"is a {type(value).__name__}, and a configuration is plain text and numbers"
+    return ""
+
+
+def read_yaml(file: Path) -> Any:
+    """The content of a YAML file; its tags make no objects, its aliases no more than anybody writes.
+
+    Raises:
+        OSError: if it cannot be opened.
+        InputError: if it is no YAML, or holds more than plain data (see :func:`require_plain`).
+    """
+    if file.stat().st_size > _MOST_BYTES:
+        raise InputError(f"{file}: has more than {_MOST_BYTES:,} bytes; it was not written by detfuse")
+    content = _parsed(file, yaml.safe_load)
+    require_plain(content, file, file.stem)
+    return content
+
+
+def read_json(file: Path) -> Any:
+    """The content of a JSON file, which has nothing but plain data, each value once.
+
+    Raises:
+        OSError: if it cannot be opened.
+        InputError: if it is no JSON.
+    """
+    return _parsed(file, json.loads)
+
+
+def _parsed(file: Path, parse: Callable[[str], Any]) -> Any:
+    try:
+        return parse(file.read_text(encoding="utf-8"))
+    except (ValueError, yaml.YAMLError, RecursionError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
+        raise InputError(f"{file} cannot be read: {reason}; it was cut or edited") from error
