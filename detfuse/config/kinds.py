@@ -35,7 +35,9 @@ KINDS: dict[str, Kind] = {
     **dict.fromkeys(("trainer.log_every_n_steps", "trainer.detect_anomaly"), "display"),
     "logger": "display",
     "callbacks": "science",  # averaged weights, the statistics of norms, which checkpoint is the best
-    "callbacks.checkpoints.every_n_epochs": "display",
+    **dict.fromkeys(
+        (f"callbacks.checkpoints.every_{often}" for often in ("n_epochs", "n_steps", "minutes")), "display"
+    ),
     **dict.fromkeys(("callbacks.progress", "callbacks.pictures", "callbacks.fusion_weights"), "display"),
 }
 """Key -> the kind of the setting, or of all below it that are not named themselves."""
