@@ -13,7 +13,7 @@ Kind = Literal["science", "data", "machine", "place", "display"]
 
 * ``science``: the results.
 * ``data``: where the data lie. The same data may lie elsewhere, so it is no part of a name; other data may lie there,
-  so a resumed run keeps it, and two arms that differ in it are no pair.
+  so a resumed run compares their content, and two arms that differ in it are no pair.
 * ``machine``: on what is computed. Results may depend on it by rounding, and by the size of the whole batch.
 * ``place``: where the run lies, and whether it begins or goes on.
 * ``display``: what is told and kept on the way. No result depends on it.

@@ -61,7 +61,7 @@ class TrainBatches(Sampler[list[Key]]):
         return self
 
     def set_epoch(self, epoch: int) -> None:
-        """The epoch of the next iteration; it begins with the first batch, unless :meth:`start_at` has named another."""
+        """The epoch of the next iteration; it begins with its first batch, unless :meth:`start_at` named another."""
         if epoch != self.epoch:
             self.start_at(epoch, 0)
 
@@ -76,6 +76,10 @@ class TrainBatches(Sampler[list[Key]]):
     def num_batches(self, world_size: int) -> int:
         """Batches per epoch, the same for every rank."""
         return max(1, len(self.tall) // (self.batch_size * world_size))
+
+    def num_images(self, world_size: int) -> int:
+        """Images in a global batch; with fewer images than ranks, those that are repeated count again."""
+        return min(self.batch_size * world_size, max(len(self.tall), world_size))
 
     def fewest_images(self, world_size: int) -> int:
         """Images in the smallest batch of a rank: ``batch_size``, unless the data set does not fill one batch."""

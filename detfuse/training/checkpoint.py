@@ -31,8 +31,8 @@ class UnwrittenCheckpointError(UserError, OSError):
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes beside the target, flushes to the disk, renames: the target is the old file or the new one, never a part.
 
-    Reads with ``weights_only=True``, and compares checksums: a checkpoint is data and runs no code, and a damaged one is
-    told instead of trained on.
+    Reads with ``weights_only=True``, and compares checksums: a checkpoint is data and runs no code, and a damaged
+    one is told instead of trained on.
     """
 
     def save_checkpoint(
@@ -87,8 +87,12 @@ def _unwritten(target: Path, error: Exception) -> Exception:
     if cause is None:
         return error
     reason = (cause.strerror or str(cause)).lower()
-    left = "the checkpoint that was there is whole" if target.is_file() else "there was none yet"
-    return UnwrittenCheckpointError(f"{target}: could not be written: {reason}; {left}. With resume= the run goes on")
+    left = (
+        "the checkpoint that was there is whole, and resume= goes on from it"
+        if target.is_file()
+        else "there was none yet"
+    )
+    return UnwrittenCheckpointError(f"{target}: could not be written: {reason}; {left}")
 
 
 def _sync_folder(folder: Path) -> None:

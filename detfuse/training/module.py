@@ -28,7 +28,7 @@ from detfuse.protocols import Combine
 from detfuse.structures import Batch, Categories, Detections, ImageId
 from detfuse.training.datamodule import TrainingData
 from detfuse.training.finite import finite_results, non_finite_gradient, non_finite_loss
-from detfuse.training.length import Length, length_of
+from detfuse.training.length import Length, run_length
 from detfuse.training.optim import describe_rates
 from detfuse.training.resuming import remember_pretrained, restore
 
@@ -257,26 +257,13 @@ class DetectionModule(pl.LightningModule):
         print(text, flush=True)
 
     def length(self) -> Length:
-        """The length of the whole run, for each of its processes.
-
-        Not ``trainer.estimated_stepping_batches``: it builds the loader early and so drops its state on resume
-        (Lightning issue 20550).
-        """
-        trainer = self.trainer
-        data: TrainingData | None = getattr(trainer, "datamodule", None)
+        """The length of the whole run, for each of its processes."""
+        data: TrainingData | None = getattr(self.trainer, "datamodule", None)
         if data is None:
             raise InputError(
                 "training needs a data module that knows its batches: call trainer.fit(module, datamodule=...)"
             )
-        return length_of(
-            data.train_batches_per_epoch(trainer.world_size),
-            data.batch_size,
-            trainer.world_size,
-            limit=trainer.limit_train_batches,
-            accumulate=trainer.accumulate_grad_batches,
-            max_epochs=-1 if trainer.max_epochs is None else trainer.max_epochs,
-            max_steps=trainer.max_steps,
-        )
+        return run_length(self.trainer, data)
 
     # ---- checkpoint
 

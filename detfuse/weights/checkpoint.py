@@ -18,6 +18,7 @@ from detfuse.structures import Categories
 from detfuse.words import some
 
 _PREFIX = "detector."
+_OF_TRAINING = ("loops", "callbacks", "optimizer_states", "lr_schedulers", "global_step")
 
 
 class CheckpointError(InputError):
@@ -57,7 +58,22 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         CheckpointError: if there is no such file, it is damaged, holds code, was not written by this program, or holds
             weights that are not finite.
     """
-    path = Path(path).expanduser()
+    return _read(Path(path).expanduser())[0]
+
+
+def read_training(path: Path) -> tuple[Checkpoint, dict[str, Any]]:
+    """Read a checkpoint to go on from: also what is in it besides the detector, as Lightning stores it.
+
+    Raises:
+        CheckpointError: see :func:`read_checkpoint`; and if it holds no training to go on with.
+    """
+    checkpoint, content = _read(path)
+    if absent := [key for key in _OF_TRAINING if key not in content]:
+        raise CheckpointError(f"{path}: holds weights, but no training to go on with: {', '.join(absent)} is missing")
+    return checkpoint, content
+
+
+def _read(path: Path) -> tuple[Checkpoint, dict[str, Any]]:
     _require_file(path)
     try:
         content = read_archive(path, legacy=False)
@@ -79,7 +95,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
             f"{path}: holds no detector weights (keys beginning with {_PREFIX!r} in 'state_dict'); train again"
         )
     _require_finite(state, path)
-    return Checkpoint(
+    read = Checkpoint(
         path=path,
         config=config,
         categories=_categories(own, path),
@@ -88,6 +104,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         version=version,
         is_ema=averaged is not None,
     )
+    return read, content
 
 
 def load_weights(detector: nn.Module, checkpoint: Checkpoint) -> None:

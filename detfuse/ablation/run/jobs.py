@@ -16,7 +16,7 @@ from detfuse.ablation.run.runner import Job
 from detfuse.ablation.storage import read_plan
 from detfuse.errors import UserError
 from detfuse.files.records import StorageError
-from detfuse.files.run_files import CONFIG, ENVIRONMENT, LAST, LOG, STATE
+from detfuse.files.run_files import CONFIG, ENVIRONMENT, LOG, STATE
 from detfuse.runs.environment import environment, read_environment, threads_of_runs
 from detfuse.runs.run_folder import can_continue, empty
 from detfuse.runs.threads import described, this_machine, threads_that_fit
@@ -125,7 +125,7 @@ def refuse_other_environment(jobs: Sequence[Job], slots: Sequence[Mapping[str, s
     now = {**environment(), "threads": slots[0]["OMP_NUM_THREADS"]}
     for job in jobs:
         made = read_environment(job.folder)
-        if made is None or not (job.folder / LAST).is_file():  # it begins again
+        if made is None or not can_continue(job.folder):  # it begins again
             continue
         found = environment_differences(made, now)
         if "CUDA_VISIBLE_DEVICES" in slots[0]:
