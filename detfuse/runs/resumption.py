@@ -80,7 +80,7 @@ class Resumption:
 
 
 def resumption(folder: Path) -> Resumption:
-    """The newest checkpoint of a run folder, its checksums compared.
+    """The checkpoint that a run folder goes on from, its checksums compared.
 
     Raises:
         UserError: if it is damaged, naming what else there is.

@@ -214,13 +214,11 @@ def folder_to_resume(resume: bool | str, base: Path) -> Path | None:
 
 
 def checkpoint_of(folder: Path) -> Path:
-    """The checkpoint that a run goes on from, relative to its folder: the one that was written last.
+    """The checkpoint that a run goes on from, relative to its folder.
 
-    Each will do, since a run that goes on from an earlier one comes by the same way. That is ``last.ckpt``, unless the
-    run was killed before it was written after a ``best.ckpt``.
+    A run that was killed before it first wrote ``last.ckpt`` may have a ``best.ckpt``, which holds as much.
     """
-    written = [path for path in (LAST, BEST) if (folder / path).is_file()]
-    return max(written, key=lambda path: (folder / path).stat().st_mtime_ns, default=LAST)
+    return BEST if (folder / BEST).is_file() and not (folder / LAST).is_file() else LAST
 
 
 def can_continue(folder: Path) -> bool:
