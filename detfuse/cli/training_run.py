@@ -17,7 +17,7 @@ from detfuse.build import Parts, build_parts, build_trainer
 from detfuse.config import TrainSettings
 from detfuse.errors import UserError
 from detfuse.files.records import to_plain
-from detfuse.files.run_files import BEST, COMMAND, CONFIG, ENVIRONMENT, FUSION, FUSION_DRAWING, LAST, SUMMARY
+from detfuse.files.run_files import ANOMALY, BEST, COMMAND, CONFIG, ENVIRONMENT, FUSION, FUSION_DRAWING, LAST, SUMMARY
 from detfuse.files.text import write_json, write_text
 from detfuse.inspect.attention_memory import device_memory, require_fit
 from detfuse.inspect.batch_statistics import require_statistics
@@ -34,6 +34,7 @@ from detfuse.runs.scoring import report, score
 from detfuse.runs.stored import config_to_resume
 from detfuse.training.datamodule import LightningData
 from detfuse.training.device import bytes_of
+from detfuse.training.replay import replay
 from detfuse.training.signals import Stopped, requeue
 from detfuse.visualize.graph import Fusion, svg
 from detfuse.weights.checkpoint import read_checkpoint
@@ -53,6 +54,9 @@ def run(invocation: Invocation) -> None:
     settings = TrainSettings.of(invocation.config)
     _refuse_sweep_of_processes(invocation)
     base = run_folder.base_folder(settings, invocation.typed, multirun=invocation.multirun)
+    if settings.debug == "anomaly":
+        _replay(base if isinstance(settings.resume, bool) else Path(settings.resume).expanduser(), invocation)
+        return
     resume = run_folder.folder_to_resume(settings.resume, base)
     require_folder(resume or base)
     config = config_to_resume(resume, invocation) if resume else invocation.config
@@ -81,6 +85,18 @@ def run(invocation: Invocation) -> None:
         _fit(trainer, parts, config["seed"], held, begun.checkpoint if begun else None)
         _finish(trainer, parts, settings.evaluate, folder)
         _say(trainer, f"run folder: {folder}\ntotal time: {_duration(time.monotonic() - start)}")
+
+
+def _replay(folder: Path, invocation: Invocation) -> None:
+    """Compute the step again at which a run stopped, and print where it breaks; the run stays as it is."""
+    if not (folder / CONFIG).is_file():
+        raise UserError(f"debug=anomaly: {folder} is no run folder: name one by resume=")
+    config = config_to_resume(folder, invocation)
+    parts = build_parts(config, stage="fit", pretrained=False)
+    trainer = build_trainer(config, folder, bare=True)
+    detector = parts.detector.to(trainer.strategy.root_device)
+    for line in replay(folder, detector, detector.loss, trainer.precision_plugin.forward_context):
+        print(line, flush=True)
 
 
 def _refuse_sweep_of_processes(invocation: Invocation) -> None:
@@ -153,7 +169,7 @@ def _fit(trainer: pl.Trainer, parts: Parts, seed: int, held: Held, checkpoint: P
             f"resume={held.path} goes on from the last checkpoint" if can_continue else "before its first checkpoint"
         ) from None
     finally:
-        held.stays = held.stays or trainer.global_step > 0
+        held.stays = held.stays or trainer.global_step > 0 or (held.path / ANOMALY).is_file()
 
 
 def _finish(trainer: pl.Trainer, parts: Parts, evaluate: str, folder: Path) -> None:

@@ -33,6 +33,7 @@ KINDS: dict[str, Kind] = {
     "trainer": "science",
     **dict.fromkeys(("trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy"), "machine"),
     **dict.fromkeys(("trainer.log_every_n_steps", "trainer.detect_anomaly"), "display"),
+    "debug": "display",
     "logger": "display",
     "callbacks": "science",  # averaged weights, the statistics of norms, which checkpoint is the best
     **dict.fromkeys(
