@@ -158,7 +158,7 @@ def _fit(trainer: pl.Trainer, parts: Parts, seed: int, held: Held, checkpoint: P
         _say(trainer, f"{saved}; the same command with resume=true goes on from there")
         if stop.signal.name == "SIGUSR1" and trainer.is_global_zero:
             print(requeue(os.environ), flush=True)
-        raise SystemExit(stop.exit_code) from None
+        raise
     except SIGTERMException:  # Lightning's, where no checkpoints are written
         raise SystemExit(_SIGTERM_EXIT) from None
     except SystemExit:  # Lightning's answer to an interrupt, without a word

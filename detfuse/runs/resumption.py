@@ -72,7 +72,7 @@ class Resumption:
     def is_finished(self, config: Mapping[str, Any]) -> bool:
         """Whether nothing is left to train."""
         trainer = config["trainer"]
-        return trainer.get("max_epochs") == self.epochs or trainer.get("max_steps") == self.step
+        return bool(self.epochs == trainer.get("max_epochs") or self.step == trainer.get("max_steps"))
 
     def __str__(self) -> str:
         within = f", batch {self.seen} of epoch {self.epochs + 1}" if self.seen else f", the end of epoch {self.epochs}"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytorch_lightning as pl
 from pytorch_lightning.loops.evaluation_loop import RestartStage, _EvaluationLoop
 from pytorch_lightning.loops.fit_loop import _FitLoop
-from pytorch_lightning.loops.loop import _Loop
 from pytorch_lightning.trainer.states import RunningStage, TrainerFn
 
 
@@ -45,10 +46,10 @@ class PlacedFitLoop(_FitLoop):
     @property
     def place(self) -> tuple[int, int]:
         """The epoch to train on, and how many of its batches have been seen."""
-        epoch = self.epoch_progress.current
+        epoch: Any = self.epoch_progress.current  # Lightning's type of it is too wide
         # A checkpoint within an epoch is written when its last batch is processed, and not yet counted as completed.
-        seen = self.epoch_loop.batch_progress.current.processed if epoch.started > epoch.processed else 0
-        return epoch.processed, seen
+        batch: Any = self.epoch_loop.batch_progress.current
+        return epoch.processed, batch.processed if epoch.started > epoch.processed else 0
 
     def _load_combined_loader_states(self) -> None:
         """What Lightning calls between making the loader and iterating it."""
@@ -59,15 +60,12 @@ class PlacedFitLoop(_FitLoop):
             if start_at is not None:
                 start_at(*self.place)
 
-    @_Loop.restarting.setter
-    def restarting(self, restarting: bool) -> None:
-        """Whether an epoch is taken up in its middle.
+    def _iteration_based_training(self) -> bool:
+        """What Lightning asks to know whether an epoch is taken up in its middle.
 
-        Lightning says so of every run with ``max_steps``, also where the epoch had ended: it would be ended twice.
+        It says so of every run with ``max_steps``, also where the epoch had ended, which would then end twice.
         """
-        epoch = self.epoch_progress.current
-        unfinished = {epoch.ready, epoch.started} != {epoch.processed}
-        _Loop.restarting.fset(self, restarting and unfinished)  # type: ignore[attr-defined]  # a property
+        return False
 
 
 def use_own_loops(trainer: pl.Trainer) -> None:

@@ -67,7 +67,7 @@ def replay(
     device = next(detector.parameters()).device
     try:
         targets = Targets(*(column.to(device) for column in content["targets"]))
-        batch = Batch(*(column.to(device) for column in content["batch"]), targets)
+        batch = Batch._make([*(column.to(device) for column in content["batch"]), targets])
         draws = int(content["draws"])
         detector.load_state_dict(content["detector"])
         yield f"{content['when']}, the last batch of the step: images {batch.image_ids.tolist()}"
@@ -85,7 +85,7 @@ def replay(
     yield "; ".join(f"{name} = {term.item():.6g}" for name, term in terms.items())
     try:
         with warnings.catch_warnings(action="ignore"), torch.autograd.detect_anomaly(check_nan=True):
-            torch.stack(list(terms.values())).sum().backward()
+            torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]  # torch's
     except RuntimeError as error:
         yield f"backwards: {' '.join(str(error).split())}"
     gradients = {name: p.grad for name, p in detector.named_parameters() if p.grad is not None}

@@ -13,21 +13,18 @@ from types import FrameType
 _ASKING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name))
 
 
-class Stopped(Exception):  # noqa: N818  no error: somebody asked for it
+class Stopped(SystemExit):
     """A run ended because a signal asked for it; what it had learnt is saved.
+
+    As an exit it has the code that shells give: 143 for SIGTERM, 130 for SIGINT.
 
     Args:
         number: the signal's.
     """
 
     def __init__(self, number: int) -> None:
-        super().__init__(number)
+        super().__init__(128 + number)
         self.signal = signal.Signals(number)
-
-    @property
-    def exit_code(self) -> int:
-        """As shells have it: 143 for SIGTERM, 130 for SIGINT."""
-        return 128 + self.signal
 
 
 class StopRequest:

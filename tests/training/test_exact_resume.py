@@ -149,7 +149,7 @@ def test_a_signal_saves_where_the_run_is_and_ends_it(
     before = [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)]
     with pytest.raises(Stopped) as stopped:
         run(root, tmp_path / "cut", more=(ExponentialMovingAverage(decay=0.9), Ask(number, hook, after)))
-    assert stopped.value.exit_code == 128 + number
+    assert stopped.value.code == 128 + number
     assert [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)] == before
     cut = tmp_path / "cut" / LAST
     assert torch.load(cut, weights_only=True)["global_step"] == step
