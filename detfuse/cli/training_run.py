@@ -82,8 +82,12 @@ def run(invocation: Invocation) -> None:
             _say(trainer, f"resuming from {begun.checkpoint} ({begun})")
         if begun and begun.is_finished(config):
             _say(trainer, "this run has finished, and is only scored again; a higher trainer.max_epochs= trains on")
-        _fit(trainer, parts, config["seed"], held, begun.checkpoint if begun else None)
-        _finish(trainer, parts, settings.evaluate, folder)
+        try:
+            _fit(trainer, parts, config["seed"], held, begun.checkpoint if begun else None)
+            _finish(trainer, parts, settings.evaluate, folder)
+        except Stopped as stop:
+            _tell_stop(trainer, stop, folder)
+            raise
         _say(trainer, f"run folder: {folder}\ntotal time: {_duration(time.monotonic() - start)}")
 
 
@@ -153,12 +157,6 @@ def _fit(trainer: pl.Trainer, parts: Parts, seed: int, held: Held, checkpoint: P
     pl.seed_everything(seed, workers=True, verbose=False)
     try:
         trainer.fit(parts.module, datamodule=LightningData(parts.data), ckpt_path=checkpoint)
-    except Stopped as stop:
-        saved = f"{stop.signal.name}: saved {held.path / LAST} at step {trainer.global_step}"
-        _say(trainer, f"{saved}; the same command with resume=true goes on from there")
-        if stop.signal.name == "SIGUSR1" and trainer.is_global_zero:
-            print(requeue(os.environ), flush=True)
-        raise
     except SIGTERMException:  # Lightning's, where no checkpoints are written
         raise SystemExit(_SIGTERM_EXIT) from None
     except SystemExit:  # Lightning's answer to an interrupt, without a word
@@ -170,6 +168,13 @@ def _fit(trainer: pl.Trainer, parts: Parts, seed: int, held: Held, checkpoint: P
         ) from None
     finally:
         held.stays = held.stays or trainer.global_step > 0 or (held.path / ANOMALY).is_file()
+
+
+def _tell_stop(trainer: pl.Trainer, stop: Stopped, folder: Path) -> None:
+    saved = f"{stop.signal.name}: saved {folder / LAST} at step {trainer.global_step}"
+    _say(trainer, f"{saved}; the same command with resume=true goes on from there")
+    if stop.signal.name == "SIGUSR1" and trainer.is_global_zero:
+        print(requeue(os.environ), flush=True)
 
 
 def _finish(trainer: pl.Trainer, parts: Parts, evaluate: str, folder: Path) -> None:

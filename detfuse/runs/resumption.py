@@ -46,7 +46,8 @@ class Resumption:
         if self.data is not None:
             LightningData(data).load_state_dict(dict(self.data))
         else:
-            moved = [key for key in keys_of("data") if value_at(self.config, key) != value_at(config, key)]
+            was = {key: value_at(self.config, key) for key in keys_of("data")}
+            moved = [key for key, value in was.items() if value not in (value_at({}, key), value_at(config, key))]
             if moved:
                 raise UserError(
                     f"{self.checkpoint}: an older version wrote it, which did not note the content of its data, so "

@@ -153,6 +153,7 @@ class Checkpoints(Checkpoint):
         self.best_score: float | None = None
         self.best_epoch: int | None = None
         self._stop = StopRequest()
+        self._leaving = 0  # the signal that all processes know of
         self._saved_step = 0
         self._saved_time = time.monotonic()
 
@@ -176,7 +177,7 @@ class Checkpoints(Checkpoint):
                 f"{BEST} of epoch {self.best_epoch + 1} is gone: the best of the epochs from here on is kept"
             )
             self.best_score = self.best_epoch = None
-        self._stop = StopRequest()
+        self._stop, self._leaving = StopRequest(), 0
         self._stop.listen()
         self._saved_step, self._saved_time = trainer.global_step, time.monotonic()
 
@@ -192,8 +193,17 @@ class Checkpoints(Checkpoint):
         stop = _largest(trainer, self._stop.number)
         if stop or self._is_time(trainer):
             self._write_last(trainer)
-        if stop:
-            raise Stopped(stop)
+        self._leaving = stop
+
+    def on_train_batch_start(self, *args: Any, **kwargs: Any) -> None:
+        """End where that was agreed on after the last batch, whose metrics are logged by now."""
+        if self._leaving:
+            raise Stopped(self._leaving)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Once a run is only scored, all of it is saved."""
+        if trainer.state.fn == "validate" and not _is_dev_run(trainer):
+            self._stop.leave_at_once()
 
     def on_validation_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
         """End within a validation, which then begins again; of one process only, see the class."""

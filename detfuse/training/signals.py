@@ -43,6 +43,16 @@ class StopRequest:
             for number in _ASKING:
                 signal.signal(number, self._note)
 
+    def leave_at_once(self) -> None:
+        """From here on nothing is to be saved: the first signal ends the run where it is."""
+
+        def leave(number: int, frame: FrameType | None) -> None:
+            raise Stopped(number)
+
+        if threading.current_thread() is threading.main_thread():
+            for number in _ASKING:
+                signal.signal(number, leave)
+
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.number and number == signal.SIGINT:
             raise KeyboardInterrupt

@@ -16,6 +16,7 @@ from detfuse.config import Settings, TrainSettings, conf_dir, resolve
 from detfuse.data.generators import Shapes, generate
 from detfuse.errors import UserError
 from detfuse.runs.invocation import Invocation
+from detfuse.runs.resumption import resumption
 
 RUN = Path("runs/default/a")
 LAST, BEST = RUN / "checkpoints/last.ckpt", RUN / "checkpoints/best.ckpt"
@@ -75,12 +76,12 @@ def other_file(path: Path) -> None:
 @pytest.mark.parametrize("damage", [cut(0), cut(1000), cut(300_000), flip, other_file])
 def test_a_damaged_checkpoint_is_told_with_what_else_there_is(begun: Path, damage: Callable[[Path], None]) -> None:
     damage(begun / LAST)
-    told = r"^runs/default/a/checkpoints/last\.ckpt: .*runs/default/a/checkpoints/best\.ckpt is whole \(step 2, the end"
+    told = rf"^{LAST}: .*{BEST} is whole \(step 2, the end of epoch 1\): delete {LAST}"
     with pytest.raises(UserError, match=told) as error:
-        train("data.root=data", "resume=true")
+        resumption(RUN)
     assert "\n" not in str(error.value)
     damage(begun / BEST)
-    with pytest.raises(UserError, match=r"best\.ckpt is damaged too"):
+    with pytest.raises(UserError, match=rf"{BEST} is damaged too"):
         train("data.root=data", "resume=true")
 
 

@@ -17,6 +17,7 @@ from detfuse.data import Loader, SyntheticDataModule, Transforms
 from detfuse.training.checkpoint import Checkpoints
 from detfuse.training.datamodule import LightningData
 from detfuse.training.ema import ExponentialMovingAverage
+from detfuse.training.loggers import MetricsCsv
 from detfuse.training.module import DetectionModule
 from detfuse.training.optim import adamw, cosine
 from detfuse.training.signals import Stopped
@@ -56,11 +57,24 @@ def run(
     workers: int = 0,
     kill: int | None = None,
     resume: Path | None = None,
-    every_n_steps: int | None = None,
+    often: dict[str, Any] | None = None,
     more: tuple[pl.Callback, ...] = (),
     **trainer: Any,
 ) -> dict[str, Any]:
-    """Train on generated shapes with augmentation; what ``last.ckpt`` then holds."""
+    """Train on generated shapes, augmented, with an average of the weights; what it then has written."""
+    average = ExponentialMovingAverage(decay=0.9)
+    callbacks = [average, *more, *([] if kill is None else [Kill(kill)]), Checkpoints(**(often or {}))]
+    made, module, data = parts(root, folder, callbacks, workers=workers, **trainer)
+    try:
+        made.fit(module, datamodule=data, ckpt_path=resume)
+    except KilledError:
+        return {}
+    return {"last": torch.load(folder / LAST, weights_only=True), "csv": (folder / "metrics.csv").read_text()}
+
+
+def parts(
+    root: Path, folder: Path, callbacks: list[pl.Callback], *, workers: int = 0, **trainer: Any
+) -> tuple[pl.Trainer, DetectionModule, LightningData]:
     transform = Transforms(short_side=32, long_side=None, flip=0.5, brightness=0.3)
     loader = Loader(batch_size=2, num_workers=workers)
     data = SyntheticDataModule(
@@ -70,14 +84,8 @@ def run(
     data.setup("fit")
     optimizer, schedule = partial(adamw, lr=0.01, reference_batch=None), partial(cosine, warmup_steps=2)
     module = DetectionModule(make_detector(), combine, None, data.categories, {"seed": 0}, optimizer, schedule)
-    callbacks = [*more, *([] if kill is None else [Kill(kill)]), Checkpoints(every_n_steps=every_n_steps)]
-    settings = {"max_epochs": EPOCHS, "accelerator": "cpu", **trainer}
-    try:
-        make_trainer(folder, callbacks, [], **settings).fit(module, datamodule=LightningData(data), ckpt_path=resume)
-    except KilledError:
-        return {}
-    stored: dict[str, Any] = torch.load(folder / LAST, weights_only=True)
-    return stored
+    settings = {"max_epochs": EPOCHS, "accelerator": "cpu", "log_every_n_steps": 1, **trainer}
+    return make_trainer(folder, callbacks, [MetricsCsv(folder)], **settings), module, LightningData(data)
 
 
 def assert_equal(a: Any, b: Any, where: str = "") -> None:
@@ -94,27 +102,30 @@ def assert_equal(a: Any, b: Any, where: str = "") -> None:
         assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b, f"{where}: {a} and {b}"
 
 
+@pytest.fixture(scope="module")
+def whole(root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A run that was never stopped."""
+    return run(root, tmp_path_factory.mktemp("whole"))
+
+
 @pytest.mark.parametrize(("workers", "trainer"), [(0, {"max_steps": BATCHES * EPOCHS}), (2, {})])
-def test_the_first_resumed_epoch_has_its_own_order(root: Path, tmp_path: Path, workers: int, trainer: Any) -> None:
-    whole = run(root, tmp_path / "whole", **trainer)
-    run(root, tmp_path / "cut", workers=workers, kill=2 * BATCHES, **trainer)
-    assert_equal(run(root, tmp_path / "cut", workers=workers, resume=tmp_path / "cut" / LAST, **trainer), whole)
+def test_the_first_resumed_epoch_has_its_own_order(
+    root: Path, whole: dict[str, Any], tmp_path: Path, workers: int, trainer: Any
+) -> None:
+    run(root, tmp_path, workers=workers, kill=2 * BATCHES, **trainer)
+    assert_equal(run(root, tmp_path, workers=workers, resume=tmp_path / LAST, **trainer), whole)
 
 
 def test_a_run_killed_again_and_again_within_its_epochs_goes_on_at_the_batch(root: Path, tmp_path: Path) -> None:
-    """With an average of the weights, and steps of two batches of which an epoch's last has one."""
-
-    def again(folder: Path, **settings: Any) -> dict[str, Any]:
-        average = ExponentialMovingAverage(decay=0.9)
-        return run(root, folder, more=(average,), accumulate_grad_batches=2, every_n_steps=1, **settings)
-
+    """In steps of two batches, of which an epoch's last has one."""
+    again = partial(run, root, accumulate_grad_batches=2)
     whole = again(tmp_path / "whole")
     cut = tmp_path / "cut" / LAST
-    again(tmp_path / "cut", kill=3)
+    again(tmp_path / "cut", kill=3, often={"every_n_steps": 1})
     seen = []
     for workers, kill in ((0, 3), (2, 2), (0, 4)):
         seen.append(torch.load(cut, weights_only=True)["global_step"])
-        again(tmp_path / "cut", workers=workers, kill=kill, resume=cut)
+        again(tmp_path / "cut", workers=workers, kill=kill, resume=cut, often={"every_minutes": 1e-9})
     assert seen == [1, 3, 4]
     assert_equal(again(tmp_path / "cut", resume=cut), whole)
 
@@ -142,15 +153,21 @@ class Ask(pl.Callback):
     ],
 )
 def test_a_signal_saves_where_the_run_is_and_ends_it(
-    root: Path, tmp_path: Path, number: int, hook: str, after: int, step: int
+    root: Path, whole: dict[str, Any], tmp_path: Path, number: int, hook: str, after: int, step: int
 ) -> None:
-    average = ExponentialMovingAverage(decay=0.9)
-    whole = run(root, tmp_path / "whole", more=(average,))
     before = [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)]
     with pytest.raises(Stopped) as stopped:
-        run(root, tmp_path / "cut", more=(ExponentialMovingAverage(decay=0.9), Ask(number, hook, after)))
+        run(root, tmp_path, more=(Ask(number, hook, after),))
     assert stopped.value.code == 128 + number
     assert [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)] == before
-    cut = tmp_path / "cut" / LAST
-    assert torch.load(cut, weights_only=True)["global_step"] == step
-    assert_equal(run(root, tmp_path / "cut", more=(ExponentialMovingAverage(decay=0.9),), resume=cut), whole)
+    assert torch.load(tmp_path / LAST, weights_only=True)["global_step"] == step
+    assert_equal(run(root, tmp_path, resume=tmp_path / LAST), whole)
+
+
+def test_a_signal_ends_a_scoring_at_once(root: Path, tmp_path: Path) -> None:
+    """What was learnt is saved by then."""
+    checkpoints = Checkpoints()
+    trainer, module, data = parts(root, tmp_path, [Ask(signal.SIGTERM, "on_validation_batch_start", 1), checkpoints])
+    with pytest.raises(Stopped) as stopped:
+        trainer.validate(module, datamodule=data, verbose=False)
+    assert stopped.value.code == 143
