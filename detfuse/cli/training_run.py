@@ -159,6 +159,8 @@ def _fit(trainer: pl.Trainer, parts: Parts, seed: int, held: Held, checkpoint: P
         trainer.fit(parts.module, datamodule=LightningData(parts.data), ckpt_path=checkpoint)
     except SIGTERMException:  # Lightning's, where no checkpoints are written
         raise SystemExit(_SIGTERM_EXIT) from None
+    except Stopped:
+        raise
     except SystemExit:  # Lightning's answer to an interrupt, without a word
         if not trainer.interrupted:
             raise
