@@ -68,9 +68,10 @@ def run(invocation: Invocation) -> None:
             broken.append(file)
             told = "outputs that are NaN or infinite"
         print(f"{file}: {told} -> {written}", flush=True)
-    write_json(output / _DETECTIONS, rows)
-    note_made(output / _DETECTIONS)
-    print(f"{len(rows)} detections in {len(files) - len(failed)} pictures: {output / _DETECTIONS}")
+    if len(failed) < len(files):
+        write_json(output / _DETECTIONS, rows)
+        note_made(output / _DETECTIONS)
+        print(f"{len(rows)} detections in {len(files) - len(failed)} pictures: {output / _DETECTIONS}")
     if failed:
         raise UserError("\n  ".join([f"{len(failed)} of {len(files)} pictures were left out:", *failed]))
     if broken:
@@ -106,18 +107,16 @@ def picture_names(files: Sequence[Path]) -> list[str]:
 
     The first file of a name keeps it; others get the next number that is free.
     """
-    stems = [file.stem.casefold() for file in files]
-    taken = set(stems)
+    taken = {file.stem.casefold() for file in files}
+    first: set[str] = set()
     names = []
-    for position, (file, stem) in enumerate(zip(files, stems, strict=True)):
+    for file in files:
         name = file.stem
-        if stem in stems[:position]:
-            name = next(
-                numbered
-                for number in itertools.count(2)
-                if (numbered := f"{file.stem}_{number}").casefold() not in taken
-            )
+        if name.casefold() in first:
+            numbered = (f"{file.stem}_{number}" for number in itertools.count(2))
+            name = next(name for name in numbered if name.casefold() not in taken)
             taken.add(name.casefold())
+        first.add(file.stem.casefold())
         names.append(f"{name}.jpg")
     return names
 

@@ -221,7 +221,7 @@ class Checkpoints(Checkpoint):
             self.best_score, self.best_epoch = score, trainer.current_epoch
             trainer.save_checkpoint(Path(trainer.default_root_dir) / BEST, weights_only=False)
         stop = _largest(trainer, self._stop.number)
-        if stop or self._ends_epochs(trainer) or self._is_time(trainer):
+        if stop or self._is_due(trainer) or self._is_time(trainer):
             self._write_last(trainer)
         if stop:
             raise Stopped(stop)
@@ -246,7 +246,7 @@ class Checkpoints(Checkpoint):
         value = float(metrics.stats[self.metric])
         return value if value >= 0 else None
 
-    def _ends_epochs(self, trainer: pl.Trainer) -> bool:
+    def _is_due(self, trainer: pl.Trainer) -> bool:
         epoch = trainer.current_epoch + 1
         ends = epoch == trainer.max_epochs or trainer.global_step == trainer.max_steps or trainer.should_stop
         return ends or epoch % self.every_n_epochs == 0

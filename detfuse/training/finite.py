@@ -76,13 +76,15 @@ def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
 def first_broken(detector: nn.Module, forward: Callable[[], object]) -> str:
     """Where numbers cease to be finite, in a sentence: weights, or the first layer whose output is not.
 
+    Statistics of norms that are not finite follow from such an output; training does not read them.
+
     Args:
         detector: as it was when they did.
         forward: computes with it once more.
     """
-    stored = not_finite({name: value for name, value in detector.state_dict().items() if value.is_floating_point()})
+    stored = not_finite(dict(detector.named_parameters()))
     if stored:
-        return f"Of the weights and statistics, {some(stored, _SHOWN)} are not finite themselves"
+        return f"Of the weights, {some(stored, _SHOWN)} are not finite themselves"
     first: list[str] = []
 
     def look(name: str, layer: nn.Module, output: object) -> None:

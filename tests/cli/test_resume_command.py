@@ -117,6 +117,23 @@ def test_a_finished_run_says_so_and_is_scored_without_its_best_checkpoint(
         train("data.root=data", "resume=true", "trainer.max_epochs=0")
 
 
+def test_a_run_that_broke_shows_the_step_again(begun: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    broken = (
+        "data.root=data",
+        "name=b",
+        "optimizer.lr=1e30",
+        "scheduler.warmup_steps=0",
+        "trainer.gradient_clip_val=null",
+    )
+    with pytest.raises(UserError, match=r"at step 1 \(epoch 1\), images"):
+        train(*broken)
+    capsys.readouterr()
+    train(*broken, "resume=runs/default/b", "debug=anomaly")
+    printed = capsys.readouterr().out
+    assert "step 1 (epoch 1), the last batch of the step: images [" in printed
+    assert "The first layer whose output is not finite is " in printed
+
+
 def predict(*argv: str) -> None:
     prediction_run.run(invocation(PredictSettings, f"checkpoint={LAST}", "trainer.accelerator=cpu", *argv))
 

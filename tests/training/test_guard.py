@@ -62,7 +62,7 @@ class Plant(pl.Callback):
     ("plant", "told"),
     [
         (in_term, r"loss_box = (nan|inf) {at}; finite: loss_cls.*The outputs of all layers are finite"),
-        (in_weights, r"loss_cls = nan.* {at}\. Of the weights and statistics, neck\.fuse\.weight are not finite"),
+        (in_weights, r"loss_cls = nan.* {at}\. Of the weights, neck\.fuse\.weight are not finite"),
         (
             in_activations,
             r"loss_cls = nan.* {at}\. The first layer whose output is not finite is neck\.fuse \(Conv2d\)",
