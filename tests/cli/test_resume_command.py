@@ -6,7 +6,9 @@ import json
 import shutil
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -102,6 +104,19 @@ def test_a_run_goes_on_from_its_only_checkpoint_on_the_same_data_elsewhere(
     with pytest.raises(UserError, match=r"the train annotations are not those that the run began with: .*changed"):
         train("data.root=moved", "resume=true", "trainer.max_epochs=3")
     assert (begun / RUN / "config.yaml").read_text() == config
+
+
+def test_what_a_checkpoint_cannot_go_on_with_is_refused(begun: Path) -> None:
+    """An older version did not note its data; and the rest of an epoch depends on the number of processes."""
+    found = resumption(RUN)
+    older = replace(found, data=None)
+    data: Any = None  # it is not asked
+    older.require_same(data, older.config)
+    with pytest.raises(UserError, match=r"an older version wrote it.* data\.root cannot change"):
+        older.require_same(data, {**older.config, "data": {**older.config["data"], "root": "moved"}})
+    found.require_processes(2)
+    with pytest.raises(UserError, match=r"in the middle of an epoch of 1 processes; 2 would form other batches"):
+        replace(found, seen=1).require_processes(2)
 
 
 def test_a_finished_run_says_so_and_is_scored_without_its_best_checkpoint(
