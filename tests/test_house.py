@@ -72,6 +72,8 @@ PRIVATE = {
     },
     "pytorch-lightning": {
         "pytorch_lightning.loops.evaluation_loop._EvaluationLoop": "all processes know of each batch of an evaluation",
+        "pytorch_lightning.loops.fit_loop._FitLoop": "an epoch goes on at the batch where it was stopped",
+        "fit_loop._should_accumulate": "a checkpoint within an epoch has no gradients",
         "val_loop._has_run": "a line of progress tells the last metrics",
     },
     "hydra-core": {"hydra._internal": "the command line is read before Hydra starts"},

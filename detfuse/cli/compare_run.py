@@ -18,7 +18,7 @@ from detfuse.evaluation.replicates import ReplicateEvaluator
 from detfuse.evaluation.scoring import score_runs
 from detfuse.files.text import write_json, write_text
 from detfuse.runs.invocation import Invocation
-from detfuse.runs.outputs import require_folder
+from detfuse.runs.outputs import note_made, require_folder
 from detfuse.statistics.comparison import Statistics, judge, leave_out
 from detfuse.statistics.records import Comparison, Difference, Score
 from detfuse.statistics.verdict import Subject
@@ -33,7 +33,9 @@ def run(invocation: Invocation) -> None:
     sides = {"a": _paths(settings.a), "b": _paths(settings.b)}
     annotations = Path(settings.annotations).expanduser()
     _check_files(sides, annotations)
-    folder = None if settings.output is None else require_folder(Path(settings.output).expanduser())
+    folder = None
+    if settings.output is not None:
+        folder = require_folder(Path(settings.output).expanduser(), files=["comparison.json", "comparison.csv"])
     truth = read_annotations(annotations)
     counts: dict[Path, int] = {}
     readers = {
@@ -48,6 +50,7 @@ def run(invocation: Invocation) -> None:
     if folder is not None:
         write_json(folder / "comparison.json", asdict(results))
         write_text(folder / "comparison.csv", _csv(results))
+        note_made(folder / "comparison.json", folder / "comparison.csv")
         print(f"\nwritten to {folder}")
 
 

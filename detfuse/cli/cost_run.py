@@ -26,7 +26,7 @@ from detfuse.inspect.timing import Quartiles, Times, compare_times
 from detfuse.protocols import Neck
 from detfuse.runs.environment import describe_device, environment
 from detfuse.runs.invocation import Invocation
-from detfuse.runs.outputs import require_file
+from detfuse.runs.outputs import note_made, require_file
 from detfuse.structures import FeatureSpec
 from detfuse.training.device import compute_device, memory_format_of
 from detfuse.words import ruled
@@ -75,6 +75,7 @@ def run(invocation: Invocation) -> None:
     print(f"\n{table}\n\n{_notes(measured, settings, idle)}")
     if output is not None:
         write_json(output, _as_json(measured, settings, size, invocation))
+        note_made(output)
         print(f"written to {output}")
 
 

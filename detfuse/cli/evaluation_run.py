@@ -11,9 +11,10 @@ import pytorch_lightning as pl
 from detfuse.build import build_parts, build_trainer, is_to_be_fitted
 from detfuse.cli.commands import EvaluateSettings
 from detfuse.errors import UserError
+from detfuse.files.run_files import METRICS, PREDICTIONS
 from detfuse.runs.header import header
 from detfuse.runs.invocation import Invocation
-from detfuse.runs.outputs import default_output, require_file, require_folder
+from detfuse.runs.outputs import default_output, note_made, require_file, require_folder
 from detfuse.runs.scoring import report, require_one_process, score, score_candidates
 from detfuse.runs.stored import open_checkpoint
 from detfuse.weights.checkpoint import Checkpoint
@@ -31,8 +32,11 @@ def run(invocation: Invocation) -> None:
     checkpoint, config = open_checkpoint(invocation)
     settings = EvaluateSettings.of(invocation.config)
     given = settings.output
-    folder = require_folder(Path(given).expanduser() if given else default_output(checkpoint.path, "evaluation"))
-    candidates = require_file(Path(settings.candidates).expanduser()) if settings.candidates else None
+    folder = Path(given).expanduser() if given else default_output(checkpoint.path, "evaluation")
+    require_folder(folder, files=[METRICS, PREDICTIONS])
+    candidates = Path(settings.candidates).expanduser() if settings.candidates else None
+    if candidates and not candidates.is_file():  # one that is there is read
+        require_file(candidates)
     pl.seed_everything(config["seed"], workers=True, verbose=False)
     _require_held_back(config, checkpoint)
     parts = build_parts(config, stage="fit" if is_to_be_fitted(config) else "validate")
@@ -43,6 +47,7 @@ def run(invocation: Invocation) -> None:
     scored = score_candidates(parts, checkpoint, candidates) if candidates else score(trainer, parts, checkpoint)
     if trainer.is_global_zero:
         report(scored, folder)
+        note_made(folder / METRICS, folder / PREDICTIONS)
         print(f"written to {folder}" + (f", candidates in {candidates}" if candidates else ""))
 
 

@@ -29,7 +29,7 @@ from detfuse.export import (
 )
 from detfuse.runs.header import describe
 from detfuse.runs.invocation import Invocation
-from detfuse.runs.outputs import require_file
+from detfuse.runs.outputs import note_made, require_file
 from detfuse.runs.run_folder import run_folder_of
 from detfuse.runs.stored import open_checkpoint, trained_detector
 from detfuse.structures import Size
@@ -76,6 +76,7 @@ def run(invocation: Invocation) -> None:
     program = program_of(deployed, size)
     with written(path, settings.format, program, description) as draft:
         agreement = compare(read_exported(draft), detector, combine, pictures)
+    note_made(path)
     print(f"check   {_told(agreement, pictures)}")
     print(f"written to {path} ({path.stat().st_size / 2**20:.1f} MiB)")
 

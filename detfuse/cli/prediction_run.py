@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import glob
+import itertools
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -17,12 +19,13 @@ from detfuse.evaluation import coco_results, rows_of
 from detfuse.export import ExportError
 from detfuse.files.text import write_json
 from detfuse.runs.invocation import Invocation
-from detfuse.runs.outputs import default_output, require_folder
+from detfuse.runs.outputs import default_output, note_made, require_folder
 from detfuse.runs.predictors import Predictor, open_predictor
 from detfuse.structures import Categories, Detections
 from detfuse.visualize.boxes import draw_detections, save_picture
 from detfuse.words import shown
 
+_DETECTIONS = "detections.json"
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 
 
@@ -33,25 +36,31 @@ def run(invocation: Invocation) -> None:
     the position of the picture (from 1, in the order of the names), ``file_name`` beside it says which one that is.
 
     Raises:
-        UserError: after all pictures, if the detector's outputs were not finite in some of them.
+        UserError: if files are in the way that it did not make; after all pictures, if some could not be read, or the
+            detector's outputs were not finite in them.
     """
     settings = PredictSettings.of(invocation.config)
     files = find_pictures(settings.source)
+    names = picture_names(files)
     given, checkpoint = settings.output, Path(settings.checkpoint).expanduser()
-    output = require_folder(Path(given).expanduser() if given else default_output(checkpoint, "predictions"))
+    output = Path(given).expanduser() if given else default_output(checkpoint, "predictions")
+    require_folder(output, files=[*names, _DETECTIONS])
     predictor = open_predictor(invocation, [field.name for field in fields(PredictSettings)])
     rows: list[dict[str, Any]] = []
-    taken: Counter[str] = Counter()
     broken: list[Path] = []
-    for image_id, file in enumerate(files, start=1):
-        image = load_image(file)
-        predicted = _predicted(predictor, image, file)
+    failed: list[str] = []
+    for image_id, (file, name) in enumerate(zip(files, names, strict=True), start=1):
+        try:
+            image = load_image(file)
+            predicted = _predicted(predictor, image, file)
+        except UserError as error:  # the others are none the worse for it
+            failed.append(str(error))
+            print(f"{file}: left out", flush=True)
+            continue
         found = _select(predicted, settings.threshold)
         picture = draw_detections(image, found, predictor.categories, threshold=settings.threshold)
-        taken[file.stem] += 1
-        number = taken[file.stem]
-        name = file.stem if number == 1 else f"{file.stem}_{number}"
-        written = save_picture(output / f"{name}.jpg", picture)
+        written = save_picture(output / name, picture)
+        note_made(written)
         results = coco_results({image_id: found}, predictor.categories)
         rows += [{**row, "file_name": str(file)} for row in rows_of(results)]
         told = _counted(found, predictor.categories)
@@ -59,8 +68,12 @@ def run(invocation: Invocation) -> None:
             broken.append(file)
             told = "outputs that are NaN or infinite"
         print(f"{shown(str(file))}: {told} -> {written}", flush=True)
-    write_json(output / "detections.json", rows)
-    print(f"{len(rows)} detections in {len(files)} pictures: {output / 'detections.json'}")
+    if len(failed) < len(files):
+        write_json(output / _DETECTIONS, rows)
+        note_made(output / _DETECTIONS)
+        print(f"{len(rows)} detections in {len(files) - len(failed)} pictures: {output / _DETECTIONS}")
+    if failed:
+        raise UserError("\n  ".join([f"{len(failed)} of {len(files)} pictures were left out:", *failed]))
     if broken:
         raise UserError(
             f"the outputs of {settings.checkpoint} are NaN or infinite in {len(broken)} of {len(files)} pictures "
@@ -87,6 +100,25 @@ def find_pictures(source: str) -> list[Path]:
         what = "no such file, folder or pattern" if not path.exists() else "the folder has no pictures"
         raise UserError(f"source={source}: {what}; pictures end in {', '.join(sorted(_SUFFIXES))}")
     return sorted(files)
+
+
+def picture_names(files: Sequence[Path]) -> list[str]:
+    """Names of the pictures drawn of these files, all different, also where a file system takes ``X`` for ``x``.
+
+    The first file of a name keeps it; others get the next number that is free.
+    """
+    taken = {file.stem.casefold() for file in files}
+    first: set[str] = set()
+    names = []
+    for file in files:
+        name = file.stem
+        if name.casefold() in first:
+            numbered = (f"{file.stem}_{number}" for number in itertools.count(2))
+            name = next(name for name in numbered if name.casefold() not in taken)
+            taken.add(name.casefold())
+        first.add(file.stem.casefold())
+        names.append(f"{name}.jpg")
+    return names
 
 
 def _predicted(predictor: Predictor, image: Tensor, file: Path) -> Detections:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -16,7 +17,7 @@ from detfuse.build import Parts, build_parts, build_trainer
 from detfuse.config import TrainSettings
 from detfuse.errors import UserError
 from detfuse.files.records import to_plain
-from detfuse.files.run_files import BEST, COMMAND, CONFIG, ENVIRONMENT, FUSION, FUSION_DRAWING, LAST, SUMMARY
+from detfuse.files.run_files import ANOMALY, BEST, COMMAND, CONFIG, ENVIRONMENT, FUSION, FUSION_DRAWING, LAST, SUMMARY
 from detfuse.files.text import write_json, write_text
 from detfuse.inspect.attention_memory import device_memory, require_fit
 from detfuse.inspect.batch_statistics import require_statistics
@@ -27,11 +28,14 @@ from detfuse.runs.environment import environment
 from detfuse.runs.header import header
 from detfuse.runs.invocation import Invocation
 from detfuse.runs.outputs import require_folder
+from detfuse.runs.resumption import resumption
 from detfuse.runs.run_folder import Held
 from detfuse.runs.scoring import report, require_one_process, score
 from detfuse.runs.stored import config_to_resume
 from detfuse.training.datamodule import LightningData
 from detfuse.training.device import bytes_of
+from detfuse.training.replay import replay
+from detfuse.training.signals import Stopped, requeue
 from detfuse.visualize.graph import Fusion, svg
 from detfuse.weights.checkpoint import read_checkpoint
 
@@ -50,27 +54,53 @@ def run(invocation: Invocation) -> None:
     settings = TrainSettings.of(invocation.config)
     _refuse_sweep_of_processes(invocation)
     base = run_folder.base_folder(settings, invocation.typed, multirun=invocation.multirun)
+    if settings.debug == "anomaly":
+        _replay(base if isinstance(settings.resume, bool) else Path(settings.resume).expanduser(), invocation)
+        return
     resume = run_folder.folder_to_resume(settings.resume, base)
     require_folder(resume or base)
     config = config_to_resume(resume, invocation) if resume else invocation.config
+    begun = resumption(resume) if resume else None
     pl.seed_everything(config["seed"], workers=True, verbose=False)
     parts = build_parts(config, stage="fit", pretrained=resume is None)
+    if begun:
+        begun.require_same(parts.data, config)
     config = parts.module.config  # with the numbers that were left to the backbone's weights
     numbered = settings.name == "auto" or invocation.multirun
     with run_folder.locked(resume) if resume else _new(settings, base, numbered=numbered) as held:
         folder = held.path
         trainer = build_trainer(config, folder)
         _require_possible(trainer, parts)
+        if begun:
+            begun.require_processes(trainer.world_size)
         if settings.overwrite:
             held.empty()
         if trainer.is_global_zero:
             _write_what_it_is(parts, folder, config, invocation)
             print(header(parts, trainer, folder, config), flush=True)
-        if resume:
-            _say(trainer, f"resuming from {folder / LAST}")
-        _fit(trainer, parts, config["seed"], held, folder / LAST if resume else None)
-        _finish(trainer, parts, folder / (BEST if settings.evaluate == "best" else LAST), folder)
+        if begun:
+            _say(trainer, f"resuming from {begun.checkpoint} ({begun})")
+        if begun and begun.is_finished(config):
+            _say(trainer, "this run has finished, and is only scored again; a higher trainer.max_epochs= trains on")
+        try:
+            _fit(trainer, parts, config["seed"], held, begun.checkpoint if begun else None)
+            _finish(trainer, parts, settings.evaluate, folder)
+        except Stopped as stop:
+            _tell_stop(trainer, stop, folder)
+            raise
         _say(trainer, f"run folder: {folder}\ntotal time: {_duration(time.monotonic() - start)}")
+
+
+def _replay(folder: Path, invocation: Invocation) -> None:
+    """Compute the step again at which a run stopped, and print where it breaks; the run stays as it is."""
+    if not (folder / CONFIG).is_file():
+        raise UserError(f"debug=anomaly: {folder} is no run folder: name one by resume=")
+    config = config_to_resume(folder, invocation)
+    parts = build_parts(config, stage="fit", pretrained=False)
+    trainer = build_trainer(config, folder, bare=True)
+    detector = parts.detector.to(trainer.strategy.root_device)
+    for line in replay(folder, detector, detector.loss, trainer.precision_plugin.forward_context):
+        print(line, flush=True)
 
 
 def _refuse_sweep_of_processes(invocation: Invocation) -> None:
@@ -128,8 +158,10 @@ def _fit(trainer: pl.Trainer, parts: Parts, seed: int, held: Held, checkpoint: P
     pl.seed_everything(seed, workers=True, verbose=False)
     try:
         trainer.fit(parts.module, datamodule=LightningData(parts.data), ckpt_path=checkpoint)
-    except SIGTERMException:
+    except SIGTERMException:  # Lightning's, where no checkpoints are written
         raise SystemExit(_SIGTERM_EXIT) from None
+    except Stopped:
+        raise
     except SystemExit:  # Lightning's answer to an interrupt, without a word
         if not trainer.interrupted:
             raise
@@ -138,13 +170,24 @@ def _fit(trainer: pl.Trainer, parts: Parts, seed: int, held: Held, checkpoint: P
             f"resume={held.path} goes on from the last checkpoint" if can_continue else "before its first checkpoint"
         ) from None
     finally:
-        held.stays = held.stays or trainer.global_step > 0
+        held.stays = held.stays or trainer.global_step > 0 or (held.path / ANOMALY).is_file()
 
 
-def _finish(trainer: pl.Trainer, parts: Parts, checkpoint: Path, folder: Path) -> None:
-    if not checkpoint.is_file():
+def _tell_stop(trainer: pl.Trainer, stop: Stopped, folder: Path) -> None:
+    saved = f"{stop.signal.name}: saved {folder / LAST} at step {trainer.global_step}"
+    _say(trainer, f"{saved}; the same command with resume=true goes on from there")
+    if stop.signal.name == "SIGUSR1" and trainer.is_global_zero:
+        print(requeue(os.environ), flush=True)
+
+
+def _finish(trainer: pl.Trainer, parts: Parts, evaluate: str, folder: Path) -> None:
+    checkpoint = folder / (BEST if evaluate == "best" else LAST)
+    if not checkpoint.is_file() and not run_folder.can_continue(folder):
         _say(trainer, "no checkpoint was written (trainer.fast_dev_run, or no epoch was run): nothing to evaluate")
         return
+    if not checkpoint.is_file():
+        checkpoint, gone = folder / run_folder.checkpoint_of(folder), checkpoint
+        _say(trainer, f"{gone} is gone, and {checkpoint} is scored in its place")
     scored = score(trainer, parts, read_checkpoint(checkpoint))
     if trainer.is_global_zero:
         report(scored, folder)

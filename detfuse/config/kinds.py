@@ -13,7 +13,7 @@ Kind = Literal["science", "data", "machine", "place", "display"]
 
 * ``science``: the results.
 * ``data``: where the data lie. The same data may lie elsewhere, so it is no part of a name; other data may lie there,
-  so a resumed run keeps it, and two arms that differ in it are no pair.
+  so a resumed run compares their content, and two arms that differ in it are no pair.
 * ``machine``: on what is computed. Results may depend on it by rounding, and by the size of the whole batch.
 * ``place``: where the run lies, and whether it begins or goes on.
 * ``display``: what is told and kept on the way. No result depends on it.
@@ -33,9 +33,12 @@ KINDS: dict[str, Kind] = {
     "trainer": "science",
     **dict.fromkeys(("trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy"), "machine"),
     **dict.fromkeys(("trainer.log_every_n_steps", "trainer.detect_anomaly"), "display"),
+    "debug": "display",
     "logger": "display",
     "callbacks": "science",  # averaged weights, the statistics of norms, which checkpoint is the best
-    "callbacks.checkpoints.every_n_epochs": "display",
+    **dict.fromkeys(
+        (f"callbacks.checkpoints.every_{often}" for often in ("n_epochs", "n_steps", "minutes")), "display"
+    ),
     **dict.fromkeys(("callbacks.progress", "callbacks.pictures", "callbacks.fusion_weights"), "display"),
 }
 """Key -> the kind of the setting, or of all below it that are not named themselves."""

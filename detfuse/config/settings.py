@@ -57,6 +57,7 @@ class TrainSettings(Settings):
         overwrite: replace an existing run of this name.
         resume: ``true`` to continue the run that this command names, or the path of a run folder.
         evaluate: the checkpoint that is scored at the end: the best epoch's, or the last one's.
+        debug: ``anomaly`` computes the step again at which the run to resume stopped for a number that is not finite.
     """
 
     command = "train"
@@ -68,6 +69,7 @@ class TrainSettings(Settings):
     overwrite: bool
     resume: bool | str
     evaluate: Literal["best", "last"]
+    debug: Literal["anomaly"] | None = None
 
     def __post_init__(self) -> None:
         check_name("project", self.project)

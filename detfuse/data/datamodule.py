@@ -139,6 +139,10 @@ class DetectionDataModule(ABC):
         """Optimisation steps per epoch without accumulation: what a schedule's length is computed from."""
         return self.loader.train_batches(self.dataset("train")).num_batches(world_size)
 
+    def images_per_batch(self, world_size: int) -> int:
+        """Images in a training batch of so many processes together; fewer than asked for, if there are fewer at all."""
+        return self.loader.train_batches(self.dataset("train")).num_images(world_size)
+
     def largest_padded_size(self) -> Size:
         """(height, width) of the largest image that may be fed, padded; training with its augmentation."""
         return self._largest([*self._fed("train"), *self._fed("val")])

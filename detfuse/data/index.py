@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import compress
 from pathlib import Path
 
@@ -98,6 +101,17 @@ class AnnotationIndex(Annotations):
             areas=self.areas[rows],
             annotation_ids=self.annotation_ids[rows],
         )
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Checksum of all that is annotated, and of the images' names and sizes; wherever they lie."""
+        names = json.dumps([self.ids, self.file_names, self.categories.as_dict()])
+        arrays = (self.sizes, self.offsets, self.boxes, self.labels, self.crowd, self.areas)
+        digest = hashlib.sha256(names.encode())
+        for array in arrays:
+            digest.update(f"{array.dtype}{array.shape}".encode())
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
 
     def summary(self) -> str:
         """One line: images, boxes, crowds."""

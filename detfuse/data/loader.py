@@ -7,6 +7,7 @@ global random state is not touched, and workers hold no state.
 from __future__ import annotations
 
 import os
+import signal
 from collections import defaultdict
 from collections.abc import Iterator
 from functools import partial
@@ -53,6 +54,7 @@ class TrainBatches(Sampler[list[Key]]):
         self.batch_size = batch_size
         self.seed = seed
         self.epoch = 0
+        self._first = 0  # batch of the next iteration
 
     @property
     def sampler(self) -> TrainBatches:
@@ -60,12 +62,25 @@ class TrainBatches(Sampler[list[Key]]):
         return self
 
     def set_epoch(self, epoch: int) -> None:
-        """The epoch of the next iteration."""
-        self.epoch = epoch
+        """The epoch of the next iteration; it begins with its first batch, unless :meth:`start_at` named another."""
+        if epoch != self.epoch:
+            self.start_at(epoch, 0)
+
+    def start_at(self, epoch: int, batch: int) -> None:
+        """Let the next iteration go on within an epoch, of which so many batches have been seen.
+
+        Those that follow are whole epochs again. It must be known before the DataLoader's ``iter``: workers ask for
+        their first batches there.
+        """
+        self.epoch, self._first = epoch, batch
 
     def num_batches(self, world_size: int) -> int:
         """Batches per epoch, the same for every rank."""
         return max(1, len(self.tall) // (self.batch_size * world_size))
+
+    def num_images(self, world_size: int) -> int:
+        """Images in a global batch; with fewer images than ranks, those that are repeated count again."""
+        return min(self.batch_size * world_size, max(len(self.tall), world_size))
 
     def fewest_images(self, world_size: int) -> int:
         """Images in the smallest batch of a rank: ``batch_size``, unless the data set does not fill one batch."""
@@ -77,8 +92,8 @@ class TrainBatches(Sampler[list[Key]]):
 
     def __iter__(self) -> Iterator[list[Key]]:
         rank, world_size = rank_and_world_size()
-        epoch = self.epoch
-        for batch in self.global_batches(epoch, world_size):
+        epoch, first, self._first = self.epoch, self._first, 0
+        for batch in self.global_batches(epoch, world_size)[first:]:
             yield [Key(epoch, index) for index in batch[rank::world_size]]
 
     def global_batches(self, epoch: int, world_size: int) -> list[list[int]]:
@@ -218,10 +233,26 @@ class Loader:
             batch_sampler=batches,
             num_workers=num_workers,
             collate_fn=partial(collate, size_divisor=size_divisor, num_targets=num_targets),
+            worker_init_fn=_leave_signals_to_the_main_process,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=num_workers > 0,
             generator=torch.Generator().manual_seed(dataset.seed),  # else each iteration draws from the global one
         )
+
+
+def _leave_signals_to_the_main_process(worker: int) -> None:
+    """Let a worker outlive what stops a whole process group (Ctrl-C, a scheduler): the main process still needs it.
+
+    That one ends its workers itself. A second SIGTERM ends one that hangs.
+    """
+
+    def once(number: int, frame: object) -> None:
+        signal.signal(number, signal.SIG_DFL)
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, once)
+    if hasattr(signal, "SIGUSR1"):  # POSIX
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 
 def auto_workers() -> int:

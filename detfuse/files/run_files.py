@@ -18,6 +18,7 @@ FUSION_WEIGHTS = "fusion_weights.csv"
 CHECKPOINTS = "checkpoints"
 LAST = Path(CHECKPOINTS) / "last.ckpt"
 BEST = Path(CHECKPOINTS) / "best.ckpt"
+ANOMALY = "anomaly.pt"  # the step at which numbers ceased to be finite
 LOCK = ".lock"
 
 # What came of it.

@@ -14,12 +14,11 @@ from detfuse.files.text import write_json as write_json
 from detfuse.files.text import write_text as write_text
 from detfuse.runs.environment import describe_device
 from detfuse.structures import IMAGENET
+from detfuse.training.length import run_length
 
 
 def header(parts: Parts, trainer: Trainer, folder: Path, config: dict[str, Any]) -> str:
     """One screen: what is trained, on what, where."""
-    world = trainer.world_size
-    batch = parts.data.loader.batch_size * world * trainer.accumulate_grad_batches
     rows = {
         "run": str(folder),
         "data": parts.data.description,
@@ -27,12 +26,20 @@ def header(parts: Parts, trainer: Trainer, folder: Path, config: dict[str, Any])
         "head": parts.detector.head.describe(),
         **_attention_row(parts.detector),
         **_images_row(parts.detector),
-        "batch": f"{batch} images per step" + (f" ({world} processes)" if world > 1 else ""),
+        "batch": _batch(parts, trainer),
         "device": f"{describe_device(trainer.strategy.root_device)}, precision {trainer.precision}",
         "seed": str(config["seed"]),
     }
     margin = 2 + max(map(len, rows))
     return "\n".join(f"{name:<{margin}}" + text.replace("\n", "\n" + " " * margin) for name, text in rows.items())
+
+
+def _batch(parts: Parts, trainer: Trainer) -> str:
+    if "train" not in parts.data.indexes:
+        return f"{parts.data.loader.eval_batch_size} images at a time"
+    world = trainer.world_size
+    images = run_length(trainer, parts.data).batch
+    return f"{images} images per step" + (f" ({world} processes)" if world > 1 else "")
 
 
 def _attention_row(detector: Detector) -> dict[str, str]:

@@ -17,7 +17,7 @@ from detfuse.config import TrainSettings
 from detfuse.config.kinds import kind_of
 from detfuse.config.schema.overrides import place_of
 from detfuse.errors import UserError
-from detfuse.files.run_files import CHECKPOINTS, CONFIG, LAST, LOCK
+from detfuse.files.run_files import BEST, CHECKPOINTS, CONFIG, LAST, LOCK
 
 _MAX_LENGTH = 100
 # The folder of a run of several processes, for those that Lightning starts: they have the first one's command line and
@@ -200,7 +200,7 @@ def folder_to_resume(resume: bool | str, base: Path) -> Path | None:
     """The run folder to continue; None where this command's own has not begun.
 
     Raises:
-        UserError: if there is nothing to continue at an explicit path, or its last checkpoint is missing.
+        UserError: if there is nothing to continue at an explicit path.
     """
     if resume is False:
         return None
@@ -208,22 +208,24 @@ def folder_to_resume(resume: bool | str, base: Path) -> Path | None:
     if can_continue(folder):
         return folder
     if resume is not True:
-        missing = "there is no such folder" if not folder.is_dir() else f"it has no {CONFIG} with {LAST}"
+        missing = "there is no such folder" if not folder.is_dir() else f"it has no {CONFIG} with {LAST} or {BEST}"
         raise UserError(f"resume={resume}: nothing to continue: {missing}")
-    begun = folder / CHECKPOINTS
-    if begun.is_dir() and any(begun.iterdir()):
-        raise UserError(
-            f"resume=true: {folder} has checkpoints but no {LAST.name}; resuming would begin again and lose them. "
-            "Give another name=, or overwrite=true to begin again"
-        )
     return None
+
+
+def checkpoint_of(folder: Path) -> Path:
+    """The checkpoint that a run goes on from, relative to its folder.
+
+    A run that was killed before it first wrote ``last.ckpt`` may have a ``best.ckpt``, which holds as much.
+    """
+    return BEST if (folder / BEST).is_file() and not (folder / LAST).is_file() else LAST
 
 
 def can_continue(folder: Path) -> bool:
     """Whether a folder holds a run with a checkpoint to go on from."""
-    return (folder / CONFIG).is_file() and (folder / LAST).is_file()
+    return (folder / CONFIG).is_file() and (folder / checkpoint_of(folder)).is_file()
 
 
 def start_again(base: Path) -> bool:
-    """Whether a folder holds a run that ended before its first checkpoint: it may begin again in place."""
-    return (base / CONFIG).is_file() and not (base / CHECKPOINTS).exists()
+    """Whether a folder holds a run that ended before its first checkpoint was complete: it may begin again in place."""
+    return (base / CONFIG).is_file() and not any((base / CHECKPOINTS).glob("[!.]*.ckpt"))

@@ -12,7 +12,7 @@ from detfuse.errors import UserError
 from detfuse.runs.invocation import Invocation
 
 _ABSENT = object()
-_FREE_ON_RESUME = ("trainer.max_epochs", *keys_of("machine", "display"))
+_FREE_ON_RESUME = ("trainer.max_epochs", *keys_of("machine", "display", "data"))  # the content of the data may not
 _LEFT_TO_THE_WEIGHTS = ("detector.mean", "detector.std")  # null asks for what is stored as numbers
 
 
@@ -33,12 +33,12 @@ def resumed(stored: dict[str, Any], stored_choices: dict[str, str], invocation: 
             continue
         if is_below(key, _FREE_ON_RESUME):
             path = "logger" if is_below(key, ("logger",)) else key
-            _put(config, path, _get(invocation.config, path))
+            _put(config, path, value_at(invocation.config, path))
         elif key in invocation.choices:
             if stored_choices.get(key) != invocation.choices[key]:
                 refused.append(f"{override} (the run has {key}={stored_choices.get(key)})")
-        elif _get(config, key) != _get(invocation.config, key):
-            value = _get(config, key)
+        elif value_at(config, key) != value_at(invocation.config, key):
+            value = value_at(config, key)
             refused.append(f"{override} (the run has {'none' if value is _ABSENT else value})")
     if refused:
         raise UserError(
@@ -66,16 +66,16 @@ def evaluated(stored: dict[str, Any], invocation: Invocation) -> dict[str, Any]:
     for override in invocation.typed:
         key = key_of(override)
         if override not in groups and "." in key and not _is_left_to_the_weights(key, invocation):
-            if _get(config, key) is _ABSENT and not override.startswith("+"):
-                parent = _get(config, key.rpartition(".")[0])
+            if value_at(config, key) is _ABSENT and not override.startswith("+"):
+                parent = value_at(config, key.rpartition(".")[0])
                 known = ", ".join(k for k in parent if k != "_target_") if isinstance(parent, dict) else "no such node"
                 raise UserError(f"{override}: the checkpoint's configuration has no {key}; it has: {known}")
-            _put(config, key, _get(given, key))
+            _put(config, key, value_at(given, key))
     return config
 
 
 def _is_left_to_the_weights(key: str, invocation: Invocation) -> bool:
-    return key in _LEFT_TO_THE_WEIGHTS and _get(invocation.config, key) is None
+    return key in _LEFT_TO_THE_WEIGHTS and value_at(invocation.config, key) is None
 
 
 def _choose(config: dict[str, Any], group: str, given: dict[str, Any]) -> None:
@@ -84,7 +84,8 @@ def _choose(config: dict[str, Any], group: str, given: dict[str, Any]) -> None:
     config[group] = {**deepcopy(given[group]), **{key: config[group][key] for key in kept if key in config[group]}}
 
 
-def _get(config: Any, path: str) -> Any:
+def value_at(config: Any, path: str) -> Any:
+    """What stands at a key such as ``data.root``; an object that equals nothing else, if nothing does."""
     for part in path.split("."):
         if not isinstance(config, dict) or part not in config:
             return _ABSENT

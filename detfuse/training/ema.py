@@ -65,6 +65,9 @@ class ExponentialMovingAverage(pl.Callback):
             self._average.module.load_state_dict(self._restored)
             self._restored = None
         self._average.n_averaged.fill_(self.updates)  # 0: the first update copies the weights
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Count from the step that the run goes on at, which Lightning restores after ``on_fit_start``."""
         self._last_step = trainer.global_step
 
     def on_train_batch_end(

@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import pytorch_lightning as pl
+
 from detfuse.errors import InputError
+from detfuse.training.datamodule import TrainingData
 
 
 @dataclass(frozen=True)
@@ -16,7 +19,7 @@ class Length:
         epochs: the last one may be cut short.
         passes: training batches that each process sees.
         steps: optimizer steps.
-        batch: images per optimizer step.
+        batch: images per optimizer step: of whole ones, or of the only one that an epoch has.
     """
 
     epochs: int
@@ -25,10 +28,25 @@ class Length:
     batch: int
 
 
+def run_length(trainer: pl.Trainer, data: TrainingData) -> Length:
+    """The length of a whole run, for each of its processes.
+
+    Not ``trainer.estimated_stepping_batches``: it builds the loader early and so drops its state on resume
+    (Lightning issue 20550).
+    """
+    return length_of(
+        data.train_batches_per_epoch(trainer.world_size),
+        data.images_per_batch(trainer.world_size),
+        limit=trainer.limit_train_batches,
+        accumulate=trainer.accumulate_grad_batches,
+        max_epochs=-1 if trainer.max_epochs is None else trainer.max_epochs,
+        max_steps=trainer.max_steps,
+    )
+
+
 def length_of(
     batches: int,
-    batch_size: int,
-    processes: int,
+    images: int,
     *,
     limit: int | float,
     accumulate: int,
@@ -39,8 +57,7 @@ def length_of(
 
     Args:
         batches: of an epoch, of each process.
-        batch_size: images in each.
-        processes: that train together.
+        images: in the first of them, of all processes together.
         limit: ``trainer.limit_train_batches``: a number of batches, or a fraction of them as a float.
         accumulate: ``trainer.accumulate_grad_batches``; an epoch's last step may have fewer.
         max_epochs: ``trainer.max_epochs``; -1 for no limit.
@@ -60,5 +77,5 @@ def length_of(
         epochs=whole + bool(rest),
         passes=whole * batches + rest * accumulate,
         steps=int(steps),
-        batch=batch_size * processes * accumulate,
+        batch=images * min(accumulate, max(batches, 1)),
     )

@@ -57,7 +57,7 @@ class MetricsCsv(Logger):
         """
         step = 0 if step is None else step
         row = {**metrics, "step": step}
-        columns = self._continued(step) if self._columns is None else self._columns
+        columns = self._continued(row) if self._columns is None else self._columns
         added = [name for name in row if name not in columns]
         if added:
             columns = [*columns, *added]
@@ -65,15 +65,17 @@ class MetricsCsv(Logger):
         self._columns = columns
         append_text(self.path, as_line(row.get(name, "") for name in columns))
 
-    def _continued(self, step: int) -> list[str]:
-        """Keep the rows before ``step``: later ones are of steps that a resumed run takes again."""
+    def _continued(self, first: Mapping[str, float]) -> list[str]:
+        """Keep the rows before the first new one: later ones are of steps that a resumed run takes again."""
         found = read_table(self.path)
         columns = list(_KEYS) if not found.columns and not found.damaged else found.columns
         if "step" not in columns:
             raise InputError(f"{self.path} is no table of metrics, it has no column named step: move it away")
-        steps = [_number(row["step"]) for row in found.rows]
-        self._rewrite(columns, [row for row, at in zip(found.rows, steps, strict=True) if at is not None and at < step])
-        unread = [as_line(row.values()) for row, at in zip(found.rows, steps, strict=True) if at is None]
+        places = [(row, _place(row)) for row in found.rows]
+        begins = _place(first)
+        assert begins is not None
+        self._rewrite(columns, [row for row, place in places if place is not None and place < begins])
+        unread = [as_line(row.values()) for row, place in places if place is None]
         for line in (*found.damaged, *unread, *filter(None, [found.cut])):
             print(f"{self.path}: left out a line that was cut off or damaged: {line.strip()[:100]!r}", flush=True)
         return columns
@@ -83,11 +85,16 @@ class MetricsCsv(Logger):
         write_text(self.path, "".join(map(as_line, lines)))
 
 
-def _number(cell: str) -> float | None:
+def _place(row: Mapping[str, Any]) -> tuple[float, bool] | None:
+    """Where a row comes in its file, None if it has no step: by its step, and first what is no row of training.
+
+    A validation is counted by the steps that were taken before it, a row of training by those before its own.
+    """
     try:
-        return float(cell)
+        step = float(row["step"])
     except ValueError:
         return None
+    return step, any(key.startswith("train/") and value != "" for key, value in row.items())
 
 
 def tensorboard(run_dir: str | os.PathLike[str]) -> Logger:

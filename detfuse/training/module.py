@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,9 +29,18 @@ from detfuse.evaluation.metrics import METRICS, CocoMetrics
 from detfuse.protocols import Combine
 from detfuse.structures import Batch, Categories, Detections, ImageId
 from detfuse.training.datamodule import TrainingData
-from detfuse.training.finite import finite_results, non_finite_gradient, non_finite_loss
-from detfuse.training.length import Length, length_of
+from detfuse.training.finite import (
+    NonFiniteLossError,
+    finite_results,
+    first_broken,
+    non_finite_gradient,
+    non_finite_loss,
+    non_finite_state,
+    not_finite,
+)
+from detfuse.training.length import Length, run_length
 from detfuse.training.optim import describe_rates
+from detfuse.training.replay import dump
 from detfuse.training.resuming import remember_pretrained, restore
 
 OptimizerFactory = Callable[[torch.nn.Module, int], Optimizer]
@@ -99,6 +110,8 @@ class DetectionModule(pl.LightningModule):
         self.image_id_of = image_id_of
         self._loss: Callable[[Batch], dict[str, Tensor]] = detector.loss
         self._detections: dict[int, Detections] = {}
+        self._step: list[Batch] = []  # of the optimizer step that is being made
+        self._draws = 0  # seed of its last batch
         self.predictions: Results | None = None
         self.metrics: CocoMetrics | None = None
 
@@ -138,7 +151,8 @@ class DetectionModule(pl.LightningModule):
         stay paired, and a resumed run draws as one that was never stopped.
         """
         entropy = [self.config["seed"], self.current_epoch, batch_idx, self.global_rank]
-        torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
+        self._draws = int(np.random.SeedSequence(entropy).generate_state(1)[0])
+        torch.manual_seed(self._draws)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Sum of the detector's weighted loss terms.
@@ -146,11 +160,16 @@ class DetectionModule(pl.LightningModule):
         Raises:
             NonFiniteLossError: before the weights are touched, if a term is NaN or infinite.
         """
+        self._step.append(batch)
         terms = self._loss(self._formatted(batch))
         total = torch.stack(list(terms.values())).sum()
         if not math.isfinite(total.item()):
-            ids = [self.image_id_of("train", number) for number in batch.image_ids.tolist()]
-            raise non_finite_loss({name: term.item() for name, term in terms.items()}, self._now(), ids)
+            where = first_broken(self.detector, lambda: self._loss_again(batch))
+            values = {name: term.item() for name, term in terms.items()}
+            precision = str(self.trainer.precision)
+            raise self._dumped(
+                non_finite_loss(values, self._now(), self._images([batch]), where=where, precision=precision)
+            )
         rate = max(group["lr"] for group in self.trainer.optimizers[0].param_groups)
         logged = {f"train/{name}": term.detach() for name, term in terms.items()}
         self.log_dict({"train/loss": total.detach(), **logged, "train/lr": rate})
@@ -162,14 +181,61 @@ class DetectionModule(pl.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip the norm of the whole gradient, log it, and refuse one that is not finite."""
-        if not gradient_clip_val:
-            return
-        # Lightning refuses a fused optimizer under bf16-mixed too, which has no loss scale and clips as 32-true does.
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
-        if self.trainer.precision != "16-mixed" and not math.isfinite(norm.item()):
-            raise non_finite_gradient(norm.item(), self._now())
-        self.log("train/grad_norm", norm)
+        """Refuse a gradient or statistics that are not finite; clip the norm of the whole gradient, and log it.
+
+        Lightning calls it before every optimizer step, whether it is to clip or not.
+
+        Raises:
+            NonFiniteLossError: before the weights are touched. Not where a loss scale (``16-mixed``) makes the gradient
+                overflow, which is how it finds its size: such a step is left out.
+        """
+        gradients = {name: p.grad for name, p in self.detector.named_parameters() if p.grad is not None}
+        # Not `clip_grad_norm_`, after which a gradient that was not finite anywhere is so everywhere.
+        norm = torch.nn.utils.get_total_norm(list(gradients.values()))
+        largest = torch.nn.utils.get_total_norm(list(self._statistics.values()), norm_type=math.inf).to(norm.device)
+        if not bool(torch.stack([norm.float(), largest.float()]).isfinite().all()):
+            self._refuse(gradients, norm.item())
+        self._step.clear()
+        if gradient_clip_val:
+            # Lightning refuses a fused optimizer under bf16-mixed too, which has no loss scale and clips as 32-true.
+            torch.nn.utils.clip_grads_with_norm_(self.parameters(), gradient_clip_val, norm)
+            self.log("train/grad_norm", norm)
+
+    def _refuse(self, gradients: dict[str, Tensor], norm: float) -> None:
+        images = self._images(self._step)
+        if broken := not_finite(self._statistics):
+            raise self._dumped(non_finite_state(broken, self._now(), images))
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        if scaler is None or scaler.get_scale() <= 1:  # at 1 nothing is scaled up any more
+            precision = str(self.trainer.precision)
+            raise self._dumped(non_finite_gradient(gradients, norm, self._now(), images, precision=precision))
+
+    @cached_property
+    def _statistics(self) -> dict[str, Tensor]:
+        """What of the detector's state no gradient changes, such as the running statistics of norms.
+
+        They are asked for in training only, when the detector has come to its device.
+        """
+        learnt = {name for name, _ in self.detector.named_parameters()}
+        buffers = dict(self.detector.named_buffers())
+        return {
+            name: buffers[name]
+            for name in self.detector.state_dict()
+            if name in buffers and name not in learnt and buffers[name].is_floating_point()
+        }
+
+    def _images(self, batches: Sequence[Batch]) -> list[ImageId]:
+        return [self.image_id_of("train", number) for batch in batches for number in batch.image_ids.tolist()]
+
+    def _loss_again(self, batch: Batch) -> dict[str, Tensor]:
+        """Not compiled, so that each layer is seen."""
+        with self.trainer.precision_plugin.forward_context():
+            return self.detector.loss(self._formatted(batch))
+
+    def _dumped(self, error: NonFiniteLossError) -> NonFiniteLossError:
+        """The error, when what it is about has been written into the run folder."""
+        dump(Path(self.trainer.default_root_dir), self.detector, self._step[-1], self._now(), self._draws)
+        return error
 
     def _now(self) -> str:
         return f"step {self.global_step} (epoch {self.current_epoch + 1})"
@@ -256,34 +322,28 @@ class DetectionModule(pl.LightningModule):
         print(text, flush=True)
 
     def length(self) -> Length:
-        """The length of the whole run, for each of its processes.
-
-        Not ``trainer.estimated_stepping_batches``: it builds the loader early and so drops its state on resume
-        (Lightning issue 20550).
-        """
-        trainer = self.trainer
-        data: TrainingData | None = getattr(trainer, "datamodule", None)
+        """The length of the whole run, for each of its processes."""
+        data: TrainingData | None = getattr(self.trainer, "datamodule", None)
         if data is None:
             raise InputError(
                 "training needs a data module that knows its batches: call trainer.fit(module, datamodule=...)"
             )
-        return length_of(
-            data.train_batches_per_epoch(trainer.world_size),
-            data.batch_size,
-            trainer.world_size,
-            limit=trainer.limit_train_batches,
-            accumulate=trainer.accumulate_grad_batches,
-            max_epochs=-1 if trainer.max_epochs is None else trainer.max_epochs,
-            max_steps=trainer.max_steps,
-        )
+        return run_length(self.trainer, data)
 
     # ---- checkpoint
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what evaluation needs besides the weights, in plain containers."""
+        """Add what evaluation needs besides the weights, in plain containers.
+
+        Raises:
+            NonFiniteLossError: instead of storing weights, an average of them or statistics that are not finite.
+        """
         stored = checkpoint.setdefault("detfuse", {"ema": None})  # the EMA callback comes first
         stored.update(version=detfuse.__version__, config=self.config, categories=self.categories.as_dict())
         remember_pretrained(self.detector, stored)
+        averaged = {f"average of {name}": value for name, value in (stored["ema"] or {}).items()}
+        if broken := not_finite({**checkpoint["state_dict"], **averaged}):
+            raise non_finite_state(broken, self._now())
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take what a resumed run goes on with; refuse a checkpoint of other categories.

@@ -51,8 +51,9 @@ class ProgressReport(pl.Callback):
         by_epochs = epochs * trainer.num_training_batches
         by_steps = trainer.max_steps * trainer.accumulate_grad_batches if trainer.max_steps >= 0 else math.inf
         self._batches_total = min(by_epochs, by_steps)
-        self._batches_done = int(trainer.current_epoch * trainer.num_training_batches)
-        self._line_time = time.monotonic()
+        seen = trainer.fit_loop.epoch_loop.batch_progress.current.ready  # of the epoch that a resumed run goes on with
+        self._batches_done = int(trainer.current_epoch * trainer.num_training_batches) + seen
+        self._line_time = self._epoch_start = self._tick = time.monotonic()
         if trainer.is_global_zero and self.console.is_terminal:
             self._bar = Progress(
                 TextColumn("{task.description}"),
@@ -82,7 +83,8 @@ class ProgressReport(pl.Callback):
         self._images.append(len(batch.images) * trainer.world_size)
         self._tick = now
         self._batches_done += 1
-        self._losses.append(float(outputs["loss"]))
+        # Lightning divides it, so that the gradients of accumulated batches add up to their mean.
+        self._losses.append(float(outputs["loss"]) * trainer.accumulate_grad_batches)
         total = int(trainer.num_training_batches)
         self._show(f"epoch {self._epoch(trainer)}", batch_idx + 1, total, self._status(trainer))
         if trainer.is_global_zero and self._bar is None and 0 < self.line_every <= now - self._line_time:

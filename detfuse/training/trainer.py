@@ -14,13 +14,14 @@ from pytorch_lightning.loggers import Logger
 
 from detfuse.ranges import Fraction, NonNegativeFloat, NonNegativeInt, PositiveInt, Range, checked
 from detfuse.training.checkpoint import AtomicCheckpointIO
-from detfuse.training.loops import use_collective_evaluation
+from detfuse.training.loops import use_own_loops
 
 Precision = Literal["32-true", "16-mixed", "bf16-mixed", "bf16-true"]
 
 _NOISE = (  # advice of Lightning that does not apply here, as the start of its message
     "The '.*_dataloader' does not have many workers",  # small data sets on few cores are fastest without
     "The number of training batches .* is smaller than the logging interval",  # the epoch's end is logged anyway
+    "You're resuming from a checkpoint that ended before the epoch ended",  # ours goes on there: see PlacedFitLoop
     "`isinstance.treespec, LeafSpec.` is deprecated",  # Lightning's use of torch, not ours
 )
 
@@ -106,7 +107,7 @@ def make_trainer(
         enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
         **_NOT_LIGHTNINGS,
     )
-    use_collective_evaluation(trainer)
+    use_own_loops(trainer)
     return trainer
 
 

@@ -20,6 +20,7 @@ from detfuse.structures import Categories
 from detfuse.words import some
 
 _PREFIX = "detector."
+_OF_TRAINING = ("loops", "callbacks", "optimizer_states", "lr_schedulers", "global_step")
 
 
 class CheckpointError(InputError):
@@ -59,7 +60,22 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         CheckpointError: if there is no such file, it is damaged, holds code, was not written by this program, or holds
             weights that are not finite.
     """
-    path = Path(path).expanduser()
+    return _read(Path(path).expanduser())[0]
+
+
+def read_training(path: Path) -> tuple[Checkpoint, dict[str, Any]]:
+    """Read a checkpoint to go on from: also what is in it besides the detector, as Lightning stores it.
+
+    Raises:
+        CheckpointError: see :func:`read_checkpoint`; and if it holds no training to go on with.
+    """
+    checkpoint, content = _read(path)
+    if absent := [key for key in _OF_TRAINING if key not in content]:
+        raise CheckpointError(f"{path}: holds weights, but no training to go on with: {', '.join(absent)} is missing")
+    return checkpoint, content
+
+
+def _read(path: Path) -> tuple[Checkpoint, dict[str, Any]]:
     _require_file(path)
     try:
         content = read_archive(path, legacy=False)
@@ -85,7 +101,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         )
     _require_dense(state, path)
     _require_finite(state, path)
-    return Checkpoint(
+    read = Checkpoint(
         path=path,
         config=config,
         categories=_categories(own, path),
@@ -94,6 +110,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         version=version,
         is_ema=averaged is not None,
     )
+    return read, content
 
 
 def load_weights(detector: nn.Module, checkpoint: Checkpoint) -> None:

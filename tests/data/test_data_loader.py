@@ -275,6 +275,8 @@ def test_train_batches_per_epoch(coco_root: Path) -> None:
     data = module(coco_root)
     assert [data.train_batches_per_epoch(world_size) for world_size in (1, 2, 4)] == [3, 1, 1]
     assert len(data.train_dataloader()) == 3
+    # of 11 images; with more processes than that, some are repeated
+    assert [data.images_per_batch(world_size) for world_size in (1, 2, 4, 12)] == [3, 6, 11, 12]
 
 
 def test_auto_workers_counts_cores(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,16 @@ import pytest
 
 from detfuse.config import TrainSettings
 from detfuse.errors import UserError
-from detfuse.runs.run_folder import Held, auto_name, base_folder, claimed, folder_to_resume, locked
+from detfuse.runs.run_folder import (
+    Held,
+    auto_name,
+    base_folder,
+    checkpoint_of,
+    claimed,
+    folder_to_resume,
+    locked,
+    start_again,
+)
 
 
 def settings(**changes: object) -> TrainSettings:
@@ -162,11 +171,20 @@ def test_resume_true_means_the_folder_that_the_command_names(tmp_path: Path) -> 
 def test_resume_that_finds_nothing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such folder"):
         folder_to_resume(str(tmp_path / "absent"), tmp_path / "a")
-    half = run_folder(tmp_path / "c", "config.yaml", "checkpoints/best.ckpt")
-    with pytest.raises(UserError, match=r"no last\.ckpt"):
-        folder_to_resume(True, half)
+    half = run_folder(tmp_path / "c", "config.yaml", "checkpoints/.best.ckpt.part")
+    assert folder_to_resume(True, half) is None
+    assert start_again(half)
     with pytest.raises(UserError, match=r"last\.ckpt"):
         folder_to_resume(str(half), tmp_path / "a")
+
+
+def test_a_run_killed_between_its_checkpoints_goes_on_from_the_one_it_has(tmp_path: Path) -> None:
+    early = run_folder(tmp_path, "config.yaml", "checkpoints/best.ckpt")
+    assert folder_to_resume(True, early) == early
+    assert not start_again(early)
+    assert checkpoint_of(early).name == "best.ckpt"
+    run_folder(tmp_path, "checkpoints/last.ckpt")
+    assert checkpoint_of(tmp_path).name == "last.ckpt"
 
 
 @pytest.mark.parametrize(

@@ -49,16 +49,18 @@ def test_a_resumed_run_may_go_on_longer_elsewhere() -> None:
     assert STORED["trainer"]["max_epochs"] == 2
 
 
-def test_a_resumed_run_may_tell_more_but_not_read_elsewhere() -> None:
+def test_a_resumed_run_may_tell_more_and_find_its_data_elsewhere_but_no_others() -> None:
     typed = ["trainer.log_every_n_steps=1", "callbacks.fusion_weights=null", "evaluate=last", "project=q"]
-    given = invocation([*typed, "data.root=y"], data__root="y", trainer__log_every_n_steps=1)
+    typed += ["data.root=y", "data.limit_images=3"]
+    given = invocation(typed, data__root="y", data__limit_images=3, trainer__log_every_n_steps=1)
     given.config["callbacks"] = {"fusion_weights": None}
     with pytest.raises(
-        UserError, match=r"^[^:]*: data\.root=y \(the run has x\)\. What may change: trainer\.max_epochs,"
+        UserError, match=r"^[^:]*: data\.limit_images=3 \(the run has \w+\)\. What may change: trainer\.max_epochs,"
     ):
         resumed(STORED, CHOICES, given)
-    given.typed.remove("data.root=y")
+    given.typed.remove("data.limit_images=3")
     changed = {"trainer": {**STORED["trainer"], "log_every_n_steps": 1}, "callbacks": {"fusion_weights": None}}
+    changed["data"] = {**STORED["data"], "root": "y"}
     assert resumed(STORED, CHOICES, given) == {**STORED, **changed}
 
 

@@ -93,6 +93,9 @@ class Quadrants(pl.LightningDataModule):
         self.annotated = annotated
         self.batch_size = batch_size
 
+    def images_per_batch(self, world_size: int) -> int:
+        return self.batch_size * world_size
+
     def train_batches_per_epoch(self, world_size: int) -> int:
         return self.num_images // (self.batch_size * world_size)
 

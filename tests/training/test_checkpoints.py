@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import resource
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import torch
 from conftest import CATEGORIES, Fit, Quadrants, make_module  # type: ignore[import-not-found]  # pytest's path
 
 import detfuse
+from detfuse.errors import UserError
 from detfuse.structures import Categories
 from detfuse.training.checkpoint import AtomicCheckpointIO, Checkpoints
 
@@ -127,6 +130,25 @@ def test_a_write_that_fails_leaves_the_old_checkpoint(tmp_path: Path) -> None:
     writer.save_checkpoint({"epoch": 1}, target)
     with pytest.raises(OSError, match="no space left"):
         writer.save_checkpoint({"epoch": 2, "x": Unwritable()}, target)
+    assert writer.load_checkpoint(target) == {"epoch": 1}
+    assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+def test_a_full_disk_is_told_in_a_line_and_leaves_the_old_checkpoint(tmp_path: Path) -> None:
+    """The system takes no more of a file, in the middle of it."""
+    target, writer = tmp_path / "last.ckpt", AtomicCheckpointIO()
+    writer.save_checkpoint({"epoch": 1}, target)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # which else ends the process
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        with pytest.raises(
+            UserError, match=r"last\.ckpt: could not be written: file too large; the checkpoint .* is whole"
+        ):
+            writer.save_checkpoint({"epoch": 2, "x": torch.zeros(100_000)}, target)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
     assert writer.load_checkpoint(target) == {"epoch": 1}
     assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
 

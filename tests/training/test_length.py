@@ -26,9 +26,13 @@ ENDLESS: dict[str, Any] = {"limit": 1.0, "accumulate": 1, "max_epochs": -1, "max
     ],
 )
 def test_five_batches_an_epoch_for_two_processes(settings: dict[str, Any], length: Length) -> None:
-    assert length_of(5, 2, 2, **{**ENDLESS, **settings}) == length
+    assert length_of(5, 4, **{**ENDLESS, **settings}) == length
+
+
+def test_an_epoch_of_fewer_batches_than_are_accumulated_has_smaller_steps() -> None:
+    assert length_of(2, 3, **{**ENDLESS, "accumulate": 4, "max_epochs": 2}).batch == 6
 
 
 def test_a_run_without_an_end_is_refused() -> None:
     with pytest.raises(InputError, match=r"trainer\.max_epochs or trainer\.max_steps"):
-        length_of(5, 2, 2, **ENDLESS)
+        length_of(5, 4, **ENDLESS)

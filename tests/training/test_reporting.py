@@ -94,6 +94,26 @@ def test_a_resumed_run_continues_the_csv_and_takes_back_what_it_repeats(tmp_path
     assert found == [("0", "0.0", "", ""), ("10", "1.0", "", ""), ("20", "7.0", "", ""), ("25", "", "", "0.25")]
 
 
+def test_a_resumed_run_keeps_the_validation_that_came_before_its_first_step(tmp_path: Path) -> None:
+    """Nine steps were taken before that validation, and nine before the row of the tenth."""
+    first = MetricsCsv(tmp_path)
+    first.log_metrics({"val/mAP": 0.5}, 9)
+    first.log_metrics({"train/loss": 3.0}, 9)
+    second = MetricsCsv(tmp_path)
+    second.log_metrics({"train/loss": 2.0}, 9)
+    second.log_metrics({"val/mAP": 0.6}, 18)
+    MetricsCsv(tmp_path).log_metrics({"val/mAP": 0.7}, 18)
+    found = [(row["step"], row["train/loss"], row["val/mAP"]) for row in rows(tmp_path)]
+    assert found == [("9", "", "0.5"), ("9", "2.0", ""), ("18", "", "0.7")]
+
+
+def test_the_loss_of_accumulated_batches_is_the_one_that_is_logged(fit: Fit) -> None:
+    progress = ProgressReport()
+    progress.console = Console(file=io.StringIO(), soft_wrap=True)
+    _, trainer = fit(Quadrants(num_images=2), callbacks=[progress], max_epochs=1, accumulate_grad_batches=4)
+    assert f"loss {float(trainer.callback_metrics['train/loss']):.4f}" in reported(progress.console)
+
+
 @pytest.mark.parametrize("cut", ["0,1", "0,", "0", "", '0,19,"1'])
 def test_a_run_whose_last_line_was_cut_off_goes_on(
     tmp_path: Path, cut: str, capsys: pytest.CaptureFixture[str]

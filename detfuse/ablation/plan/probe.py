@@ -207,8 +207,7 @@ def _length(config: Mapping[str, Any], data: DetectionDataModule) -> Length:
     processes = _num_processes(trainer)
     return length_of(
         data.train_batches_per_epoch(processes),
-        data.loader.batch_size,
-        processes,
+        data.images_per_batch(processes),
         limit=trainer["limit_train_batches"],
         accumulate=trainer["accumulate_grad_batches"],
         max_epochs=trainer["max_epochs"],

@@ -166,7 +166,8 @@ def refuse_other_environment(jobs: Sequence[Job], slots: Sequence[Mapping[str, s
     now = {**environment(), "threads": slots[0]["OMP_NUM_THREADS"]}
     for job in jobs:
         made = read_environment(job.folder)
-        if made is None or not (job.folder / (METRICS if job.shares else LAST)).is_file():  # it begins again
+        is_begun = (job.folder / METRICS).is_file() if job.shares else can_continue(job.folder)
+        if made is None or not is_begun:
             continue
         found = environment_differences(made, now)
         if "CUDA_VISIBLE_DEVICES" in slots[0]:

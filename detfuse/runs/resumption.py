@@ -1,0 +1,120 @@
+"""From where a run goes on: the checkpoint, verified before anything else is done, and what it must fit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from detfuse.config.kinds import keys_of
+from detfuse.data import DetectionDataModule
+from detfuse.errors import UserError
+from detfuse.files.run_files import BEST, LAST
+from detfuse.runs.run_folder import checkpoint_of
+from detfuse.runs.stored_config import value_at
+from detfuse.training.datamodule import LightningData
+from detfuse.weights.checkpoint import CheckpointError, read_training
+
+
+@dataclass(frozen=True)
+class Resumption:
+    """A checkpoint that a run can go on from.
+
+    Attributes:
+        checkpoint: the file.
+        config: the configuration in it.
+        epochs: that are done.
+        seen: batches of the next epoch that are done too.
+        step: optimizer steps that are done.
+        data: what it says of its data; None if an older version wrote it.
+    """
+
+    checkpoint: Path
+    config: Mapping[str, Any]
+    epochs: int
+    seen: int
+    step: int
+    data: Mapping[str, Any] | None
+
+    def require_same(self, data: DetectionDataModule, config: Mapping[str, Any]) -> None:
+        """See that the run goes on with the data that it began with, wherever they lie, and has an end ahead of it.
+
+        Raises:
+            UserError: naming what differs.
+        """
+        if self.data is not None:
+            LightningData(data).load_state_dict(dict(self.data))
+        else:
+            was = {key: value_at(self.config, key) for key in keys_of("data")}
+            moved = [key for key, value in was.items() if value not in (value_at({}, key), value_at(config, key))]
+            if moved:
+                raise UserError(
+                    f"{self.checkpoint}: an older version wrote it, which did not note the content of its data, so "
+                    f"that {', '.join(moved)} cannot change: nothing shows that it is the same data"
+                )
+        max_epochs = config["trainer"].get("max_epochs", -1)
+        if 0 <= max_epochs < self.epochs + bool(self.seen):
+            raise UserError(f"trainer.max_epochs={max_epochs}: the run has come to {self}; it cannot be made shorter")
+
+    def require_processes(self, number: int) -> None:
+        """See that within an epoch the rest of its batches is the same.
+
+        Raises:
+            UserError: if it was left by another number of processes, which share batches in another way.
+        """
+        before = (self.data or {}).get("processes", number)
+        if self.seen and before != number:
+            raise UserError(
+                f"{self.checkpoint} stands in the middle of an epoch of {before} processes; {number} would form other "
+                f"batches of what is left: go on with {before} until an epoch has ended"
+            )
+
+    def is_finished(self, config: Mapping[str, Any]) -> bool:
+        """Whether nothing is left to train."""
+        trainer = config["trainer"]
+        return bool(self.epochs == trainer.get("max_epochs") or self.step == trainer.get("max_steps"))
+
+    def __str__(self) -> str:
+        within = f", batch {self.seen} of epoch {self.epochs + 1}" if self.seen else f", the end of epoch {self.epochs}"
+        return f"step {self.step}{within}"
+
+
+def resumption(folder: Path) -> Resumption:
+    """The checkpoint that a run folder goes on from, its checksums compared.
+
+    Raises:
+        UserError: if it is damaged, naming what else there is.
+    """
+    checkpoint = folder / checkpoint_of(folder)
+    try:
+        return _read(checkpoint)
+    except CheckpointError as error:
+        raise UserError(f"{error}. {_what_else(folder, checkpoint)}") from error
+
+
+def _read(checkpoint: Path) -> Resumption:
+    read, training = read_training(checkpoint)
+    try:
+        loop = training["loops"]["fit_loop"]
+        epoch, batch = loop["epoch_progress"]["current"], loop["epoch_loop.batch_progress"]["current"]
+        return Resumption(
+            checkpoint=checkpoint,
+            config=read.config,
+            epochs=int(epoch["processed"]),
+            seen=int(batch["processed"]) if epoch["started"] > epoch["processed"] else 0,
+            step=int(training["global_step"]),
+            data=training.get(LightningData.__qualname__),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{checkpoint}: what it says of the training is incomplete ({error!r})") from error
+
+
+def _what_else(folder: Path, damaged: Path) -> str:
+    for other in (folder / LAST, folder / BEST):
+        if other != damaged and other.is_file():
+            try:
+                return f"{other} is whole ({_read(other)}): delete {damaged}, and the run goes on from there"
+            except CheckpointError:
+                return f"{other} is damaged too: overwrite=true begins again"
+    return f"There is no other checkpoint in {damaged.parent}: overwrite=true begins again"
