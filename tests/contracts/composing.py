@@ -27,6 +27,7 @@ SMALL = {
     "rpn_samples": 8000,
     "samples": 160,
 }
+"""What makes a head small, of those settings that it has; see :func:`small_head`."""
 
 
 def options(group: str) -> list[str]:
