@@ -66,12 +66,25 @@ def test_proposals_are_the_best_that_no_better_one_of_their_level_overlaps() -> 
     assert found.boxes.shape == (2, 60, 4)
 
 
-def test_what_is_no_number_stays_among_the_proposals() -> None:
-    boxes, scores, levels = random_boxes(20), torch.rand(2, 20), torch.zeros(2, 20, dtype=torch.int64)
-    boxes[0, 7], scores[0, 7] = 0.0, torch.nan
-    rows, taken = best_apart(boxes, scores, levels, iou_threshold=0.5, limit=5)
-    assert rows[0, 0] == 7
-    assert taken.isnan().tolist() == [[True, *[False] * 4], [False] * 5]
+class Apart(nn.Module):
+    def forward(self, boxes: Tensor, scores: Tensor, levels: Tensor) -> tuple[Tensor, Tensor]:
+        return best_apart(boxes, scores, levels, iou_threshold=0.3, limit=18)
+
+
+def test_what_is_no_number_stays_among_the_proposals_and_an_exported_loop_says_the_same() -> None:
+    generator = torch.Generator().manual_seed(2)
+    boxes, scores = random_boxes(20), torch.rand(2, 20, generator=generator)
+    levels = torch.arange(20).expand(2, -1) % 2
+    for row in (7, 9):  # of one level
+        boxes[0, row], scores[0, row] = 0.0, torch.nan
+    rows, taken = Apart()(boxes, scores, levels)
+    assert set(rows[0, :2].tolist()) == {7, 9}
+    assert taken.isnan().tolist() == [[True, True, *[False] * 16], [False] * 18]
+    assert (taken == 0).any(), "suppressed"
+    exported = torch.export.export(Apart(), (boxes, scores, levels.clone()))
+    same_rows, same = exported.module()(boxes, scores, levels)
+    torch.testing.assert_close(same, taken, rtol=0, atol=0, equal_nan=True)
+    assert same_rows[taken > 0].equal(rows[taken > 0])
 
 
 # ---- samples
