@@ -21,9 +21,11 @@ from detfuse.fusion.operators import Add, FastNormalized
 from detfuse.fusion.resample import MaxPool, Nearest, StridedConv
 from detfuse.heads.faster_rcnn import FasterRCNNHead
 from detfuse.heads.fcos import FCOSHead
+from detfuse.heads.mscnn import MSCNNHead
 from detfuse.heads.retinanet import RetinaNetHead
 from detfuse.heads.ssd import SSDHead
 from detfuse.necks.graph_neck import GraphNeck
+from detfuse.necks.mscnn_trunk import MSCNNTrunk
 from detfuse.necks.ssd_extras import SSDExtras
 from detfuse.necks.topologies import bifpn, fpn
 from detfuse.structures import FeatureSpec
@@ -160,3 +162,24 @@ def test_faster_rcnns_layers_start_as_published() -> None:
         assert values.std().item() == pytest.approx(wanted, rel=0.03 if len(values) >= ENOUGH else 0.2), name
         if name.startswith("box_head.fcs."):
             assert values.abs().max().item() == pytest.approx(math.sqrt(3) * wanted, rel=0.01), name
+
+
+def test_ms_cnns_layers_start_as_the_authors_configurations_say() -> None:
+    torch.manual_seed(0)
+    spec = FeatureSpec((WIDTH,) * 2, (8, 16))
+    head = MSCNNHead(spec, CLASSES, box_channels=512)
+    gaussians = {
+        "conv6.": 0.01,
+        "proposer.buffer.": 0.01,
+        "proposer.branches.": 0.001,
+        "box_head.0.": 0.01,
+        "box_head.3.": 0.001,
+        "cls_logits.": 0.01,
+        "box_deltas.": 0.001,
+    }
+    for name, parameter in [*head.named_parameters(), *MSCNNTrunk(spec).conv6.named_parameters(prefix="conv6")]:
+        if parameter.ndim == 1:
+            assert not parameter.any(), name
+        elif name != "regions.deconv.weight":
+            (std,) = (value for prefix, value in gaussians.items() if name.startswith(prefix))
+            assert parameter.std().item() == pytest.approx(std, rel=0.03), name

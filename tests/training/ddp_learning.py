@@ -35,6 +35,7 @@ _TWO_STAGES = (
     *("head.rpn_samples=4000", "head.samples=4000", "head.rpn_background_iou=0.0", "head.background_iou=0.0"),
     *("head.train_proposals=100", "head.box_channels=32", "optimizer.lr=0.02"),
 )
+_TEMPLATES = ("head.template_scale=0.5", "optimizer.lr=0.05")
 RUNS = {
     "fcos": ("fcos", _TOWER),
     "retinanet": ("retinanet", _TOWER),
@@ -42,6 +43,8 @@ RUNS = {
     "fcos_process": ("fcos", (*_TOWER, "head.normalizer=process")),
     "retinanet_process": ("retinanet", (*_TOWER, "head.normalizer=process")),
     "ssd_process": ("ssd", ("head.normalizer=process",)),
+    "mscnn_proposal": ("mscnn_proposal", _TEMPLATES),
+    "mscnn_proposal_process": ("mscnn_proposal", (*_TEMPLATES, "head.normalizer=process")),
     "faster_rcnn": ("faster_rcnn", _TWO_STAGES),
     "faster_rcnn_process": ("faster_rcnn", (*_TWO_STAGES, "head.normalizer=process")),
 }

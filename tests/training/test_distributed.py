@@ -84,7 +84,7 @@ def test_the_shares_of_two_processes_are_very_unequal() -> None:
     assert any(0 not in step for step in counts)
 
 
-@pytest.mark.parametrize("head", ["fcos", "retinanet", "ssd", "faster_rcnn"])
+@pytest.mark.parametrize("head", ["fcos", "retinanet", "ssd", "mscnn_proposal", "faster_rcnn"])
 def test_two_processes_learn_as_one(two_processes: Path, head: str) -> None:
     """The same images, the same weights after three steps; not so where each process divides by what it has itself."""
     before, alone = learnt(two_processes / "data", *_run(head))
