@@ -95,6 +95,8 @@ class DetectionDataModule(ABC):
         for split, index in self.indexes.items():
             lines.append(f"{split + ':':6} {index.summary()}")
             lines.append(f"       {index.source}, images in {index.root}")
+            if split == "train" and self.held_back is not None:
+                lines.append(f"       held back of it: {self.held_back.summary()}")
         names = self.categories.names
         first = ", ".join(map(shown, names[:12])) + (", ..." if len(names) > 12 else "")
         lines.append(f"{len(names)} categories: {first}")

@@ -306,6 +306,7 @@ def test_what_is_held_back_is_never_trained_on_and_always_the_same(coco_root: Pa
     assert whole.held_back is None
     assert data.held_back is not None
     assert len(data.held_back) == round(0.4 * len(every))
+    assert f"held back of it: {len(data.held_back)} images" in data.description
     assert sorted([*trained, *data.held_back.ids]) == sorted(every)
     assert data.held_back.ids == module(coco_root, hold_back=0.4).held_back.ids  # type: ignore[union-attr]
     seen = {int(i) for number in range(3) for batch in epoch(data, number) for i in batch.image_ids}
