@@ -101,4 +101,4 @@ def _parsed(file: Path, parse: Callable[[str], Any]) -> Any:
         return parse(file.read_text(encoding="utf-8"))
     except (ValueError, yaml.YAMLError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
-        raise InputError(f"{file} cannot be read: {reason}; it was cut or edited") from error
+        raise InputError(f"{file}: cannot be read ({reason}); it was cut or edited") from error
