@@ -155,7 +155,7 @@ def _parsed(row: Any, name: str) -> tuple[Any, Any, array[float]]:
         raise InputError(f"{name.removeprefix('prediction ')} is {row!r:.60}, {_EXPECTED}")
     image, category = value_of(row, "image_id", name), value_of(row, "category_id", name)
     for what, value in (("image", image), ("category", category)):
-        if not isinstance(value, Hashable):
+        if not isinstance(value, Hashable) or isinstance(value, bool):  # true is no 1
             raise InputError(f"{name}: {what} id {value!r:.60} is not in any ground truth: it is no text or number")
     value_of(row, "bbox", name)  # named before the score, where both are missing
     return image, category, numbers_of(row, "score", value_of(row, "score", name), name)

@@ -78,7 +78,11 @@ def check_boxes(boxes: NDArray[np.float64], named: Named) -> None:
 def positions_of(ids: Sequence[Any], known: Sequence[Any], what: str, named: Named) -> NDArray[np.int64]:
     """Position of each row's id in ``known``; refuses rows with others."""
     place = {value: i for i, value in enumerate(known)}
-    unknown = [i for i, value in enumerate(ids) if not isinstance(value, Hashable) or value not in place]
+    unknown = [
+        i
+        for i, value in enumerate(ids)
+        if not isinstance(value, Hashable) or isinstance(value, bool) or value not in place  # true is no 1
+    ]
     if unknown:
         names = list(dict.fromkeys(repr(ids[i]) for i in unknown))
         more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""

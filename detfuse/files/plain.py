@@ -12,7 +12,7 @@ import yaml
 from detfuse.errors import InputError
 
 _MOST_BYTES = 1_000_000  # of a YAML file, whose parser takes ten seconds for as many
-_MOST_VALUES, _DEEPEST, _LONGEST = 100_000, 40, 10_000
+_MOST_VALUES, _DEEPEST, _LONGEST = 100_000, 40, 100_000
 
 
 def require_plain(content: Any, file: Path, name: str) -> None:
@@ -28,20 +28,31 @@ def require_plain(content: Any, file: Path, name: str) -> None:
     Raises:
         InputError: naming the place and what is wrong with it.
     """
-    waiting: list[tuple[str, Any, int]] = [(name, content, 0)]
+    waiting: list[tuple[_Trail, Any, int]] = [((None, name), content, 0)]
     for count in range(_MOST_VALUES + 1):
         if not waiting:
             return
-        path, value, depth = waiting.pop()
+        trail, value, depth = waiting.pop()
         if problem := _problem(value, depth):
-            raise InputError(f"{file}: {path:.300} {problem}; it was not written by detfuse")
+            raise InputError(f"{file}: {_path(trail):.300} {problem}; it was not written by detfuse")
         if isinstance(value, dict | list):
             if count + len(waiting) + len(value) > _MOST_VALUES:
                 break
-            named = isinstance(value, dict)
             items = value.items() if isinstance(value, dict) else enumerate(value)
-            waiting += [(f"{path}.{key}" if named else f"{path}[{key}]", item, depth + 1) for key, item in items]
+            waiting += [((trail, key), item, depth + 1) for key, item in items]
     raise InputError(f"{file}: {name} has more than {_MOST_VALUES:,} values; it was not written by detfuse")
+
+
+_Trail = tuple[Any, str | int]
+"""Where a value stands: the trail of what holds it, and its key or its position there."""
+
+
+def _path(trail: _Trail) -> str:
+    """``config.a[3].b``; written only where it is told, for that takes longer than to look."""
+    above, key = trail
+    if above is None:
+        return str(key)
+    return f"{_path(above)}.{key}" if isinstance(key, str) else f"{_path(above)}[{key}]"
 
 
 def _problem(value: Any, depth: int) -> str:
@@ -90,4 +101,4 @@ def _parsed(file: Path, parse: Callable[[str], Any]) -> Any:
         return parse(file.read_text(encoding="utf-8"))
     except (ValueError, yaml.YAMLError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
-        raise InputError(f"{file} cannot be read: {reason}; it was cut or edited") from error
+        raise InputError(f"{file}: cannot be read ({reason}); it was cut or edited") from error

@@ -86,10 +86,10 @@ def test_broken_and_missing_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match=r"cost\.json is missing"):
         read_cost(tmp_path)
     (tmp_path / "cost.json").write_text("{")
-    with pytest.raises(StorageError, match=r"cost\.json cannot be read: Expecting"):
+    with pytest.raises(StorageError, match=r"cost\.json: cannot be read \(Expecting"):
         read_cost(tmp_path)
     (tmp_path / "plan.yaml").write_text("a: [")
-    with pytest.raises(StorageError, match=r"plan\.yaml cannot be read"):
+    with pytest.raises(StorageError, match=r"plan\.yaml: cannot be read"):
         read_plan(tmp_path)
 
 

@@ -124,6 +124,7 @@ def test_missing_area_and_iscrowd_have_defaults(evaluator):
     [
         ({"image_id": 77}, r"prediction row 1: image id 77 is not in the ground truth \(1 such rows"),
         ({"category_id": 3}, "prediction row 1: category id 3 is not in the ground truth"),
+        ({"image_id": True}, "prediction row 1: image id True is not in any ground truth"),
         ({"score": float("nan")}, r"prediction row 1 \(image 1\): score is nan.*diverged"),
         ({"bbox": [0, 0, float("inf"), 1]}, r"prediction row 1: bbox is \[0.0, 0.0, inf, 1.0\]"),
         ({"bbox": [9, 9, -1, 1]}, r"prediction row 1: .*corners"),
@@ -153,6 +154,7 @@ def test_a_prediction_without_score_is_named():
         (lambda t: t["annotations"][1].update(area=float("nan")), "annotation 1: area is nan"),
         (lambda t: t["annotations"][1].update(area=-1), "annotation 1: area is -1"),
         (lambda t: t["annotations"][1].update(image_id=4), "annotation 1: image id 4 is not in the ground truth"),
+        (lambda t: t["annotations"][1].update(image_id=True), "annotation 1: image id True is not in the ground truth"),
         (lambda t: t["annotations"][1].update(category_id=4), "annotation 1: category id 4 is not in"),
         (lambda t: t["annotations"][1].pop("bbox"), "annotation 1: 'bbox' is missing"),
         (lambda t: t.pop("categories"), "'categories' is missing"),
