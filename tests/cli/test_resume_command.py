@@ -84,6 +84,13 @@ def test_a_damaged_checkpoint_is_told_with_what_else_there_is(begun: Path, damag
     assert "\n" not in str(error.value)
     damage(begun / BEST)
     with pytest.raises(UserError, match=rf"{BEST} is damaged too"):
+        resumption(RUN)
+
+
+def test_damage_is_told_before_anything_is_built(begun: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flip(begun / LAST)
+    monkeypatch.setattr(training_run, "build_parts", None)
+    with pytest.raises(UserError, match=rf"^{LAST}: the file is damaged"):
         train("data.root=data", "resume=true")
 
 
