@@ -19,7 +19,6 @@ exported graph it is a loop over the proposals; a ``.pt2`` has torchvision's RoI
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -27,12 +26,12 @@ from torch import Tensor, nn
 
 from detfuse.attention.inserts import Sites
 from detfuse.errors import InputError
-from detfuse.fill import fill_uniform
+from detfuse.heads.box_head import BoxHead, vector_predictor
 from detfuse.heads.pooling import level_places, pool_rois
 from detfuse.heads.proposals import MIN_SIDE, Proposals, propose, sample_rois
 from detfuse.heads.rpn import RegionProposalNetwork, RPNOutputs
 from detfuse.heads.second_stage import RoiPredictions, second_stage_candidates, second_stage_loss
-from detfuse.heads.tower import ConvTower, Norm
+from detfuse.heads.tower import Norm
 from detfuse.losses import Normalizer
 from detfuse.ops.anchors import from_fixed_point, to_fixed_point
 from detfuse.ops.matching import Crowd
@@ -195,8 +194,8 @@ class FasterRCNNHead(nn.Module):
             candidates_per_level=candidates_per_level,
         )
         self.box_head = BoxHead(in_spec.channels[0], roi_size, box_convs, box_norm, box_fcs, box_channels)
-        self.cls_logits = _predictor(self.box_head.out_channels, num_classes + 1, 0.01)
-        self.box_deltas = _predictor(self.box_head.out_channels, num_classes * 4, 0.001)
+        self.cls_logits = vector_predictor(self.box_head.out_channels, num_classes + 1, 0.01)
+        self.box_deltas = vector_predictor(self.box_head.out_channels, num_classes * 4, 0.001)
         self._places = [in_spec.levels.index(level) for level in self.roi_levels]
 
     def describe(self) -> str:
@@ -279,48 +278,6 @@ class FasterRCNNHead(nn.Module):
             pool_rois(maps, strides, boxes, size=self.roi_size, sampling_ratio=self.sampling_ratio)
         ).unflatten(0, boxes.shape[:2])
         return RoiPredictions(self.cls_logits(seen), self.box_deltas(seen).unflatten(-1, (self.num_classes, 4)))
-
-
-class BoxHead(nn.Module):
-    """Pooled regions to vectors: convolutions, then fully connected layers with ReLU.
-
-    Args:
-        in_channels: width of the maps.
-        size: of the pooled regions, in cells.
-        num_convs: 3x3 convolutions, of the same width.
-        norm: after each of them.
-        num_fcs: fully connected layers.
-        channels: their width.
-
-    Attributes:
-        out_channels: length of the vectors.
-    """
-
-    def __init__(self, in_channels: int, size: int, num_convs: int, norm: Norm, num_fcs: int, channels: int) -> None:
-        super().__init__()
-        self.convs = ConvTower(in_channels, in_channels, num_convs, norm)
-        for layer in self.convs.modules():
-            if isinstance(layer, nn.Conv2d):
-                nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-        widths = [in_channels * size**2, *[channels] * num_fcs]
-        self.fcs = nn.Sequential()
-        for wide, narrow in pairwise(widths):
-            layer = nn.Linear(wide, narrow)
-            fill_uniform(layer, wide)
-            self.fcs.extend([layer, nn.ReLU(inplace=True)])
-        self.out_channels = widths[-1]
-
-    def forward(self, pooled: Tensor) -> Tensor:
-        """(R, C, size, size) to (R, out_channels)."""
-        seen: Tensor = self.fcs(self.convs(pooled).flatten(1))
-        return seen
-
-
-def _predictor(in_channels: int, out_channels: int, std: float) -> nn.Linear:
-    layer = nn.Linear(in_channels, out_channels)
-    nn.init.normal_(layer.weight, std=std)
-    nn.init.zeros_(layer.bias)
-    return layer
 
 
 def _check(foreground: float, background: float, prefix: str) -> None:

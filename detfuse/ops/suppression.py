@@ -123,7 +123,7 @@ def best_apart(
 
     Args:
         boxes: (B, k, 4) xyxy.
-        scores: (B, k); 0 is no box, NaN (boxes of zeros) is above all others and stays, though not in exported graphs.
+        scores: (B, k); 0 is no box, NaN (boxes of zeros) is above all others and stays.
         groups: (B, k) int64, which boxes suppress each other: those of one level, or of one class.
         iou_threshold: boxes that overlap by more do not stay together.
         limit: most boxes of an image, over all groups.
@@ -135,11 +135,13 @@ def best_apart(
     boxes, scores, limit = boxes.detach().float(), scores.detach().float(), min(limit, scores.shape[1])
     if torch.compiler.is_exporting():
         hard = partial(_without, threshold=iou_threshold)
+        ordered = torch.where(scores.isnan(), torch.inf, scores)  # the loop takes NaN for no box
         found = [
             _suppressed(*image, lowered=hard, limit=limit, least=0.0, across_classes=False)
-            for image in zip(boxes, scores, groups, strict=True)
+            for image in zip(boxes, ordered, groups, strict=True)
         ]
-        return torch.stack([rows for rows, _, _ in found]), torch.stack([taken for _, taken, _ in found])
+        taken = torch.stack([taken for _, taken, _ in found])
+        return torch.stack([rows for rows, _, _ in found]), torch.where(taken.isinf(), torch.nan, taken)
     kept = kept_by_nms(boxes, scores, groups, iou_threshold)
     taken, rows = torch.where(kept, scores, 0.0).topk(limit, dim=1)
     return rows, taken

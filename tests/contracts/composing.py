@@ -28,6 +28,7 @@ SMALL = {
     "samples": 160,
     "dropout": 0.0,
 }
+"""What makes a head small, of those settings that it has; see :func:`small_head`."""
 
 
 def options(group: str) -> list[str]:

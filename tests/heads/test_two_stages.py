@@ -66,12 +66,25 @@ def test_proposals_are_the_best_that_no_better_one_of_their_level_overlaps() -> 
     assert found.boxes.shape == (2, 60, 4)
 
 
-def test_what_is_no_number_stays_among_the_proposals() -> None:
-    boxes, scores, levels = random_boxes(20), torch.rand(2, 20), torch.zeros(2, 20, dtype=torch.int64)
-    boxes[0, 7], scores[0, 7] = 0.0, torch.nan
-    rows, taken = best_apart(boxes, scores, levels, iou_threshold=0.5, limit=5)
-    assert rows[0, 0] == 7
-    assert taken.isnan().tolist() == [[True, *[False] * 4], [False] * 5]
+class Apart(nn.Module):
+    def forward(self, boxes: Tensor, scores: Tensor, levels: Tensor) -> tuple[Tensor, Tensor]:
+        return best_apart(boxes, scores, levels, iou_threshold=0.3, limit=18)
+
+
+def test_what_is_no_number_stays_among_the_proposals_and_an_exported_loop_says_the_same() -> None:
+    generator = torch.Generator().manual_seed(2)
+    boxes, scores = random_boxes(20), torch.rand(2, 20, generator=generator)
+    levels = torch.arange(20).expand(2, -1) % 2
+    for row in (7, 9):  # of one level
+        boxes[0, row], scores[0, row] = 0.0, torch.nan
+    rows, taken = Apart()(boxes, scores, levels)
+    assert set(rows[0, :2].tolist()) == {7, 9}
+    assert taken.isnan().tolist() == [[True, True, *[False] * 16], [False] * 18]
+    assert (taken == 0).any(), "suppressed"
+    exported = torch.export.export(Apart(), (boxes, scores, levels.clone()))
+    same_rows, same = exported.module()(boxes, scores, levels)
+    torch.testing.assert_close(same, taken, rtol=0, atol=0, equal_nan=True)
+    assert same_rows[taken > 0].equal(rows[taken > 0])
 
 
 # ---- samples
@@ -99,8 +112,9 @@ def test_a_sample_of_too_few_takes_them_all_and_repeats_them() -> None:
 
 
 def test_regions_learn_what_they_overlap() -> None:
-    given = torch.tensor([[[5.0, 6.0, 41.0, 50.0], [0.0, 0.0, 9.0, 9.0], [4.0, 6.0, 40.0, 20.0], [0.0, 0.0, 2.0, 2.0]]])
-    proposals = Proposals(given, torch.tensor([[0.9, 0.8, 0.7, 0.0]]))
+    near, in_crowd, between = (5.0, 6.0, 41.0, 50.0), (0.0, 0.0, 9.0, 9.0), (4.0, 6.0, 40.0, 20.0)
+    none = [(0.0, 0.0, 2.0, 2.0), (4.0, 6.0, 40.0, 49.0)]  # no proposals, though one overlaps an object
+    proposals = Proposals(torch.tensor([[near, in_crowd, between, *none]]), torch.tensor([[0.9, 0.8, 0.7, 0.0, 0.0]]))
     batch = batch_of([BOXES[0]])
     ignore = batch.targets.ignore.clone()
     boxes = batch.targets.boxes.clone()
@@ -116,11 +130,8 @@ def test_regions_learn_what_they_overlap() -> None:
         return {tuple(box): learnt for box, learnt in table}
 
     objects = {tuple(box): i + 1 for i, box in enumerate(BOXES[0])}
-    near, in_crowd, between, none = map(tuple, given[0].tolist())
     assert drawn("background") == {near: 1, in_crowd: 0, **objects}
     assert drawn("ignore") == {near: 1, **objects}
-    assert between not in drawn("background"), "neither object nor background"
-    assert none not in drawn("background"), "no proposal"
 
 
 # ---- pooling
@@ -236,6 +247,17 @@ def test_candidates_lie_in_their_image_and_padding_does_not_compete() -> None:
             level[0, :, height:] = 50.0
             level[0, :, :, width:] = torch.nan
     assert torch.equal(head.candidates(outputs, sizes)[1], scores)
+
+
+def test_padding_teaches_no_background() -> None:
+    head, batch = seeded(rpn_samples=5000), batch_of([[], []])
+    sizes = torch.tensor([[40, 50], [64, 96]])
+    outputs = head(maps())
+    losses = head.loss(outputs, batch._replace(image_sizes=sizes))
+    finest = torch.autograd.grad(losses["loss_rpn_cls"], outputs.logits[0])[0]
+    taught = torch.zeros(2, 8, 12, dtype=torch.bool)
+    taught[0, :5, :7], taught[1] = True, True
+    assert torch.equal(finest.any(1), taught)
 
 
 def test_a_candidate_says_which_level_it_was_pooled_from() -> None:

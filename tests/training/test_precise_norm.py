@@ -57,6 +57,18 @@ def test_what_is_stored_has_the_statistics_of_its_own_weights(fit: Fit, tmp_path
         assert before == module.metrics.stats, "the curve's last point is the checkpoint's score"
 
 
+def test_a_norm_of_a_second_stage_gets_statistics_too(fit: Fit, tmp_path: Path) -> None:
+    module = make_module(Quadrants())
+    head = module.detector.head
+    head.second = torch.nn.BatchNorm2d(1)
+    first = head.loss
+    head.loss = lambda outputs, batch: first(
+        outputs._replace(logits=head.second(outputs.logits[:, None] + 5.0)[:, 0]), batch
+    )
+    fit(module=module, callbacks=[PreciseNorm(), Checkpoints()], max_epochs=1)
+    assert stored(tmp_path)["head.second.running_mean"] == pytest.approx(5.0, abs=1.0)
+
+
 def test_training_does_not_notice(fit: Fit, tmp_path: Path) -> None:
     fit(callbacks=[Checkpoints()], max_epochs=2)
     plain = stored(tmp_path)
