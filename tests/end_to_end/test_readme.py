@@ -1,4 +1,4 @@
-"""The README's commands do what they say, with a shortened schedule."""
+"""The commands of the README and of the page on the classical picture do what they say, with a shortened schedule."""
 
 from __future__ import annotations
 
@@ -13,15 +13,23 @@ from detfuse.cli import COMMANDS
 from detfuse.config import TrainSettings, check
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```sh\n(.*?)```", README, flags=re.DOTALL)
+BRIEF = (REPOSITORY / ".github" / "BRIEF.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```sh\n(.*?)```", README + BRIEF, flags=re.DOTALL)
+CONCEPTS = re.findall(r"^\|[^|`]*\| `(neck=[^`]*)` \|", BRIEF, flags=re.MULTILINE)
 LINES = [line.split(" #")[0].strip() for block in BLOCKS for line in block.replace("\\\n", " ").splitlines()]
 TRAINING = [line for line in LINES if re.search(r"(scripts/train\.py|detfuse-train)", line) and "--help" not in line]
+TRAINING += [f"python scripts/train.py {concept}" for concept in CONCEPTS]
 
 
 def test_the_readme_names_the_two_first_commands() -> None:
     start = "python3 -m venv .venv && .venv/bin/pip install -e"
     assert f"{start} . && .venv/bin/python scripts/train.py" in LINES
     assert f'{start} ".[test]" && .venv/bin/pytest' in LINES
+
+
+def test_every_concept_of_the_brief_has_its_command() -> None:
+    rows = [row for row in BRIEF.splitlines() if row.startswith("| ") and "train.py" not in row]
+    assert len(CONCEPTS) == len(rows) > 20
 
 
 OTHERS = [
