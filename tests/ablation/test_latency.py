@@ -102,11 +102,15 @@ def laboratory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Laboratory:
     (tmp_path / "annotations" / "instances_val2017.json").write_text(json.dumps(truth))
     config = compose_train("data=coco", f"data.root={tmp_path}", "trainer.accelerator=cpu", *SMALL)
     config["combine"]["_target_"] = f"{__name__}.Recording"
+    (tmp_path / "my" / "combine").mkdir(parents=True)
+    (tmp_path / "my" / "combine" / "recording.yaml").write_text(json.dumps(config["combine"]))  # JSON is YAML
     data = build_data(config, 32)
     data.setup("validate")
     plan = Plan("x", (Arm("many", {}, ()), Arm("none", {}, ())), (0, 1), (), threads=1)
     resolved = {arm.name: Resolved(config, {}) for arm in plan.arms}
-    made = Laboratory(tmp_path / "runs", Prepared(plan, resolved, ()), data.indexes["val"])
+    made = Laboratory(
+        tmp_path / "runs", Prepared(plan, resolved, ("--config-dir", str(tmp_path / "my"))), data.indexes["val"]
+    )
     made.train("many", 3.0)
     made.train("none", -30.0)
     predict: Callable[..., list[Detections]] = Detector.predict

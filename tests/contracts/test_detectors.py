@@ -160,11 +160,10 @@ def losses(neck: str, head: str, batch: Batch) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("head", COMPILABLE)
-@pytest.mark.parametrize("dynamic", [False, True])
-def test_the_loss_compiles_whole(head: str, dynamic: bool, batch: Batch) -> None:
+def test_the_loss_compiles_whole(head: str, batch: Batch) -> None:
     detector = detector_of_few_levels(head)
     torch._dynamo.reset()
-    compiled = torch.compile(detector.loss, fullgraph=True, dynamic=dynamic, backend="eager")
+    compiled = torch.compile(detector.loss, fullgraph=True, dynamic=True, backend="eager")  # the harder of the two
     empty = batch._replace(targets=batch.targets._replace(valid=torch.zeros_like(batch.targets.valid)))
     for given in (batch, empty):
         expected, terms = drawn_alike(detector.loss, given), drawn_alike(compiled, given)

@@ -51,14 +51,19 @@ def description() -> Description:
     return Description(version("detfuse"), "small", CATEGORIES, SIZE, Resize(SIZE, 96, None), {})
 
 
-@pytest.mark.parametrize(("neck", "head"), design("export"))
+CASES = design("export")
+IN_ONNX = {head: neck for neck, head in reversed(CASES)}  # its translation takes twice as long: every head once
+
+
+@pytest.mark.parametrize(("neck", "head"), CASES)
 def test_what_is_exported_is_the_detector(neck: str, head: str, tmp_path: Path) -> None:
     built, combine = detector(neck, head), Nms(max_detections=20)
     program = program_of(Deployed(built, combine), SIZE)
     agreement = compare(Exported(Path("memory"), description(), program.module()), built, combine, pictures())
     assert agreement.candidates > agreement.detections == 40
     assert agreement.box_difference == agreement.score_difference == 0
-    check_file(tmp_path / "small.onnx", program, built, combine)
+    if IN_ONNX[head] == neck:
+        check_file(tmp_path / "small.onnx", program, built, combine)
 
 
 def check_file(path: Path, program: ExportedProgram, built: Detector, combine: Combine) -> None:

@@ -10,17 +10,18 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 import pytest
 from omegaconf import OmegaConf
 
-from detfuse.build import targets
 from detfuse.cli import COMMANDS
 from detfuse.config import conf_dir
 from detfuse.config.schema.signatures import signature_of
+from detfuse.config.vouched import marked
 from detfuse.ranges import Range, allows
 
 TARGETS = sorted(
     {
-        target
+        marks["_target_"]
         for file in conf_dir().rglob("*.yaml")
-        for _, target in targets(OmegaConf.to_container(OmegaConf.load(file), resolve=False))
+        for _, marks in marked(OmegaConf.to_container(OmegaConf.load(file), resolve=False))
+        if "_target_" in marks
     }
     | {f"{kind.__module__}.{kind.__qualname__}" for kind in (command.settings for command in COMMANDS.values())}
 )
