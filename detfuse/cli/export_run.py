@@ -22,7 +22,7 @@ from detfuse.export import (
     Description,
     Picture,
     Resize,
-    compare,
+    agreement_of,
     program_of,
     read_exported,
     written,
@@ -75,7 +75,7 @@ def run(invocation: Invocation) -> None:
         )
     program = program_of(deployed, size)
     with written(path, settings.format, program, description) as draft:
-        agreement = compare(read_exported(draft), detector, combine, pictures)
+        agreement = agreement_of(read_exported(draft), detector, combine, pictures)
     note_made(path)
     print(f"check   {_told(agreement, pictures)}")
     print(f"written to {path} ({path.stat().st_size / 2**20:.1f} MiB)")

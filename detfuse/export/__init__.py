@@ -1,6 +1,6 @@
 """Detectors as files that need no detfuse: ONNX, and torch's exported programs (``.pt2``)."""
 
-from detfuse.export.comparison import Agreement, Picture, compare
+from detfuse.export.comparison import Agreement, Picture, agreement_of
 from detfuse.export.deployed import OUTPUTS, Deployed, place
 from detfuse.export.description import Description, ExportError, Resize
 from detfuse.export.exported import Exported, read_exported
@@ -17,7 +17,7 @@ __all__ = [
     "Format",
     "Picture",
     "Resize",
-    "compare",
+    "agreement_of",
     "format_of",
     "place",
     "program_of",

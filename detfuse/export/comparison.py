@@ -53,7 +53,7 @@ class Agreement:
     score_difference: float
 
 
-def compare(exported: Exported, detector: Detector, combine: Combine, pictures: Sequence[Picture]) -> Agreement:
+def agreement_of(exported: Exported, detector: Detector, combine: Combine, pictures: Sequence[Picture]) -> Agreement:
     """Run both on the same pictures, padded to the same size.
 
     Args:

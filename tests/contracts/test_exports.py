@@ -21,7 +21,7 @@ from detfuse.export import (
     Format,
     Picture,
     Resize,
-    compare,
+    agreement_of,
     format_of,
     program_of,
     read_exported,
@@ -59,7 +59,7 @@ IN_ONNX = {head: neck for neck, head in reversed(CASES)}  # its translation take
 def test_what_is_exported_is_the_detector(neck: str, head: str, tmp_path: Path) -> None:
     built, combine = detector(neck, head), Nms(max_detections=20)
     program = program_of(Deployed(built, combine), SIZE)
-    agreement = compare(Exported(Path("memory"), description(), program.module()), built, combine, pictures())
+    agreement = agreement_of(Exported(Path("memory"), description(), program.module()), built, combine, pictures())
     assert agreement.candidates > agreement.detections == 40
     assert agreement.box_difference == agreement.score_difference == 0
     if IN_ONNX[head] == neck:
@@ -71,7 +71,7 @@ def check_file(path: Path, program: ExportedProgram, built: Detector, combine: C
     assert kind is not None
     with written(path, kind, program, description()) as draft:
         assert not path.exists()
-        agreement = compare(read_exported(draft), built, combine, pictures())
+        agreement = agreement_of(read_exported(draft), built, combine, pictures())
     assert [file.name for file in path.parent.iterdir()] == [path.name]
     assert agreement.detections > 0
     assert agreement.score_difference < 1e-5

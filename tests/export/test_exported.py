@@ -21,7 +21,7 @@ from detfuse.export import (
     ExportError,
     Picture,
     Resize,
-    compare,
+    agreement_of,
     place,
     read_exported,
     written,
@@ -137,7 +137,7 @@ def compared(nms: Nms | None = None, **changes: Tensor) -> Any:
         return (*(column[None] for column in found), torch.tensor([len(found.scores)]), *given.values())
 
     picture = Picture("a.jpg", torch.zeros(3, *SIZE, dtype=torch.uint8))
-    return compare(Exported(Path("x.onnx"), DESCRIPTION, call), detector, combine, [picture, picture])
+    return agreement_of(Exported(Path("x.onnx"), DESCRIPTION, call), detector, combine, [picture, picture])
 
 
 def test_rounding_and_another_order_are_no_difference() -> None:
@@ -182,7 +182,7 @@ def test_outputs_that_are_no_numbers_are_not_compared() -> None:
     detector.scores[0, 3] = torch.nan
     picture = Picture("a.jpg", torch.zeros(3, *SIZE, dtype=torch.uint8))
     with pytest.raises(ExportError, match=r"the detector's outputs in a\.jpg are not finite"):
-        compare(Exported(Path("x.onnx"), DESCRIPTION, lambda *_: ()), detector, Nms(), [picture])
+        agreement_of(Exported(Path("x.onnx"), DESCRIPTION, lambda *_: ()), detector, Nms(), [picture])
 
 
 def test_a_missing_package_is_named_with_what_brings_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
