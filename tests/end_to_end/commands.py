@@ -1,8 +1,8 @@
 """Running the real commands as a user would, in processes of their own.
 
 Importing torch, torchvision and Lightning takes a command longer than what the tests ask of it. So a process that has
-imported them, and nothing else, waits for each test process and makes a copy of itself for every command: the script
-runs as ``__main__`` with its own folder, arguments, environment, streams and exit.
+imported them and the commands, and run none, waits for each test process and makes a copy of itself for every command:
+the script runs as ``__main__`` with its own folder, arguments, environment, streams and exit.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ TINY = (
 _SECONDS = 600
 _COPIES = f"""
 import json, os, runpy, signal, sys
-import hydra, pytorch_lightning, timm, torch, torch.utils.tensorboard, torchvision
+import torch.utils.tensorboard
+from detfuse.cli import ablation_run, evaluation_run, export_run, prediction_run, training_run
 for line in sys.stdin:
     task = json.loads(line)
     if child := os.fork():
