@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import lzma
-import os
 from collections.abc import Callable
 from copy import deepcopy
 from functools import cache
@@ -23,11 +22,6 @@ from detfuse.config.settings import Settings
 torch.set_num_threads(1)
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-
-
-def pytest_xdist_auto_num_workers() -> int:
-    """One worker more than there are cores: a test that waits for processes of its own leaves its core to another."""
-    return (os.cpu_count() or 1) + 1
 
 
 @pytest.fixture(scope="session")
