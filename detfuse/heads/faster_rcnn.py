@@ -21,20 +21,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from detfuse.attention.inserts import Sites
 from detfuse.errors import InputError
 from detfuse.heads.box_head import BoxHead, vector_predictor
 from detfuse.heads.pooling import level_places, pool_rois
-from detfuse.heads.proposals import MIN_SIDE, Proposals, propose, sample_rois
+from detfuse.heads.proposals import MIN_SIDE
 from detfuse.heads.rpn import RegionProposalNetwork, RPNOutputs
-from detfuse.heads.second_stage import RoiPredictions, second_stage_candidates, second_stage_loss
+from detfuse.heads.second_stage import RoiPredictions
 from detfuse.heads.tower import Norm
+from detfuse.heads.two_stage import TwoStageHead
 from detfuse.losses import Normalizer
-from detfuse.ops.anchors import from_fixed_point, to_fixed_point
-from detfuse.ops.matching import Crowd
+from detfuse.ops.matching import Crowd, require_order
 from detfuse.ranges import (
     Fraction,
     FractionBelowOne,
@@ -67,7 +66,7 @@ class FasterRCNNOutputs(NamedTuple):
 
 
 @checked
-class FasterRCNNHead(nn.Module):
+class FasterRCNNHead(TwoStageHead[FasterRCNNOutputs]):
     """See the module's header.
 
     Args:
@@ -113,9 +112,6 @@ class FasterRCNNHead(nn.Module):
         ValueError: if levels differ in width, or an argument is out of range.
     """
 
-    compilable = True
-    fixed_point_coder: Tensor
-
     def __init__(
         self,
         in_spec: FeatureSpec,
@@ -156,24 +152,29 @@ class FasterRCNNHead(nn.Module):
         score_threshold: FractionBelowOne = 0.05,
         max_candidates: PositiveInt = 1000,
     ) -> None:
-        super().__init__()
-        _check(rpn_foreground_iou, rpn_background_iou, "rpn_")
-        _check(foreground_iou, background_iou, "")
-        if len(coder_weights) != 4:
-            raise InputError(f"FasterRCNNHead: coder_weights takes four numbers, got {list(coder_weights)}")
-        self.num_classes = num_classes
-        self.train_candidates_per_level, self.train_proposals = train_candidates_per_level, train_proposals
-        self.candidates_per_level, self.proposals = candidates_per_level, proposals
-        self.proposal_iou = proposal_iou
+        require_order(type(self).__name__, rpn_foreground_iou, rpn_background_iou, "rpn_")
+        super().__init__(
+            num_classes,
+            coder_weights=coder_weights,
+            smooth_l1_beta=smooth_l1_beta,
+            across_levels=False,
+            train_candidates_per_level=train_candidates_per_level,
+            train_proposals=train_proposals,
+            candidates_per_level=candidates_per_level,
+            proposals=proposals,
+            proposal_iou=proposal_iou,
+            foreground_iou=foreground_iou,
+            background_iou=background_iou,
+            samples=samples,
+            positive_fraction=positive_fraction,
+            crowd=crowd,
+            normalizer=normalizer,
+            score_threshold=score_threshold,
+            max_candidates=max_candidates,
+        )
         self.roi_levels = _pooled_levels(in_spec, roi_levels)
         self.roi_size, self.sampling_ratio = roi_size, sampling_ratio
-        self.foreground_iou, self.background_iou = foreground_iou, background_iou
-        self.samples, self.positive_fraction = samples, positive_fraction
-        self.crowd, self.normalizer = crowd, normalizer
-        self.smooth_l1_beta, self.box_weight = smooth_l1_beta, box_weight
-        self.score_threshold, self.max_candidates = score_threshold, max_candidates
-        self.register_buffer("fixed_point_coder", to_fixed_point(torch.tensor(list(coder_weights))), persistent=False)
-
+        self.box_weight = box_weight
         self.rpn = RegionProposalNetwork(
             in_spec,
             attention,
@@ -221,26 +222,7 @@ class FasterRCNNHead(nn.Module):
         background only: both box losses are exactly 0.
         """
         rpn_cls, rpn_box = self.rpn.loss(outputs.first, batch)
-        device = batch.targets.boxes.device.type
-        with torch.no_grad(), torch.autocast(device, enabled=False):
-            rois = sample_rois(
-                self._propose(outputs, batch.image_sizes, self.train_candidates_per_level, self.train_proposals),
-                batch,
-                foreground_iou=self.foreground_iou,
-                background_iou=self.background_iou,
-                crowd=self.crowd,
-                size=self.samples,
-                positive_fraction=self.positive_fraction,
-            )
-        predicted = self._second(outputs.maps, rois.boxes)
-        with torch.autocast(device, enabled=False):
-            cls, box = second_stage_loss(
-                predicted,
-                rois,
-                coder=from_fixed_point(self.fixed_point_coder),
-                beta=self.smooth_l1_beta,
-                normalizer=self.normalizer,
-            )
+        cls, box = self.second_losses(outputs, batch)
         return {
             "loss_rpn_cls": rpn_cls,
             "loss_rpn_box": self.box_weight * rpn_box,
@@ -248,43 +230,24 @@ class FasterRCNNHead(nn.Module):
             "loss_box": self.box_weight * box,
         }
 
-    def candidates(self, outputs: FasterRCNNOutputs, image_sizes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The best pairs of proposal and class, see :class:`detfuse.protocols.Head`.
+    def best_boxes(
+        self, outputs: FasterRCNNOutputs, image_sizes: Tensor, per_level: int
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Of the proposals' network."""
+        return self.rpn.best(outputs.first, image_sizes, per_level, MIN_SIDE)
 
-        The level of a candidate is the one that its proposal was pooled from, as a place in the neck's levels.
-        """
-        proposals = self._propose(outputs, image_sizes, self.candidates_per_level, self.proposals)
-        predicted = self._second(outputs.maps, proposals.boxes)
-        with torch.autocast(image_sizes.device.type, enabled=False):
-            pooled_from = level_places(proposals.boxes, self.roi_levels)
-            return second_stage_candidates(
-                predicted,
-                proposals,
-                pooled_from.new_tensor(self._places)[pooled_from],
-                image_sizes,
-                coder=from_fixed_point(self.fixed_point_coder),
-                threshold=self.score_threshold,
-                limit=self.max_candidates,
-            )
+    def places(self, boxes: Tensor) -> Tensor:
+        """By the size of the region."""
+        pooled_from = level_places(boxes, self.roi_levels)
+        return pooled_from.new_tensor(self._places)[pooled_from]
 
-    def _propose(self, outputs: FasterRCNNOutputs, image_sizes: Tensor, per_level: int, limit: int) -> Proposals:
-        found = self.rpn.best(outputs.first, image_sizes, per_level, MIN_SIDE)
-        return propose(found, limit=limit, iou_threshold=self.proposal_iou)
-
-    def _second(self, maps: Sequence[Tensor], boxes: Tensor) -> RoiPredictions:
+    def second(self, maps: Sequence[Tensor], boxes: Tensor) -> RoiPredictions:
         """What the second stage says of regions (B, R, 4)."""
         strides = [2**level for level in self.roi_levels]
         seen = self.box_head(
             pool_rois(maps, strides, boxes, size=self.roi_size, sampling_ratio=self.sampling_ratio)
         ).unflatten(0, boxes.shape[:2])
         return RoiPredictions(self.cls_logits(seen), self.box_deltas(seen).unflatten(-1, (self.num_classes, 4)))
-
-
-def _check(foreground: float, background: float, prefix: str) -> None:
-    if background > foreground:
-        raise InputError(
-            f"FasterRCNNHead: {prefix}background_iou={background} must not be above {prefix}foreground_iou={foreground}"
-        )
 
 
 def _pooled_levels(in_spec: FeatureSpec, asked: Sequence[int] | None) -> list[int]:

@@ -27,15 +27,14 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import roi_align, roi_pool
 
-from detfuse.errors import InputError
 from detfuse.heads.dense import Level
 from detfuse.heads.mscnn_proposal import MSCNNProposalHead, MSCNNProposalOutputs, gaussian
 from detfuse.heads.pooling import regions_of
-from detfuse.heads.proposals import MIN_SIDE, Proposals, propose, sample_rois
-from detfuse.heads.second_stage import RoiPredictions, second_stage_candidates, second_stage_loss
+from detfuse.heads.proposals import MIN_SIDE
+from detfuse.heads.second_stage import RoiPredictions
+from detfuse.heads.two_stage import TwoStageHead
 from detfuse.losses import Normalizer
-from detfuse.ops.anchors import from_fixed_point, to_fixed_point
-from detfuse.ops.matching import Crowd
+from detfuse.ops.matching import Crowd, require_order
 from detfuse.ops.negatives import Sampler
 from detfuse.ranges import (
     Fraction,
@@ -85,7 +84,7 @@ class MSCNNProposer(MSCNNProposalHead):
 
 
 @checked
-class MSCNNHead(nn.Module):
+class MSCNNHead(TwoStageHead[MSCNNOutputs]):
     """See the module's header.
 
     Args:
@@ -127,9 +126,6 @@ class MSCNNHead(nn.Module):
         ValueError: if an argument is out of range, or a list does not fit the levels.
     """
 
-    compilable = True
-    fixed_point_coder: Tensor
-
     def __init__(
         self,
         in_spec: FeatureSpec,
@@ -167,21 +163,27 @@ class MSCNNHead(nn.Module):
         score_threshold: FractionBelowOne = 0.01,
         max_candidates: PositiveInt = 1000,
     ) -> None:
-        super().__init__()
-        if background_iou > foreground_iou:
-            raise InputError(
-                f"MSCNNHead: background_iou={background_iou} must not be above foreground_iou={foreground_iou}"
-            )
-        self.num_classes = num_classes
-        self.train_candidates_per_level, self.train_proposals = train_candidates_per_level, train_proposals
-        self.candidates_per_level, self.proposals = candidates_per_level, proposals
-        self.proposal_iou = proposal_iou
-        self.foreground_iou, self.background_iou = foreground_iou, background_iou
-        self.samples, self.positive_fraction = samples, positive_fraction
-        self.crowd, self.normalizer = crowd, normalizer
+        require_order(type(self).__name__, proposal_foreground_iou, proposal_background_iou, "proposal_")
+        super().__init__(
+            num_classes,
+            coder_weights=_CODER,
+            smooth_l1_beta=1.0,
+            across_levels=True,
+            train_candidates_per_level=train_candidates_per_level,
+            train_proposals=train_proposals,
+            candidates_per_level=candidates_per_level,
+            proposals=proposals,
+            proposal_iou=proposal_iou,
+            foreground_iou=foreground_iou,
+            background_iou=background_iou,
+            samples=samples,
+            positive_fraction=positive_fraction,
+            crowd=crowd,
+            normalizer=normalizer,
+            score_threshold=score_threshold,
+            max_candidates=max_candidates,
+        )
         self.box_weight, self.second_stage_weight = box_weight, second_stage_weight
-        self.score_threshold, self.max_candidates = score_threshold, max_candidates
-        self.register_buffer("fixed_point_coder", to_fixed_point(torch.tensor(_CODER)), persistent=False)
 
         self.proposer = MSCNNProposer(
             in_spec,
@@ -230,21 +232,7 @@ class MSCNNHead(nn.Module):
         background only: both box losses are exactly 0.
         """
         first = self.proposer.loss(outputs.first, batch)
-        device = batch.targets.boxes.device.type
-        with torch.no_grad(), torch.autocast(device, enabled=False):
-            rois = sample_rois(
-                self._propose(outputs, batch.image_sizes, self.train_candidates_per_level, self.train_proposals),
-                batch,
-                foreground_iou=self.foreground_iou,
-                background_iou=self.background_iou,
-                crowd=self.crowd,
-                size=self.samples,
-                positive_fraction=self.positive_fraction,
-            )
-        predicted = self._second(outputs.maps, rois.boxes)
-        with torch.autocast(device, enabled=False):
-            coder = from_fixed_point(self.fixed_point_coder)
-            cls, box = second_stage_loss(predicted, rois, coder=coder, beta=1.0, normalizer=self.normalizer)
+        cls, box = self.second_losses(outputs, batch)
         return {
             "loss_proposal_cls": first["loss_cls"],
             "loss_proposal_box": first["loss_box"],
@@ -252,29 +240,17 @@ class MSCNNHead(nn.Module):
             "loss_box": self.second_stage_weight * self.box_weight * box,
         }
 
-    def candidates(self, outputs: MSCNNOutputs, image_sizes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The best pairs of proposal and class, see :class:`detfuse.protocols.Head`.
+    def best_boxes(
+        self, outputs: MSCNNOutputs, image_sizes: Tensor, per_level: int
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Of the first stage."""
+        return self.proposer.best(outputs.first, image_sizes, per_level, MIN_SIDE)
 
-        Their level is the finest, whichever branch proposed them: all are pooled from it.
-        """
-        proposals = self._propose(outputs, image_sizes, self.candidates_per_level, self.proposals)
-        predicted = self._second(outputs.maps, proposals.boxes)
-        with torch.autocast(image_sizes.device.type, enabled=False):
-            return second_stage_candidates(
-                predicted,
-                proposals,
-                torch.zeros_like(proposals.scores, dtype=torch.int64),
-                image_sizes,
-                coder=from_fixed_point(self.fixed_point_coder),
-                threshold=self.score_threshold,
-                limit=self.max_candidates,
-            )
+    def places(self, boxes: Tensor) -> Tensor:
+        """The finest, whichever branch proposed them: all are pooled from it."""
+        return torch.zeros_like(boxes[..., 0], dtype=torch.int64)
 
-    def _propose(self, outputs: MSCNNOutputs, image_sizes: Tensor, per_level: int, limit: int) -> Proposals:
-        found = self.proposer.best(outputs.first, image_sizes, per_level, MIN_SIDE)
-        return propose(found, limit=limit, iou_threshold=self.proposal_iou, across_levels=True)
-
-    def _second(self, maps: Sequence[Tensor], boxes: Tensor) -> RoiPredictions:
+    def second(self, maps: Sequence[Tensor], boxes: Tensor) -> RoiPredictions:
         """What the second stage says of regions (B, R, 4)."""
         seen = self.box_head(self.regions(*maps, boxes)).unflatten(0, boxes.shape[:2])
         return RoiPredictions(self.cls_logits(seen), self.box_deltas(seen).unflatten(-1, (self.num_classes, 4)))

@@ -35,7 +35,7 @@ from detfuse.heads.dense import Assigned, DenseHead, Level, all_priors, by_prior
 from detfuse.losses import Normalizer, cross_entropy, normalizer_of, smooth_l1_loss
 from detfuse.ops.anchors import from_fixed_point, grid_anchors, to_fixed_point
 from detfuse.ops.boxes import decode_deltas, encode_deltas
-from detfuse.ops.matching import Crowd, Match, match_anchors
+from detfuse.ops.matching import Crowd, Match, match_anchors, require_order
 from detfuse.ops.negatives import Sampler, choose_negatives
 from detfuse.ranges import (
     Fraction,
@@ -132,11 +132,7 @@ class MSCNNProposalHead(DenseHead[MSCNNProposalOutputs]):
         candidates_per_level: PositiveInt = 1000,
     ) -> None:
         super().__init__(in_spec, num_classes, crowd, normalizer, score_threshold, candidates_per_level)
-        if background_iou > foreground_iou:
-            raise InputError(
-                f"{type(self).__name__}: background_iou={background_iou} must not be above "
-                f"foreground_iou={foreground_iou}"
-            )
+        require_order(type(self).__name__, foreground_iou, background_iou)
         self.foreground_iou, self.background_iou = foreground_iou, background_iou
         self.sampler, self.negative_ratio, self.min_negatives = sampler, negative_ratio, min_negatives
         self.finest_weight, self.box_weight = finest_weight, box_weight

@@ -24,7 +24,7 @@ from detfuse.heads.tower import TowerHead, predictor
 from detfuse.losses import Normalizer, giou_loss, l1_loss, normalizer_of, smooth_l1_loss
 from detfuse.ops.anchors import anchor_sizes, anchors_of_levels, from_fixed_point, grid_anchors
 from detfuse.ops.boxes import decode_deltas, encode_deltas
-from detfuse.ops.matching import Crowd, Match, match_anchors
+from detfuse.ops.matching import Crowd, Match, match_anchors, require_order
 from detfuse.ranges import (
     Fraction,
     FractionBelowOne,
@@ -119,10 +119,7 @@ class RetinaNetHead(TowerHead[RetinaNetOutputs]):
         candidates_per_level: PositiveInt = 1000,
     ) -> None:
         super().__init__(in_spec, num_classes, crowd, normalizer, score_threshold, candidates_per_level)
-        if background_iou > foreground_iou:
-            raise InputError(
-                f"RetinaNetHead: background_iou={background_iou} must not be above foreground_iou={foreground_iou}"
-            )
+        require_order(type(self).__name__, foreground_iou, background_iou)
         self.center_offset = center_offset
         self.foreground_iou, self.background_iou = foreground_iou, background_iou
         self.focal_alpha, self.focal_gamma = focal_alpha, focal_gamma

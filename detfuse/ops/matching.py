@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from detfuse.errors import InputError
 from detfuse.ops.boxes import pairwise_iou
 
 ROWS = 8  # objects at a time on a GPU: 42 MB a copy for 8 images of 163k anchors
@@ -40,6 +41,24 @@ class Match(NamedTuple):
     def sparing(self, crowded: Tensor) -> Match:
         """The same, but no background is learnt where ``crowded`` (B, A); what matches an object still learns it."""
         return self._replace(negative=self.negative & ~crowded)
+
+
+def require_order(head: str, foreground_iou: float, background_iou: float, prefix: str = "") -> None:
+    """See that no prior could learn an object and the background at once.
+
+    Args:
+        head: its name, for the message.
+        foreground_iou: from which IoU on a prior learns the object.
+        background_iou: below which it learns background.
+        prefix: of both settings.
+
+    Raises:
+        InputError: if the second is above the first.
+    """
+    if background_iou > foreground_iou:
+        raise InputError(
+            f"{head}: {prefix}background_iou={background_iou} must not be above {prefix}foreground_iou={foreground_iou}"
+        )
 
 
 def match_anchors(

@@ -163,8 +163,8 @@ def test_lambda_is_the_factor_of_the_boxes_of_both_stages() -> None:
 def test_regions_are_drawn_at_random_and_at_most_a_quarter_are_objects(monkeypatch: pytest.MonkeyPatch) -> None:
     head, batch = small(samples=8), batch_of(OBJECTS)
     seen: list[Tensor] = []
-    second = head._second
-    monkeypatch.setattr(head, "_second", lambda maps, boxes: seen.append(boxes) or second(maps, boxes))
+    second = head.second
+    monkeypatch.setattr(head, "second", lambda maps, boxes: seen.append(boxes) or second(maps, boxes))
     outputs = perfect(head, batch)
     for _ in range(2):
         head.loss(outputs, batch)
@@ -177,8 +177,8 @@ def test_regions_are_drawn_at_random_and_at_most_a_quarter_are_objects(monkeypat
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"background_iou": 0.6}, "background_iou=0.6 must not be above foreground_iou=0.5"),
-        ({"proposal_background_iou": 0.6}, "background_iou=0.6 must not be above foreground_iou=0.5"),
+        ({"background_iou": 0.6}, "MSCNNHead: background_iou=0.6 must not be above foreground_iou=0.5"),
+        ({"proposal_background_iou": 0.6}, "proposal_background_iou=0.6 must not be above proposal_foreground_iou=0.5"),
         ({"roi_size": 2}, "roi_size must be at least 3"),
         ({"pooling": "mean"}, "pooling must"),
     ],
