@@ -59,7 +59,7 @@ IN_ONNX = {head: neck for neck, head in reversed(CASES)}  # its translation take
 @pytest.mark.parametrize(("neck", "head"), CASES)
 def test_what_is_exported_is_the_detector(neck: str, head: str, tmp_path: Path) -> None:
     built, combine = detector(neck, head), Nms(max_detections=20)
-    program = program_of(Deployed(built, combine), SIZE)
+    program = program_of(Deployed(built, combine), description())
     agreement = agreement_of(Exported(Path("memory"), description(), program.module()), built, combine, pictures())
     assert agreement.candidates > agreement.detections == 40
     assert agreement.box_difference == agreement.score_difference == 0
@@ -82,7 +82,7 @@ def check_file(path: Path, program: ExportedProgram, built: Detector, combine: C
 @pytest.mark.parametrize("kind", FORMATS)
 def test_soft_nms_is_exported_too(kind: Format, tmp_path: Path) -> None:
     built, combine = detector("unfused", "retinanet"), SoftNms(max_detections=20)
-    check_file(tmp_path / f"small.{kind}", program_of(Deployed(built, combine), SIZE), built, combine)
+    check_file(tmp_path / f"small.{kind}", program_of(Deployed(built, combine), description()), built, combine)
 
 
 # each kind once, over all sites
@@ -113,4 +113,4 @@ def test_attention_factors_and_learnt_resamplers_are_exported_too(tmp_path: Path
     assert {insert.site for insert in inserts_of(built).values()} == set(ATTENTION)
     assert built.neck.scales == {"t4": 0.5, "t3": 3.0}
     combine = Nms(max_detections=20)
-    check_file(tmp_path / "small.onnx", program_of(Deployed(built, combine), SIZE), built, combine)
+    check_file(tmp_path / "small.onnx", program_of(Deployed(built, combine), description()), built, combine)
