@@ -169,7 +169,6 @@ class ExportSettings(Settings):
     Args:
         checkpoint: path of a ``.ckpt``.
         format: ``onnx``, or ``pt2`` (torch's exported program).
-        size: [height, width] that images are padded to; None: the smallest that all validation images fit.
         output: path of the file; None puts it into the checkpoint's run folder.
     """
 
@@ -178,7 +177,6 @@ class ExportSettings(Settings):
 
     checkpoint: str
     format: Literal["onnx", "pt2"]
-    size: tuple[PositiveInt, PositiveInt] | None
     output: str | None
 
     def __post_init__(self) -> None:
@@ -191,7 +189,7 @@ export = Command(
     purpose="Write a checkpoint's detector with its NMS as one file for other programs, and check that file.",
     examples="""\
         {command} checkpoint=runs/default/defaults/checkpoints/best.ckpt
-        {command} checkpoint=best.ckpt format=pt2 size=[256,320] output=detector.pt2
+        {command} checkpoint=best.ckpt format=pt2 output=detector.pt2
         {command} checkpoint=best.ckpt combine=nms combine.iou_threshold=0.5""",
     run=_run_of("export_run"),
 )
