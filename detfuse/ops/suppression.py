@@ -13,8 +13,9 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import batched_nms, box_iou
+from torchvision.ops import batched_nms
 
+from detfuse.ops.boxes import pairwise_iou
 from detfuse.ops.postprocess import Nms, SoftNms
 
 _GONE = -1.0
@@ -95,7 +96,7 @@ def _suppressed(
     def take(count: Tensor, remaining: Tensor, rows: Tensor, taken: Tensor) -> tuple[Tensor, ...]:
         best = remaining.argmax()[None]  # of several the first, which keeps the order given
         score = remaining.index_select(0, best)
-        left = lowered(remaining, box_iou(boxes.index_select(0, best), boxes)[0])
+        left = lowered(remaining, pairwise_iou(boxes.index_select(0, best)[None], boxes)[0, 0])
         if not across_classes:
             left = torch.where(labels == labels.index_select(0, best), left, remaining)
         here = slots == count
