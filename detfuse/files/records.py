@@ -110,7 +110,8 @@ def _key(kind: Any, key: Any, where: str) -> Any:
     """JSON's keys are text, whatever they were."""
     if kind is not int or isinstance(key, int):
         return key
-    _expect(str(key).removeprefix("-").isdecimal(), key, where, "whole numbers as keys")
+    digits = str(key).removeprefix("-")
+    _expect(digits.isdecimal() and len(digits) < 20, key, where, "whole numbers as keys")
     return int(key)
 
 
