@@ -165,7 +165,7 @@ class Resize:
             return scene
         boxes, _ = functional.resize_bounding_boxes(scene.objects.boxes, scene.size, list(size), format=_XYXY)
         return scene._replace(
-            image=functional.resize(scene.image, list(size), antialias=True),
+            image=_resized(scene.image, size),
             objects=scene.objects._replace(boxes=_clipped(boxes, size)),  # rounding may leave the image
             scale=(scene.scale[0] * (size[0] / scene.size[0]), scene.scale[1] * (size[1] / scene.size[1])),
         )
@@ -210,6 +210,12 @@ class Colour:
         factor = 1 + self.strength * (2 * float(generator.random()) - 1)
         adjust = getattr(functional, f"adjust_{self.name}")
         return scene._replace(image=adjust(scene.image, factor))
+
+
+def _resized(image: Tensor, size: Size) -> Tensor:
+    if size == (1, 1):  # of bytes torch makes no single pixel: it takes them for another layout, and stops
+        return functional.resize(image.float(), list(size), antialias=True).round().to(image.dtype)
+    return functional.resize(image, list(size), antialias=True)
 
 
 def _clipped(boxes: Tensor, size: Size) -> Tensor:

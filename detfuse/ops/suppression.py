@@ -13,8 +13,9 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import batched_nms, box_iou
+from torchvision.ops import batched_nms
 
+from detfuse.ops.boxes import pairwise_iou
 from detfuse.ops.postprocess import Nms, SoftNms
 
 _GONE = -1.0
@@ -96,7 +97,7 @@ def _suppressed(
         best = remaining.argmax(dim=1, keepdim=True)  # of several the first, which keeps the order given
         score = remaining.gather(1, best)
         box = boxes.gather(1, best[..., None].expand(-1, -1, 4))
-        left = lowered(remaining, box_iou(box, boxes)[:, 0])
+        left = lowered(remaining, pairwise_iou(box, boxes[:, None])[:, 0])
         if not across_classes:
             left = torch.where(labels == labels.gather(1, best), left, remaining)
         found = score >= least  # other images may have more

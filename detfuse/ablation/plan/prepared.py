@@ -21,7 +21,7 @@ from detfuse.config.resolve import Resolved, resolve
 from detfuse.config.retired import up_to_date
 from detfuse.config.schema.overrides import key_of
 from detfuse.errors import InputError
-from detfuse.files.plain import read_yaml
+from detfuse.files.plain import read_mapping
 from detfuse.files.records import loaded, to_plain
 from detfuse.files.text import write_text
 
@@ -225,7 +225,7 @@ def config_changes(folder: Path, prepared: Prepared, arm: str) -> list[str]:
     file, resolved = folder / CONFIGS / f"{arm}.yaml", prepared.resolved[arm]
     if not file.is_file():  # the command was killed between the plan and this file: no run had begun
         return []
-    stored = up_to_date(loaded(file, read_yaml))
+    stored = up_to_date(loaded(file, read_mapping))
     return changes(stored, yaml.safe_load(yaml.safe_dump(_without_seed(resolved.config))))
 
 
