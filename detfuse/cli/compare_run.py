@@ -89,7 +89,7 @@ def _read(path: Path, counts: dict[Path, int]) -> Results:
 def _header(
     sides: Mapping[str, Sequence[Path]], annotations: Path, truth: Annotations, counts: Mapping[Path, int]
 ) -> str:
-    objects = int((~truth.crowd).sum())
+    objects = int(truth.counted.sum())
     lines = [f"annotations  {annotations}: {len(truth):,} images, {objects:,} objects"]
     for side, paths in sides.items():
         for seed, path in enumerate(paths):

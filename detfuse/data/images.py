@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import stat
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PureWindowsPath
 from typing import Literal
 
@@ -103,6 +103,28 @@ def relative_path_problem(file_name: object) -> str | None:
     if not parts:
         return "names a folder"
     return None
+
+
+def header_sizes(source: Path, root: Path, paths: Sequence[Path]) -> list[Size]:
+    """(height, width) of the stored pixels, from the files' headers.
+
+    Raises:
+        DataError: naming the annotations' ``source``, the folder of the images, and the first five that cannot be read.
+    """
+    sizes, problems = [], []
+    for path in paths:
+        try:
+            with Image.open(path) as image:
+                sizes.append((image.height, image.width))
+        except _BROKEN as error:
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+            problems.append(f"{path.relative_to(root)} ({reason})")
+    if problems:
+        raise DataError(
+            f"{source}: says no width and height, and {len(problems)} of {len(paths)} images in {root} cannot be "
+            "read for them; add the files or remove their records:\n  " + "\n  ".join(_first(problems))
+        )
+    return sizes
 
 
 def check_images(index: AnnotationIndex, *, depth: CheckImages, follow_symlinks: bool) -> None:

@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from detfuse.annotations import Annotations, Results
+from detfuse.annotations import MOST_AREA, Annotations, Results
 from detfuse.errors import InputError, UserError
 
 Engine = Literal["hotcoco", "pycocotools"]
@@ -73,7 +73,7 @@ def hotcoco_evaluation(ground_truth: Annotations, predictions: Results) -> Any:
         ground_truth.images + 1,
         ground_truth.labels + 1,
         ground_truth.boxes,
-        area=ground_truth.areas,
+        area=_judged_areas(ground_truth),
         iscrowd=ground_truth.crowd,
     )
     found = truth.load_res(_result_array(predictions))
@@ -109,6 +109,14 @@ def _pycocotools(ground_truth: Annotations, predictions: Results) -> Curves:
     return Curves(evaluation.eval["precision"], evaluation.eval["recall"])
 
 
+def _judged_areas(ground_truth: Annotations) -> NDArray[np.float64]:
+    """What is to be ignored has an area beyond every range: what an engine ignores that is no crowd.
+
+    Both overwrite ``ignore`` of a record by its ``iscrowd``, which would have it measured as a crowd.
+    """
+    return np.where(ground_truth.ignore, 2 * MOST_AREA, ground_truth.areas)
+
+
 def _records(count: int) -> list[dict[str, int]]:
     """The engines' ids are positions plus 1, in the ascending order of the file's ids."""
     return [{"id": number} for number in range(1, count + 1)]
@@ -126,7 +134,7 @@ def _result_array(predictions: Results) -> NDArray[np.float64]:
 
 def _truth_rows(ground_truth: Annotations) -> list[dict[str, object]]:
     keys = ("id", "image_id", "category_id", "bbox", "area", "iscrowd")
-    columns = (ground_truth.images + 1, ground_truth.labels + 1, ground_truth.boxes, ground_truth.areas)
+    columns = (ground_truth.images + 1, ground_truth.labels + 1, ground_truth.boxes, _judged_areas(ground_truth))
     crowd = ground_truth.crowd.astype(np.int64).tolist()
     values = zip(range(1, len(crowd) + 1), *(column.tolist() for column in columns), crowd, strict=True)
     return [dict(zip(keys, row, strict=True)) for row in values]

@@ -54,7 +54,7 @@ class CocoMetrics:
         stats: the 12 numbers, in the order of :data:`METRICS`.
         per_class: for each class name, in ascending order of its id, the same numbers (``AP`` instead of ``mAP``).
         num_images: images of the ground truth.
-        num_objects: ground truth of each class, crowds not counted.
+        num_objects: ground truth of each class, without crowds and what is to be ignored.
         num_detections: predictions given.
     """
 
@@ -99,7 +99,7 @@ def metrics_of(curves: Curves, ground_truth: Annotations, predictions: Results, 
         one = Curves(curves.precision[:, :, k : k + 1], curves.recall[:, k : k + 1])
         values = {metric: _average(one, definition) for metric, definition in DEFINITIONS.items()}
         per_class[name] = {"AP": values.pop("mAP"), **values}
-    objects = np.bincount(ground_truth.labels[~ground_truth.crowd], minlength=len(names))
+    objects = np.bincount(ground_truth.labels[ground_truth.counted], minlength=len(names))
     return CocoMetrics(
         engine=engine,
         stats={metric: _average(curves, definition) for metric, definition in DEFINITIONS.items()},

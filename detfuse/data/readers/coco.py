@@ -20,6 +20,8 @@ from detfuse.data.readers.records import (
     is_number,
 )
 
+COCO = "COCO json"
+
 
 def read_coco(
     annotations: str | Path,
@@ -54,6 +56,7 @@ def coco_records(source: Path) -> Records:
     content = _parse(source)
     return Records(
         source,
+        form=COCO,
         categories=_categories(source, content["categories"]),
         images=_images(source, content["images"]),
         boxes=_boxes(source, content["annotations"]),
@@ -135,15 +138,17 @@ def _images(source: Path, records: list[Any]) -> Iterator[ImageRecord]:
 
 def _boxes(source: Path, records: list[Any]) -> Iterator[BoxRecord]:
     for position, record in _objects(source, "annotation", records):
-        number, box, crowd = record.get("id"), record.get("bbox"), record.get("iscrowd")
+        number, box = record.get("id"), record.get("bbox")
+        crowd, ignore = record.get("iscrowd"), record.get("ignore")
         name = str(record.get("id", f"at position {position}"))
         if number is not None and not is_integer(number):
             raise _fail(source, f"annotation {name}", f"id must be an integer, got {number!r}")
         if not isinstance(box, list) or len(box) != 4 or not all(map(is_number, box)):
             expected = "bbox must be four numbers [x, y, width, height]"
             raise _fail(source, f"annotation {name}", f"{expected}, got {box!r}")
-        if crowd not in (None, 0, 1):
-            raise _fail(source, f"annotation {name}", f"iscrowd must be 0 or 1, got {crowd!r}")
+        for flag, value in (("iscrowd", crowd), ("ignore", ignore)):
+            if value not in (None, 0, 1):
+                raise _fail(source, f"annotation {name}", f"{flag} must be 0 or 1, got {value!r}")
         x, y, width, height = map(float, box)
         yield BoxRecord(
             name=name,
@@ -153,6 +158,7 @@ def _boxes(source: Path, records: list[Any]) -> Iterator[BoxRecord]:
             box=(x, y, width, height),
             area=record.get("area"),
             crowd=None if crowd is None else bool(crowd),
+            ignore=bool(ignore),
         )
 
 
