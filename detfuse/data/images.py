@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import stat
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PureWindowsPath
 from typing import Literal
 
@@ -24,6 +24,7 @@ from detfuse.structures import Size
 CheckImages = Literal["exists", "header"]
 
 _EXIF_ORIENTATION = 0x112
+_SHOWN = 5  # files that a message names
 _BROKEN = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises on a damaged file
 
 
@@ -105,35 +106,38 @@ def relative_path_problem(file_name: object) -> str | None:
     return None
 
 
-def header_sizes(source: Path, root: Path, paths: Sequence[Path]) -> list[Size]:
-    """(height, width) of the stored pixels, from the files' headers.
+def header_sizes(source: Path, root: Path, names: Sequence[str]) -> list[Size]:
+    """(height, width) of the stored pixels, from the headers of files by their names in a folder.
 
     Raises:
         DataError: naming the annotations' ``source``, the folder of the images, and the first five that cannot be read.
     """
     sizes, problems = [], []
-    for path in paths:
+    for name in names:
         try:
-            with Image.open(path) as image:
+            with Image.open(root / name) as image:
                 sizes.append((image.height, image.width))
         except _BROKEN as error:
             reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-            problems.append(f"{path.relative_to(root)} ({reason})")
+            problems.append(f"{name} ({reason})")
     if problems:
         raise DataError(
-            f"{source}: says no width and height, and {len(problems)} of {len(paths)} images in {root} cannot be "
+            f"{source}: says no width and height, and {len(problems)} of {len(names)} images in {root} cannot be "
             "read for them; add the files or remove their records:\n  " + "\n  ".join(_first(problems))
         )
     return sizes
 
 
-def check_images(index: AnnotationIndex, *, depth: CheckImages, follow_symlinks: bool) -> None:
+def check_images(
+    index: AnnotationIndex, *, depth: CheckImages, follow_symlinks: bool, place_of: Callable[[str], str]
+) -> None:
     """Find missing, empty, escaping and (with ``depth="header"``) unreadable or differently sized files at the start.
 
     Args:
         index: what to check.
         depth: ``exists`` asks the file system only; ``header`` also reads each file's first bytes (about 0.1 ms).
         follow_symlinks: allow links that lead out of the image folder.
+        place_of: says where a file lies that has a missing one's name, or nothing.
 
     Raises:
         DataError: naming the first five files with a problem and the total.
@@ -152,7 +156,8 @@ def check_images(index: AnnotationIndex, *, depth: CheckImages, follow_symlinks:
             if orientation > 1:
                 turned.append(name)
         if problem is not None:
-            problems.append(f"image {index.ids[position]}: {problem}")
+            lies = place_of(name) if len(problems) < _SHOWN and "cannot be opened" in problem else ""
+            problems.append(f"image {index.ids[position]}: {problem}" + (f" ({lies})" if lies else ""))
     if problems:
         raise DataError(
             f"{index.source}: {len(problems)} of {len(index)} images cannot be used:\n  "
@@ -199,6 +204,6 @@ def _header(index: AnnotationIndex, position: int) -> tuple[str | None, int]:
         return f"{path} cannot be read as an image ({error}); replace the file or remove the record", 1
 
 
-def _first(lines: Iterable[str], number: int = 5) -> list[str]:
+def _first(lines: Iterable[str], number: int = _SHOWN) -> list[str]:
     lines = list(lines)
     return lines[:number] + (["..."] if len(lines) > number else [])
