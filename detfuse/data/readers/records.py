@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, TypeGuard
 
 from detfuse.structures import ImageId
@@ -82,6 +82,21 @@ class Records:
     form: str = ""
     has_areas: bool = True
     repairs: Repairs = field(default_factory=lambda: defaultdict(list))
+
+
+def picture(picture_of: Callable[[str | None, str], str], given: str | None, stem: str, repairs: Repairs) -> str:
+    """The name of an image's file, told where it is another than the annotations have.
+
+    Args:
+        picture_of: finds the file by the name that the annotations have, and by that without suffix.
+        given: the name that the annotations have, if they have one.
+        stem: a name without suffix.
+        repairs: where it is told.
+    """
+    found = picture_of(given, stem)
+    if given is not None and found != given and PurePosixPath(found).stem != given:
+        repairs["image found by another name than the annotations have"].append(f"{given} is {found}")
+    return found
 
 
 def is_integer(value: object) -> TypeGuard[int]:
