@@ -31,6 +31,9 @@ class Annotations:
         boxes: (A, 4) float64 x, y, width, height in pixels, as in the file.
         labels: (A,) int64 in 0..K-1.
         crowd: (A,) bool, COCO's ``iscrowd``; detections on crowds count neither as right nor as wrong.
+        ignore: (A,) bool, objects that nobody is asked to find: one that is found counts neither as right nor as
+            wrong, one that is not is no miss. What overlaps one is measured by IoU, as with any object; a crowd takes
+            any number of detections by how much of each lies in it.
         areas: (A,) float64 in square pixels, as in the file (COCO: of the segmentation); decides small, medium, large.
     """
 
@@ -40,6 +43,7 @@ class Annotations:
     boxes: npt.NDArray[np.float64]
     labels: npt.NDArray[np.int64]
     crowd: npt.NDArray[np.bool_]
+    ignore: npt.NDArray[np.bool_]
     areas: npt.NDArray[np.float64]
 
     def __len__(self) -> int:
@@ -49,6 +53,11 @@ class Annotations:
     def counts(self) -> npt.NDArray[np.int64]:
         """(I,) annotations per image, crowds included."""
         return np.diff(self.offsets)
+
+    @property
+    def counted(self) -> npt.NDArray[np.bool_]:
+        """(A,) whether each annotation is an object to be found: no crowd, and not to be ignored."""
+        return ~(self.crowd | self.ignore)
 
     @property
     def images(self) -> npt.NDArray[np.int64]:
@@ -73,6 +82,7 @@ class Annotations:
             boxes=self.boxes[rows],
             labels=self.labels[rows],
             crowd=self.crowd[rows],
+            ignore=self.ignore[rows],
             areas=self.areas[rows],
         )
 

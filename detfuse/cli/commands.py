@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Annotated, Literal
 
-from detfuse.cli.launch import Command
+from detfuse.cli.launch import Command, Family
 from detfuse.config import Settings, TrainSettings
 from detfuse.config.settings import check_name
 from detfuse.errors import InputError
@@ -138,6 +138,7 @@ class PredictSettings(Settings):
         checkpoint: path of a ``.ckpt``, or of an exported ``.onnx`` or ``.pt2``.
         source: an image, a folder of images or a glob pattern.
         threshold: least score that is drawn and written, 0..1.
+        upright: turn pictures as their EXIF orientation says, and the boxes with them; False takes the stored pixels.
         output: folder for pictures and detections.json; None makes one named after the checkpoint's run.
     """
 
@@ -147,6 +148,7 @@ class PredictSettings(Settings):
     checkpoint: str
     source: str
     threshold: Fraction
+    upright: bool
     output: str | None
 
 
@@ -259,4 +261,36 @@ compare = Command(
     run=_run_of("compare_run"),
 )
 
-COMMANDS = {each.settings.command: each for each in (train, ablate, evaluate, predict, export, cost, compare)}
+
+@checked
+@dataclass(frozen=True, kw_only=True)
+class ConvertSettings(Settings):
+    """What ``convert`` takes besides the data.
+
+    Args:
+        output: folder of the json files.
+        image_ids: ``kept``: the images' names where the form has no ids, as in the results of a detector that learns
+            from them; ``numbers``: 1, 2, ... in their place, which some tools need.
+    """
+
+    command = "convert"
+    family = "data"
+
+    output: str
+    image_ids: Literal["kept", "numbers"]
+
+
+convert = Command(
+    settings=ConvertSettings,
+    purpose="Write a data set of any form as COCO json: checked and repaired, as training reads it.",
+    examples="""\
+        {command} data.root=DIR output=DIR/annotations
+        {command} data.root=DIR data.val_annotations=ImageSets/Main/test.txt output=DIR image_ids=numbers""",
+    run=_run_of("conversion_run"),
+)
+
+data = Family(name="data", purpose="Look after data sets.", commands=(convert,))
+
+COMMANDS = {
+    each.settings.command: each for each in (train, ablate, evaluate, predict, export, cost, compare, *data.commands)
+}

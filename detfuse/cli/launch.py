@@ -92,6 +92,40 @@ class Command:
         return help_text(self.settings, self.purpose, self.examples, user)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """Commands that share a program, ``detfuse-<name> <command>``; called as a :class:`Command` is.
+
+    Attributes:
+        name: of the program.
+        purpose: what they have in common, in a sentence.
+        commands: its commands.
+    """
+
+    name: str
+    purpose: str
+    commands: tuple[Command, ...]
+
+    def __call__(self) -> None:
+        """Run the command that the first argument names."""
+        commands = {command.settings.command: command for command in self.commands}
+        chosen = commands.get(sys.argv[1]) if len(sys.argv) > 1 else None
+        if chosen is not None:
+            del sys.argv[1]
+            chosen()
+        elif {"--help", "-h"}.intersection(sys.argv[1:]):
+            print(self.help())
+        else:
+            found = f"got {sys.argv[1]}" if len(sys.argv) > 1 else "got nothing"
+            print(f"1 mistake:\n  the first argument must be {' or '.join(commands)}, {found}", file=sys.stderr)
+            sys.exit(_COMMAND_LINE)
+
+    def help(self) -> str:
+        """Its commands, and what each is for."""
+        lines = (f"  detfuse-{self.name} {each.settings.command:10} {each.purpose}" for each in self.commands)
+        return "\n".join([self.purpose, "", *lines, "", "Each has its own --help."])
+
+
 def _for_hydra(argv: list[str], line: CommandLine, settings: type[Settings]) -> list[str]:
     """A checked command line as Hydra takes it: the overrides, then the flags, which people and Lightning mix."""
     replaced = replacements(line, settings)

@@ -34,14 +34,14 @@ def help_text(settings: type[Settings], purpose: str, examples: str, user: Path 
     """
     composer = composer_of(conf_dir(), user, settings.command)
     composed = composer.compose([])
-    command = f"detfuse-{settings.command}"
+    command, script = settings.called()
     usage = f"{command} {'[group=option ...] ' if composed.choices else ''}[key=value ...]"
     return "\n".join(
         [
             purpose,
             "",
             f"{usage} [-m] [--config-dir DIR] [--cfg job]",
-            f"(in a checkout: python scripts/{settings.command}.py)",
+            f"(in a checkout: {script})",
             "",
             *_groups(settings, composer, composed.choices),
             "Settings of the command:",

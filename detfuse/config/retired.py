@@ -13,6 +13,7 @@ from typing import Any
 from detfuse.config.schema.signatures import UnknownTargetError, signature_of
 
 _MOVED = {
+    "detfuse.data.datamodule.CocoDataModule": "detfuse.data.datamodule.FolderDataModule",
     "detfuse.inserts.Levels": "detfuse.attention.inserts.Levels",
 }
 """Target -> where it stands now."""

@@ -32,11 +32,20 @@ class Settings:
 
     Attributes:
         command: name of the primary configuration, ``conf/<command>.yaml``.
+        family: of the command, which is called ``detfuse-<family> <command>`` then.
         open_groups: the groups that may be chosen where a checkpoint decides the rest; None: all of them.
     """
 
     command: ClassVar[str]
+    family: ClassVar[str | None] = None
     open_groups: ClassVar[tuple[str, ...] | None] = None
+
+    @classmethod
+    def called(cls) -> tuple[str, str]:
+        """How the installed command is called, and how its script in a checkout."""
+        if cls.family is None:
+            return f"detfuse-{cls.command}", f"python scripts/{cls.command}.py"
+        return f"detfuse-{cls.family} {cls.command}", f"python scripts/{cls.family}.py {cls.command}"
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Self:

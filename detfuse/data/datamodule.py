@@ -18,13 +18,13 @@ from detfuse.data.generators import GeneratedData, Shapes, generate
 from detfuse.data.generators.shapes import ObjectSide
 from detfuse.data.images import CheckImages
 from detfuse.data.index import AnnotationIndex, DataError, DataWarning
-from detfuse.data.layout import Split, annotations_in, find_split
+from detfuse.data.layout import Given, Split, annotations_in, find_split
 from detfuse.data.loader import Loader
-from detfuse.data.readers import read_coco
+from detfuse.data.readers import Grouping, index_of
 from detfuse.data.transforms import Transforms
-from detfuse.ranges import NonNegativeInt, PositiveInt, checked
+from detfuse.ranges import NonNegativeInt, OpenFraction, PositiveInt, checked
 from detfuse.structures import Batch, Categories, ImageId, Size
-from detfuse.words import shown
+from detfuse.words import listed, shown
 
 _SPLITS_OF: dict[str | None, tuple[Split, ...]] = {"fit": ("train", "val"), None: ("train", "val")}
 
@@ -44,6 +44,7 @@ class DetectionDataModule(ABC):
     Attributes:
         indexes: what was read of each split; that of training without what is held back.
         held_back: training images that nothing is trained on; None where there are none.
+        undivided: all images of a data set that has no splits, once one was read; None of any other.
     """
 
     def __init__(self, size_divisor: int, seed: int, *, transform: Transforms, loader: Loader) -> None:
@@ -53,6 +54,7 @@ class DetectionDataModule(ABC):
         self.loader = loader
         self.indexes: dict[Split, AnnotationIndex] = {}
         self.held_back: AnnotationIndex | None = None
+        self.undivided: AnnotationIndex | None = None
 
     def prepare_data(self) -> None:  # noqa: B027  most data sets are there
         """Make the files, where that is to be done, before anything is read; once per machine."""
@@ -95,12 +97,18 @@ class DetectionDataModule(ABC):
         lines = []
         for split, index in self.indexes.items():
             lines.append(f"{split + ':':6} {index.summary()}")
-            lines.append(f"       {index.source}, images in {index.root}")
+            lines.append(f"       {index.form}: {index.source}, images in {index.root}")
             if split == "train" and self.held_back is not None:
                 lines.append(f"       held back of it: {self.held_back.summary()}")
         names = self.categories.names
         first = ", ".join(map(shown, names[:12])) + (", ..." if len(names) > 12 else "")
         lines.append(f"{len(names)} categories: {first}")
+        groups = [name for name in names if all(name in index.groups for index in self.indexes.values())]
+        if groups:
+            lines.append(
+                f"of these without a box, only to group others, as some tools write it: {listed(groups)}; "
+                "data.grouping_categories=drop leaves it out"
+            )
         return "\n".join(lines)
 
     def ground_truth(self, split: Split) -> Annotations:
@@ -198,17 +206,21 @@ class DetectionDataModule(ABC):
 
 
 @checked
-class CocoDataModule(DetectionDataModule):
-    """A data set in COCO's json form.
+class FolderDataModule(DetectionDataModule):
+    """A data set that lies in a folder, in COCO's json, Pascal VOC's xml, YOLO's txt form or as rows of a CSV file.
 
     Args:
         size_divisor: see :class:`DetectionDataModule`.
         seed: see :class:`DetectionDataModule`.
-        root: the data set's folder; the usual layouts are recognised (see :mod:`detfuse.data.layout`).
-        train_annotations: annotation file, relative to ``root``, where it is not recognised.
+        root: the data set's folder; form and layout are recognised (see :mod:`detfuse.data.layout`).
+        train_annotations: annotation file, or folder of such files, relative to ``root``, where it is not recognised.
         train_images: image folder, likewise.
         val_annotations: likewise.
         val_images: likewise.
+        val_share: of the images of a folder that nothing divides into splits, how many validation takes; which ones
+            depends on their names alone.
+        grouping_categories: what becomes of categories that have no box and only group others: keep them as classes,
+            or drop them.
         limit_images: take only the first images by id, of both splits.
         follow_symlinks: allow links that lead out of ``root`` or of the image folder.
         check_images: look only whether the files exist, or read each header (about 0.1 ms per image).
@@ -226,6 +238,8 @@ class CocoDataModule(DetectionDataModule):
         train_images: str | None = None,
         val_annotations: str | None = None,
         val_images: str | None = None,
+        val_share: OpenFraction = 0.2,
+        grouping_categories: Literal["keep", "drop"] = "keep",
         limit_images: PositiveInt | None = None,
         follow_symlinks: bool = False,
         check_images: Literal["exists", "header"] = "header",
@@ -234,23 +248,42 @@ class CocoDataModule(DetectionDataModule):
     ) -> None:
         super().__init__(size_divisor, seed, transform=transform, loader=loader)
         self.root = Path(root).expanduser()
-        self.given = {"train": (train_annotations, train_images), "val": (val_annotations, val_images)}
+        self.given: dict[Split, Given] = {
+            "train": (train_annotations, train_images),
+            "val": (val_annotations, val_images),
+        }
+        self.val_share = val_share
+        self.grouping: Grouping = grouping_categories
         self.limit_images = limit_images
         self.follow_symlinks = follow_symlinks
         self.check_images: CheckImages = check_images
 
     def read(self, split: Split) -> AnnotationIndex:
-        annotations, images = self.given[split]
-        files = find_split(
-            self.root, split, annotations=annotations, images=images, follow_symlinks=self.follow_symlinks
-        )
-        return read_coco(
-            files.annotations,
-            files.images,
-            follow_symlinks=self.follow_symlinks,
-            check=self.check_images,
-            limit_images=self.limit_images,
-        )
+        if self.undivided is None:
+            files = find_split(self.root, split, given=self.given, follow_symlinks=self.follow_symlinks)
+            limit = None if files.undivided else self.limit_images
+            index = index_of(
+                files.records(),
+                files.images,
+                follow_symlinks=self.follow_symlinks,
+                check=self.check_images,
+                limit_images=limit,
+                grouping=self.grouping,
+            )
+            if not files.undivided:
+                return index
+            self.undivided = index
+        drawn = self.undivided.drawn(self.val_share)
+        return self.undivided.only(drawn == (split == "val")).limit(self.limit_images)
+
+    @property
+    def description(self) -> str:
+        note = f"nothing divides the folder: data.val_share={self.val_share:g} of its images validate"
+        return super().description + (f"\n{note}" if self.undivided is not None else "")
+
+
+CocoDataModule = FolderDataModule
+"""Its name while COCO's was the only form."""
 
 
 class GeneratedDataModule(DetectionDataModule):
@@ -293,13 +326,13 @@ class GeneratedDataModule(DetectionDataModule):
         if (found := annotations_in(self.root)) is not None:
             raise DataError(
                 f"data.root={self.root} holds annotations ({found.relative_to(self.root)}), but data is generated: "
-                "add data=coco to use them (in COCO's form), or name another folder for what is generated"
+                "add data=folder to use them, or name another folder for what is generated"
             )
         generate(self.root, self.generated)
 
     def read(self, split: Split) -> AnnotationIndex:
         files = find_split(generate(self.root, self.generated), split)
-        return read_coco(files.annotations, files.images)
+        return index_of(files.records(), files.images)
 
 
 @checked

@@ -34,6 +34,8 @@ class AnnotationIndex(Annotations):
 
     Attributes:
         source: where the annotations came from, for messages.
+        form: what people call the form of the annotations.
+        groups: names of the categories that have no box and only group others.
         root: folder of the images.
         file_names: (I,) paths of the images, relative to ``root``.
         sizes: (I, 2) int64 (height, width) of the stored pixels.
@@ -41,6 +43,8 @@ class AnnotationIndex(Annotations):
     """
 
     source: Path
+    form: str = ""
+    groups: tuple[str, ...] = ()
     root: Path
     file_names: tuple[str, ...]
     sizes: npt.NDArray[np.int64]
@@ -71,8 +75,8 @@ class AnnotationIndex(Annotations):
         return self.labels[self.rows(position)].copy()
 
     def crowd_of(self, position: int) -> npt.NDArray[np.bool_]:
-        """(N,) whether each of one image's boxes is a crowd; a fresh array."""
-        return self.crowd[self.rows(position)].copy()
+        """(N,) whether each of one image's boxes teaches nothing: a crowd, or to be ignored; a fresh array."""
+        return ~self.counted[self.rows(position)]
 
     def limit(self, num_images: int | None) -> AnnotationIndex:
         """The first images by id with their annotations; the index itself where None or where it has no more.
@@ -86,6 +90,19 @@ class AnnotationIndex(Annotations):
             raise DataError(f"limit_images must be at least 1, got {num_images}")
         return self.only(np.arange(len(self)) < num_images)
 
+    def drawn(self, share: float) -> npt.NDArray[np.bool_]:
+        """(I,) a share of the images that depends on nothing but their names: at least one, and not all.
+
+        Raises:
+            DataError: if there is only one image.
+        """
+        if len(self) < 2:
+            raise DataError(f"{self.source}: one image cannot be divided into a training and a validation split")
+        order = sorted(range(len(self)), key=lambda i: hashlib.sha256(self.file_names[i].encode()).digest())
+        drawn = np.zeros(len(self), np.bool_)
+        drawn[order[: min(max(round(share * len(self)), 1), len(self) - 1)]] = True
+        return drawn
+
     def only(self, kept: npt.NDArray[np.bool_]) -> AnnotationIndex:
         """The images of a mask (I,) with their annotations; numbers stand for text ids anew."""
         rows = np.repeat(kept, self.counts)
@@ -98,6 +115,7 @@ class AnnotationIndex(Annotations):
             boxes=self.boxes[rows],
             labels=self.labels[rows],
             crowd=self.crowd[rows],
+            ignore=self.ignore[rows],
             areas=self.areas[rows],
             annotation_ids=self.annotation_ids[rows],
         )
@@ -106,7 +124,9 @@ class AnnotationIndex(Annotations):
     def fingerprint(self) -> str:
         """Checksum of all that is annotated, and of the images' names and sizes; wherever they lie."""
         names = json.dumps([self.ids, self.file_names, self.categories.as_dict()])
-        arrays = (self.sizes, self.offsets, self.boxes, self.labels, self.crowd, self.areas)
+        arrays = [self.sizes, self.offsets, self.boxes, self.labels, self.crowd, self.areas]
+        if self.ignore.any():  # what has none keeps the checksum that it had before there were any
+            arrays.append(self.ignore)
         digest = hashlib.sha256(names.encode())
         for array in arrays:
             digest.update(f"{array.dtype}{array.shape}".encode())
@@ -114,10 +134,10 @@ class AnnotationIndex(Annotations):
         return digest.hexdigest()
 
     def summary(self) -> str:
-        """One line: images, boxes, crowds."""
+        """One line: images, boxes, crowds, and objects to ignore where there are any."""
         empty = int((self.counts == 0).sum())
-        num_crowds = int(self.crowd.sum())
+        ignored = int((self.ignore & ~self.crowd).sum())
         return (
-            f"{len(self):,} images ({empty:,} without objects), {len(self.boxes) - num_crowds:,} boxes, "
-            f"{num_crowds:,} crowds"
+            f"{len(self):,} images ({empty:,} without objects), {int(self.counted.sum()):,} boxes, "
+            f"{int(self.crowd.sum()):,} crowds" + (f", {ignored:,} to ignore" if ignored else "")
         )

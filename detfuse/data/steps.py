@@ -213,9 +213,10 @@ class Colour:
 
 
 def _resized(image: Tensor, size: Size) -> Tensor:
-    if size == (1, 1):  # of bytes torch makes no single pixel: it takes them for another layout, and stops
-        return functional.resize(image.float(), list(size), antialias=True).round().to(image.dtype)
-    return functional.resize(image, list(size), antialias=True)
+    # of bytes torch makes no single pixel: it takes them for another layout, and stops
+    computed = image.float() if size == (1, 1) else image
+    resized: Tensor = functional.resize(computed, list(size), antialias=True)
+    return resized.round().to(image.dtype)
 
 
 def _clipped(boxes: Tensor, size: Size) -> Tensor:

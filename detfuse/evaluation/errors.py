@@ -59,7 +59,7 @@ def error_types(ground_truth: Annotations | Mapping[str, Any], predictions: Resu
         found = hotcoco_evaluation(truth, results).tide_errors()
     except ModuleNotFoundError:
         return None
-    defined = not truth.crowd.all()  # true of no annotations at all, too
+    defined = bool(truth.counted.any())  # false of no annotations at all, too
     return Errors(
         cost={name: float(found["delta_ap"][key]) if defined else None for name, key in _NAMES.items()},
         count={name: int(found["counts"][key]) for name, key in _NAMES.items()},

@@ -43,8 +43,7 @@ def annotations_of(ground_truth: Annotations | Mapping[str, Any]) -> Annotations
     Args:
         ground_truth: columns, which are checked already, or a data set in COCO's json form: ``images`` with ``id``;
             ``categories`` with ``id`` and ``name``; ``annotations`` with ``id``, ``image_id``, ``category_id``,
-            ``bbox`` (xywh), ``area`` (default w * h), ``iscrowd`` (default 0). All else is ignored, ``ignore`` too (as
-            pycocotools does).
+            ``bbox`` (xywh), ``area`` (default w * h), ``iscrowd`` and ``ignore`` (default 0).
 
     Raises:
         ValueError: if a part or a key is missing, an id appears twice, an annotation names an unknown image or
@@ -70,8 +69,9 @@ def annotations_of(ground_truth: Annotations | Mapping[str, Any]) -> Annotations
         numbers = numbers_of(record, "area", record.get("area", 0.0), named(index))
         if "area" not in record:
             numbers[4] = numbers[2] * numbers[3]
-        if record.get("iscrowd") not in (None, 0, 1):
-            raise InputError(f"{named(index)}: iscrowd must be 0 or 1, got {record['iscrowd']!r:.60}")
+        for flag in ("iscrowd", "ignore"):
+            if record.get(flag) not in (None, 0, 1):
+                raise InputError(f"{named(index)}: {flag} must be 0 or 1, got {record[flag]!r:.60}")
         columns.extend(numbers)
     values = np.array(columns, np.float64).reshape(-1, 5)
     check_boxes(values[:, :4], named)
@@ -94,6 +94,7 @@ def annotations_of(ground_truth: Annotations | Mapping[str, Any]) -> Annotations
         boxes=values[order, :4],
         labels=labels[order],
         crowd=np.array([bool(record.get("iscrowd")) for record in records], np.bool_)[order],
+        ignore=np.array([bool(record.get("ignore")) for record in records], np.bool_)[order],
         areas=values[order, 4],
     )
 

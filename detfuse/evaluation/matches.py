@@ -58,7 +58,7 @@ def match(ground_truth: Annotations, predictions: Results) -> Matches:
 
     object_cell = ground_truth.labels * num_images + object_image
     object_order = np.argsort(object_cell, kind="stable")
-    counts = ~ground_truth.crowd[:, None] & _in_range(ground_truth.areas)
+    counts = ground_truth.counted[:, None] & _in_range(ground_truth.areas)
     overlaps = _overlaps(cell, boxes, object_cell, object_order, ground_truth)
 
     hit = np.zeros((len(order), len(THRESHOLDS), len(AREA_RANGES)), np.bool_)

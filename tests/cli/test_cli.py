@@ -33,7 +33,8 @@ _NO_TORCH = """
 import sys
 import detfuse.cli
 try:
-    getattr(detfuse.cli, sys.argv.pop(1))()
+    name = sys.argv.pop(1)
+    getattr(detfuse.cli, name, detfuse.cli.COMMANDS.get(name))()
 finally:
     assert "torch" not in sys.modules
 """
@@ -49,7 +50,15 @@ def run(folder: Path, code: str, *argv: str) -> subprocess.CompletedProcess[str]
 def test_help_comes_without_torch(tmp_path: Path, command: str) -> None:
     done = run(tmp_path, _NO_TORCH, command, "--help")
     assert done.returncode == 0, done.stderr
-    assert f"detfuse-{command}" in done.stdout
+    assert COMMANDS[command].settings.called()[0] in done.stdout
+
+
+def test_a_family_of_commands_lists_them_and_refuses_others(tmp_path: Path) -> None:
+    done = run(tmp_path, _NO_TORCH, "data", "--help")
+    assert "detfuse-data convert" in done.stdout
+    done = run(tmp_path, _NO_TORCH, "data", "covert", "data.root=x")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "the first argument must be convert, got covert" in done.stderr
 
 
 def test_mistakes_are_told_together_on_stderr(tmp_path: Path) -> None:

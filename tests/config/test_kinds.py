@@ -18,6 +18,7 @@ NEEDED = {
     "predict": ["checkpoint=x", "source=x"],
     "export": ["checkpoint=x"],
     "compare": ["a=x", "b=x", "annotations=x"],
+    "convert": ["data.root=x", "output=x"],
 }
 OF_A_RUN = {field.name for field in fields(TrainSettings)}
 
@@ -39,7 +40,7 @@ def test_every_key_that_says_what_a_run_is_has_a_kind(command: str) -> None:
 def test_every_key_with_a_kind_is_one_of_a_run() -> None:
     known = {
         key
-        for data in ("synthetic", "coco")
+        for data in ("synthetic", "folder")
         for key in keys(resolve([f"data={data}", "data.root=x"], TrainSettings).config)
     }
     assert set(KINDS) - known == {"hydra", "experiment"}

@@ -101,6 +101,7 @@ def test_there_is_one_truth_on_defaults() -> None:
         ("predict", ["checkpoint=x.ckpt", "source=x.jpg"]),
         ("cost", []),
         ("compare", ["a=x.json", "b=[y.json]", "annotations=z.json"]),
+        ("convert", ["data.root=x", "output=x"]),
         ("export", ["checkpoint=x.ckpt"]),
         ("export", ["checkpoint=x.ckpt", "format=pt2", "output=x.pt2", "combine=soft_nms", "combine.sigma=0.4"]),
     ],

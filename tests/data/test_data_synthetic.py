@@ -55,7 +55,7 @@ def test_a_folder_of_annotations_is_no_place_to_generate_in(tmp_path: Path, file
     (tmp_path / file).parent.mkdir(exist_ok=True)
     (tmp_path / file).touch()
     data = SyntheticDataModule(32, 0, root=str(tmp_path), transform=Transforms(), loader=Loader())
-    with pytest.raises(DataError, match=rf"data\.root={tmp_path} holds annotations \({file}\).*add data=coco"):
+    with pytest.raises(DataError, match=rf"data\.root={tmp_path} holds annotations \({file}\).*add data=folder"):
         data.prepare_data()
     assert len(list(tmp_path.iterdir())) == 1
 

@@ -17,9 +17,9 @@ Positions = NDArray[np.int64]
 
 
 def wanted(truth: Annotations, image: int) -> Positions:
-    """The objects of the image at this position that are to be found: all but crowds."""
+    """The objects of the image at this position that are to be found: all but crowds and what is to be ignored."""
     start, end = truth.offsets[image : image + 2]
-    return np.arange(start, end)[~truth.crowd[start:end]]
+    return np.arange(start, end)[truth.counted[start:end]]
 
 
 def best(results: Results, rows: Positions, number: int) -> Positions:

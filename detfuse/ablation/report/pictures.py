@@ -99,8 +99,8 @@ def _drawn(pixels: Tensor, truth: Annotations, image: int, results: Results, row
     scores = torch.from_numpy(results.scores[rows]).float()
     detections = Detections(corners(results.boxes[rows]), scores, labels, torch.zeros_like(labels))
     of_image = truth.rows(image)
-    crowd = torch.from_numpy(truth.crowd[of_image])
-    targets = Targets(corners(truth.boxes[of_image]), torch.from_numpy(truth.labels[of_image]), ~crowd, crowd)
+    counted = torch.from_numpy(truth.counted[of_image])
+    targets = Targets(corners(truth.boxes[of_image]), torch.from_numpy(truth.labels[of_image]), counted, ~counted)
     picture = to_pil_image(draw_detections(pixels, detections, truth.categories, threshold=0, targets=targets))
     if picture.width > _WIDTH:
         picture = picture.resize((_WIDTH, round(picture.height * _WIDTH / picture.width)), Image.Resampling.LANCZOS)

@@ -1,0 +1,3 @@
+from detfuse.cli import data
+
+data()
