@@ -34,7 +34,7 @@ def opening(found: Findings) -> Section:
         figure = interval(comparison.differences[0], found.decimals) if comparison.differences else "n/a"
         badges.append(Badge(color, arm.name, figure, comparison.verdict.kind, comparison.verdict.text))
     note = f"Points of {title_of(found.metric)}, arm minus {found.plan.baseline.name}; {found.coverage}"
-    note += ", verdicts corrected for the number of arms (Holm). " if len(found.comparisons) > 1 else ". "
+    note += ", for all arms at once: it decides the verdicts. " if len(found.comparisons) > 1 else ". "
     note += "Arms are compared with the baseline, not with one another." if len(found.comparisons) > 1 else ""
     missing = [run for run in found.runs if run.state != "finished"]
     blocks: list[Block] = [
@@ -72,10 +72,10 @@ def differences(found: Findings) -> Section:
         )
         blocks.append(Figure("thresholds", drawing, f"The same at one IoU threshold. {EXPLORATORY}"))
     files = [tables.differences_file(found.comparisons)]
-    resolution = tables.resolution_table(found.comparisons)
-    if resolution.rows:
-        blocks.append(resolution)
-        files.append(resolution)
+    for table in (tables.noise_table(found.comparisons), tables.resolution_table(found.comparisons)):
+        if table.rows:
+            blocks.append(table)
+            files.append(table)
     return Section("Differences to the baseline", blocks, tuple(files))
 
 

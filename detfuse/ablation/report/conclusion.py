@@ -23,7 +23,7 @@ from detfuse.evaluation import read_results
 from detfuse.evaluation.replicates import ReplicateEvaluator
 from detfuse.evaluation.scoring import score_runs
 from detfuse.files.run_files import PREDICTIONS
-from detfuse.statistics.comparison import judge, leave_out
+from detfuse.statistics.comparison import judge, weightings
 from detfuse.statistics.records import Comparison, Verdict
 from detfuse.words import listed
 
@@ -60,10 +60,11 @@ def write_conclusion(folder: Path, prepared: Prepared, runs: Sequence[Run]) -> s
         arm.name: {r.seed: partial(_results, r, read) for r in finished if r.arm == arm.name} for arm in plan.arms
     }
     found = judge(
-        score_runs(evaluator, results, leave_out(evaluator.num_images)),
+        score_runs(evaluator, results, weightings(evaluator.num_images)),
         evaluator.metrics,
         plan.baseline.name,
         equivalence=plan.equivalence,
+        num_images=evaluator.num_images,
         missing={
             arm.name: {r.seed: r.reason or r.state for r in runs if r.arm == arm.name and r.state != "finished"}
             for arm in plan.arms

@@ -150,7 +150,22 @@ def summary_text(plan: Plan, scores: Sequence[Score], comparisons: Sequence[Comp
             difference = interval(comparison.differences[0], decimals)
         rows.append((arm.name, value, difference, _in_short(comparison.verdict) if comparison else ""))
     title = f"{title_of(metric)} in points, mean ± SD over seeds:"
-    return "\n".join([headline(plan, scores, comparisons), title, *aligned(rows, left=range(4))])
+    noise = [noise_text(comparisons)] if noise_text(comparisons) else []
+    return "\n".join([headline(plan, scores, comparisons), title, *aligned(rows, left=range(4)), *noise])
+
+
+def noise_text(comparisons: Sequence[Comparison]) -> str:
+    """What the intervals rest on between seeds, and what was borrowed from where; empty with one seed."""
+    noises = [comparison.noise for comparison in comparisons if comparison.noise is not None]
+    lent = next((noise for noise in noises if noise.lent is not None), None)
+    if lent is None:
+        return "Noise between seeds: each arm's own." if noises else ""
+    shares = sorted({round(100 * noise.share) for noise in noises if noise.share > 0})
+    share = f"{shares[0]} %" if len(shares) == 1 else f"{shares[0]} to {shares[-1]} %"
+    return (
+        f"Noise between seeds: {share} of each variance is lent by {listed(lent.lenders)} together (SD of one seed's "
+        f"difference {points(lent.lent)} points), the rest is each arm's own."
+    )
 
 
 def _in_short(verdict: Verdict) -> str:
