@@ -13,9 +13,14 @@ Each look that was not planned spends half of what is left.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import sqrt
 from typing import NamedTuple
 
-from detfuse.statistics.intervals import LEVEL
+from scipy.special import ndtr
+
+from detfuse.statistics.dunnett import Family
+from detfuse.statistics.intervals import LEVEL, half_width
+from detfuse.statistics.records import Difference
 
 PLANNED = 0.9
 """Share of the level that planned looks spend together."""
@@ -49,3 +54,24 @@ def next_level(past: Sequence[Spent], planned: Sequence[int], num_seeds: int) ->
             return Spent(allowed - spent, True)
     unplanned = (1 - PLANNED) * LEVEL - sum(look.level for look in past if not look.planned)
     return Spent(unplanned / 2, False)
+
+
+def chance(difference: Difference, num_seeds: int, equivalence: float, family: Family, level: float) -> float:
+    """Probability that a difference will be decided with this number of seeds, if it is as large as it looks now.
+
+    Args:
+        difference: as found so far, with fewer seeds.
+        num_seeds: that there will be.
+        equivalence: a difference (a fraction) that nobody would care about.
+        family: of arms.
+        level: of the look that will be taken then.
+    """
+    if difference.estimate is None or not difference.se_seeds:
+        return 1.0
+    seen = len(difference.per_seed)
+    per_seed, images = difference.se_seeds**2 * seen, (difference.se_images or 0.0) ** 2
+    half = half_width(per_seed, images, num_seeds, level, family=family)
+    size, spread = abs(difference.estimate), sqrt(per_seed * max(1 / seen - 1 / num_seeds, 1e-12))
+    differs = ndtr((size - half) / spread) + ndtr((-size - half) / spread)
+    room = max(equivalence - half, 0.0)
+    return float(differs + max(ndtr((room - size) / spread) - ndtr((-room - size) / spread), 0.0))

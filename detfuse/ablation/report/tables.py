@@ -12,7 +12,7 @@ from detfuse.ablation.plan.start import shown
 from detfuse.ablation.records import Plan, Run
 from detfuse.ablation.report.blocks import Column, Table
 from detfuse.ablation.report.evidence import ArmEvidence
-from detfuse.ablation.report.wording import NARROW, in_points, si, title_of, typeset
+from detfuse.ablation.report.wording import NARROW, in_points, interval, si, title_of, typeset
 from detfuse.evaluation.errors import ERROR_TYPES
 from detfuse.statistics.records import Comparison, Score
 from detfuse.statistics.resolution import TOLD, measured, resolvable, seeds_for
@@ -60,7 +60,7 @@ def seeds_table(plan: Plan, runs: Sequence[Run], scores: Sequence[Score], metric
     def cell(arm: str, seed: int) -> str:
         run = by_run.get((arm, seed))
         if run is None or run.state != "finished":
-            return "waiting" if run is None else run.state
+            return "not needed" if run is None else run.state
         return typeset(by_arm[arm].per_seed.get(seed) if arm in by_arm else None, decimals)
 
     columns = (Column("arm", numeric=False), *(Column(f"seed {seed}") for seed in plan.seeds))
@@ -112,6 +112,17 @@ def resolution_table(comparisons: Sequence[Comparison]) -> Table:
         "of so many points needs. Not corrected for the number of arms; from a few seeds, an order of magnitude."
     )
     return Table("resolution", (Column("arm", numeric=False), Column("pairs"), found, *seeds), tuple(rows), caption)
+
+
+def pairs_table(pairs: Sequence[Comparison], decimals: int) -> Table:
+    """All arms with one another; no rows if that was not asked for."""
+    header = ("arm", "minus", "difference (points)", "verdict")
+    rows = tuple((c.arm, c.baseline, interval(c.differences[0], decimals), c.verdict.kind) for c in pairs)
+    caption = (
+        "All arms with one another, with 95 % intervals that hold for all of these pairs at once: a family of its own, "
+        "wider than that of the arms with the baseline."
+    )
+    return Table("pairs", tuple(Column(name, numeric=False) for name in header), rows, caption)
 
 
 def noise_table(comparisons: Sequence[Comparison]) -> Table:

@@ -128,13 +128,16 @@ def coverage(comparisons: Sequence[Comparison], num_images: int) -> str:
     return f"95 % interval over {seeds} seeds and {images}"
 
 
-def summary_text(plan: Plan, scores: Sequence[Score], comparisons: Sequence[Comparison]) -> str:
+def summary_text(
+    plan: Plan, scores: Sequence[Score], comparisons: Sequence[Comparison], pairs: Sequence[Comparison] = ()
+) -> str:
     """What a person wants to read at the end of the command: the headline and a line per arm.
 
     Args:
         plan: of the ablation.
         scores: of all arms.
         comparisons: of all arms but the baseline.
+        pairs: of all arms with one another.
     """
     decimals, metric = decimals_for(comparisons), main_metric(comparisons)
     by_arm = {score.arm: score for score in scores if score.metric == metric}
@@ -151,7 +154,9 @@ def summary_text(plan: Plan, scores: Sequence[Score], comparisons: Sequence[Comp
         rows.append((arm.name, value, difference, _in_short(comparison.verdict) if comparison else ""))
     title = f"{title_of(metric)} in points, mean ± SD over seeds:"
     noise = [noise_text(comparisons)] if noise_text(comparisons) else []
-    return "\n".join([headline(plan, scores, comparisons), title, *aligned(rows, left=range(4)), *noise])
+    told = [f"{c.arm} minus {c.baseline}: {interval(c.differences[0], decimals)} {c.verdict.kind}" for c in pairs]
+    all_pairs = ["All arms with one another, a family of its own:", *told] if told else []
+    return "\n".join([headline(plan, scores, comparisons), title, *aligned(rows, left=range(4)), *all_pairs, *noise])
 
 
 def noise_text(comparisons: Sequence[Comparison]) -> str:
