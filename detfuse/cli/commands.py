@@ -54,6 +54,8 @@ class AblateSettings(Settings):
         budget: what is held equal to the baseline; null takes the plan's.
         equalise: what an arm brings along and is set to the baseline's; null takes the plan's.
         allow: differences that would be refused; null takes the plan's.
+        looks: numbers of seeds after which a verdict is drawn and decided arms stop; null takes the plan's.
+        all_pairs: compare the arms with one another, too; null takes the plan's.
         jobs: runs at a time; they share the processors, and each has a GPU of its own where there are any.
         plan_only: show the plan with its cost and stop.
         report_only: conclude again from the runs that there are.
@@ -69,6 +71,8 @@ class AblateSettings(Settings):
     budget: Literal["free", "params", "flops"] | None
     equalise: list[Literal["norm", "block", "levels", "scale"]] | None
     allow: list[Literal["levels", "environment", "schedule"]] | None
+    looks: list[PositiveInt] | None
+    all_pairs: bool | None
     jobs: PositiveInt
     plan_only: bool
     report_only: bool
