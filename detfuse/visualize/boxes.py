@@ -23,6 +23,8 @@ Box = tuple[float, float, float, float]
 WHITE: Final = (255, 255, 255)
 BLACK: Final = (0, 0, 0)
 SHORT_SIDE = 320  # smaller images are magnified, so that names can be read
+MAGNIFIED_SIDE = 5120  # but not beyond this longer side: a strip of a few rows would become monstrous
+_JPEG_SIDE = 65_500  # of JPEG the longest
 TILE_SIDE = 800  # larger images are reduced in a grid
 SUFFIXES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 
@@ -128,9 +130,10 @@ class _Canvas:
         _check_picture(image)
         picture = to_pil_image(image)
         short, long = sorted(picture.size)
-        self.scale: float = -(-SHORT_SIDE // short) if short < SHORT_SIDE else 1
-        if max_side is not None and long > max_side:
-            self.scale = max_side / long
+        most = _JPEG_SIDE if max_side is None else max_side
+        self.scale: float = min(-(-SHORT_SIDE // short), max(1, MAGNIFIED_SIDE // long))
+        if long > most:
+            self.scale = most / long
         if self.scale != 1:
             size = (max(1, round(picture.width * self.scale)), max(1, round(picture.height * self.scale)))
             picture = picture.resize(size, Image.Resampling.BICUBIC)

@@ -6,8 +6,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-from composing import small_batch
-from test_detectors import design, detector_of, small
+from composing import compose_train, small_batch
+from test_detectors import NECKS, design, detector_of, small
 from torch.export import ExportedProgram
 
 from detfuse.attention.inserts import inserts_of
@@ -31,12 +31,15 @@ from detfuse.ops.postprocess import Nms, SoftNms
 from detfuse.protocols import Combine
 from detfuse.structures import Categories
 
-FEW = ("backbone.levels=[3,4]", "neck.topology.extra_levels=0")  # tracing free sizes takes its time for every level
 CATEGORIES = Categories((1, 2, 3), ("a", "b", "c"))
 
 
-def detector(neck: str, head: str, *more: str) -> Detector:
-    built = detector_of(neck, head, *more).eval()
+def detector(neck: str, head: str) -> Detector:
+    """Of few levels: to trace free sizes takes a second for each."""
+    topology = compose_train(f"neck={neck}")["neck"].get("topology") or {}
+    extra = ["neck.topology.extra_levels=0"] if "extra_levels" in topology else []
+    levels = [] if neck in NECKS else ["backbone.levels=[3,4]", *extra]
+    built = detector_of(neck, head, *levels).eval()
     built.head.score_threshold = 0.0  # an untrained detector is sure of nothing
     return built
 
@@ -61,8 +64,9 @@ def test_what_is_exported_is_the_detector(neck: str, head: str, tmp_path: Path) 
     built, combine = detector(neck, head), Nms(max_detections=20)
     program = program_of(Deployed(built, combine), description())
     agreement = agreement_of(Exported(Path("memory"), description(), program.module()), built, combine, pictures())
-    assert agreement.candidates > agreement.detections == 40
-    assert agreement.box_difference == agreement.score_difference == 0
+    assert agreement.candidates > agreement.detections > 40
+    assert agreement.box_difference < 1e-3  # kernels round by the layout of their maps
+    assert agreement.score_difference < 1e-6
     if IN_ONNX[head] == neck:
         check_file(tmp_path / "small.onnx", program, built, combine)
 
