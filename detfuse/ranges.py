@@ -63,8 +63,8 @@ class Range:
 def too_large(value: object) -> str:
     """In words up to where numbers go, if a value lies beyond: whatever an argument is, it is not that."""
     if isinstance(value, Integral):
-        return f"integers go to {LARGEST}" if abs(value) > LARGEST else ""
-    return f"numbers go to {LARGEST_FLOAT:.2g}" if isinstance(value, Real) and abs(value) > LARGEST_FLOAT else ""
+        return f"integers go to {LARGEST}" if abs(int(value)) > LARGEST else ""
+    return f"numbers go to {LARGEST_FLOAT:.2g}" if isinstance(value, Real) and abs(float(value)) > LARGEST_FLOAT else ""
 
 
 PositiveInt = Annotated[int, Range(at_least=1)]

@@ -214,9 +214,9 @@ class Colour:
 
 
 def _resized(image: Tensor, size: Size) -> Tensor:
-    if size == (1, 1):  # of bytes torch makes no single pixel: it takes them for another layout, and stops
-        return functional.resize(image.float(), list(size), antialias=True).round().to(image.dtype)
-    return functional.resize(image, list(size), antialias=True)
+    single = size == (1, 1)  # of bytes torch makes no single pixel: it takes them for another layout, and stops
+    resized: Tensor = functional.resize(image.float() if single else image, list(size), antialias=True)
+    return resized.round().to(image.dtype) if single else resized
 
 
 def _clipped(boxes: Tensor, size: Size) -> Tensor:
