@@ -41,7 +41,8 @@ def explained(error: Exception) -> UserError | None:
     return None
 
 
-_NO_MEMORY = ("OutOfMemoryError", "can't allocate memory", "not enough memory")  # torch's, on GPU and CPU
+# torch's, on GPU and CPU; the last of more bytes than 64 bits count
+_NO_MEMORY = ("OutOfMemoryError", "can't allocate memory", "not enough memory", "Storage size calculation overflowed")
 _LESS_MEMORY = "a smaller data.loader.batch_size, smaller images or trainer.precision=bf16-mixed take less"
 
 # Of the machine, wherever they come from; the others are the user's only where a path of his is meant.

@@ -72,6 +72,9 @@ NonNegativeInt = Annotated[int, Range(at_least=0)]
 OddInt = Annotated[int, Range(at_least=1, odd=True)]
 Seed = Annotated[int, Range(at_least=0, at_most=4294967295)]  # what NumPy's and Lightning's generators take
 
+Level = Annotated[int, Range(at_least=1, at_most=16)]  # log2 of a stride
+Levels = Annotated[int, Range(at_least=0, at_most=16)]  # how many
+
 FiniteFloat = Annotated[float, Range()]
 PositiveFloat = Annotated[float, Range(above=0)]
 NonNegativeFloat = Annotated[float, Range(at_least=0)]

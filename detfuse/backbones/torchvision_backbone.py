@@ -22,7 +22,7 @@ from detfuse.backbones.extractor import Extractor, accepts_size, dummy_size, las
 from detfuse.backbones.inserts import Stage, attend_stages
 from detfuse.backbones.pretrained import everything, is_file, load_file, no_network, require_reachable
 from detfuse.errors import InputError
-from detfuse.ranges import NonNegativeInt, PositiveInt, checked
+from detfuse.ranges import Level, Levels, checked
 from detfuse.structures import FeatureSpec, Normalization, Pretrained
 
 
@@ -69,9 +69,9 @@ class TorchvisionBackbone(Extractor):
         attention: Sites | None = None,
         *,
         name: str,
-        levels: Sequence[PositiveInt] = (3, 4, 5),
+        levels: Sequence[Level] = (3, 4, 5),
         pretrained: bool | str = False,
-        frozen_stages: NonNegativeInt = 0,
+        frozen_stages: Levels = 0,
         norm: Literal["train", "frozen", "sync"] = "train",
         ceil_mode: bool = False,
     ) -> None:

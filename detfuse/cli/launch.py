@@ -163,6 +163,11 @@ def _run_all(command: Command, directories: list[Path]) -> None:
     except COMPOSITION_ERRORS as error:
         _tell(UserError(explained_composition(error)), error)
         sys.exit(_COMMAND_LINE)
+    except OSError as error:  # Hydra's own folder, where one was named
+        if (mistake := explained(error)) is None:
+            raise
+        _tell(mistake, error)
+        sys.exit(_USER)
     if failures:
         print(f"{len(failures)} of the sweep's runs failed:", *(f"  {f}" for f in failures), sep="\n", file=sys.stderr)
         sys.exit(_USER)

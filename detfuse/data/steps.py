@@ -213,10 +213,9 @@ class Colour:
 
 
 def _resized(image: Tensor, size: Size) -> Tensor:
-    # of bytes torch makes no single pixel: it takes them for another layout, and stops
-    computed = image.float() if size == (1, 1) else image
-    resized: Tensor = functional.resize(computed, list(size), antialias=True)
-    return resized.round().to(image.dtype)
+    single = size == (1, 1)  # of bytes torch makes no single pixel: it takes them for another layout, and stops
+    resized: Tensor = functional.resize(image.float() if single else image, list(size), antialias=True)
+    return resized.round().to(image.dtype) if single else resized
 
 
 def _clipped(boxes: Tensor, size: Size) -> Tensor:

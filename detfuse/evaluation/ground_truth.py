@@ -75,6 +75,9 @@ def annotations_of(ground_truth: Annotations | Mapping[str, Any]) -> Annotations
         columns.extend(numbers)
     values = np.array(columns, np.float64).reshape(-1, 5)
     check_boxes(values[:, :4], named)
+    far = np.flatnonzero((np.abs(values[:, :4]) > MOST_AREA).any(1))
+    if far.size:
+        raise InputError(f"{named(far[0])}: bbox is {values[far[0], :4].tolist()}, which lies in no image")
     bad = np.flatnonzero(~((values[:, 4] >= 0) & (values[:, 4] <= MOST_AREA)))
     if bad.size:
         raise InputError(
@@ -104,7 +107,7 @@ def _ids(records: Sequence[Row], what: str) -> list[Any]:
 
 
 def _refuse_duplicates(ids: list[Any], what: str) -> None:
-    wrong = [value for value in ids if not isinstance(value, str | Real)]
+    wrong = [value for value in ids if not isinstance(value, str | Real) or isinstance(value, bool) or value != value]
     if wrong:
         raise InputError(f"ground truth: {what} id {wrong[0]!r:.60} is neither text nor a number")
     twice = [repr(value) for value, count in Counter(ids).items() if count > 1]

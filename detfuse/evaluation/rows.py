@@ -49,15 +49,21 @@ def numbers_of(row: Row, key: str, value: Any, name: str) -> array[float]:
     box = value_of(row, "bbox", name)
     if not isinstance(box, Sequence) or len(box) != 4:
         raise InputError(f"{name}: bbox is {box!r:.60}, expected four numbers x, y, width, height")
-    try:
-        numbers = array("d", box)
-    except (TypeError, ValueError, OverflowError):  # text, null, an integer of hundreds of digits
-        raise InputError(f"{name}: bbox is {box!r:.60}, expected numbers") from None
-    try:
-        numbers.append(value)
-    except (TypeError, ValueError, OverflowError):
-        raise InputError(f"{name}: {key} is {value!r:.60}, expected numbers") from None
+    numbers = array("d")
+    if not _taken(numbers, box):
+        raise InputError(f"{name}: bbox is {box!r:.60}, expected numbers")
+    if not _taken(numbers, (value,)):
+        raise InputError(f"{name}: {key} is {value!r:.60}, expected numbers")
     return numbers
+
+
+def _taken(numbers: array[float], values: Sequence[Any]) -> bool:
+    """Append values; not so text, null, an integer of hundreds of digits, nor ``true``, which is no 1."""
+    try:
+        numbers.extend(values)
+    except (TypeError, ValueError, OverflowError):
+        return False
+    return bool not in map(type, values)
 
 
 def check_boxes(boxes: NDArray[np.float64], named: Named) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -80,16 +81,29 @@ def _fits(number: int) -> bool:
     return -(2**63) <= number < 2**64
 
 
+class _Once(yaml.SafeLoader):
+    """Refuses a key that stands twice in one mapping, of which YAML would keep the last in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = (key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<")
+        for key, count in Counter(keys).items():
+            if count > 1:
+                problem = f"the key {key!r:.60} stands twice"
+                raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
+        return mapping
+
+
 def read_yaml(file: Path) -> Any:
     """The content of a YAML file; its tags make no objects, its aliases no more than anybody writes.
 
     Raises:
         OSError: if it cannot be opened.
-        InputError: if it is no YAML, or holds more than plain data (see :func:`require_plain`).
+        InputError: if it is no YAML, has a key twice, or holds more than plain data (see :func:`require_plain`).
     """
     if file.stat().st_size > _MOST_BYTES:
         raise InputError(f"{file}: has more than {_MOST_BYTES:,} bytes; it was not written by detfuse")
-    content = _parsed(file, yaml.safe_load)
+    content = _parsed(file, partial(yaml.load, Loader=_Once))
     require_plain(content, file, file.stem)
     return content
 

@@ -38,7 +38,10 @@ def _is_choice(value: object) -> bool:
 _CHOICE = (_is_choice, "a name or null")
 _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "name": (_is_text, "text"),
-    "level": (lambda value: isinstance(value, int) and not isinstance(value, bool), "an integer (log2 of the stride)"),
+    "level": (
+        lambda value: isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 16,
+        "an integer of 0 to 16 (log2 of the stride)",
+    ),
     "inputs": (lambda value: isinstance(value, list | tuple) and all(map(_is_text, value)), "a list of names"),
     "block": _CHOICE,
     "operator": _CHOICE,

@@ -32,6 +32,17 @@ _NOT_OF_CANDIDATES = (
     *keys_of("place", "machine", "display"),
 )
 """Settings on which the candidates of a checkpoint do not depend."""
+_COLUMNS: dict[str, tuple[Any, ...]] = {
+    "numbers": (torch.int64, "image"),
+    "scales": (torch.float32, "image", 2),
+    "original_sizes": (torch.int64, "image", 2),
+    "counts": (torch.int64, "image"),
+    "boxes": (torch.float32, "row", 4),
+    "scores": (torch.float32, "row"),
+    "labels": (torch.int64, "row"),
+    "levels": (torch.int64, "row"),
+}
+"""Column in the file -> its numbers, and its shape."""
 _OF_IMAGES = ("numbers", "scales", "original_sizes", "counts")
 _OTHER = {"checkpoint": "another checkpoint", "settings": "other settings", "images": "other images"}
 
@@ -131,11 +142,11 @@ def read_candidates(file: Path, key: Mapping[str, str]) -> Candidates:
         key: see :func:`key_of`.
 
     Raises:
-        UserError: if they are another checkpoint's or were made with other settings.
+        UserError: if it holds none, if they are another checkpoint's or were made with other settings.
         ArchiveError: if the file cannot be read.
     """
     content = read_archive(file, legacy=False)
-    if not isinstance(content, dict) or not {"key", *_OF_IMAGES, *Detections._fields} <= content.keys():
+    if not isinstance(content, dict) or not isinstance(content.get("key"), dict) or not _are_columns(content):
         raise UserError(f"{file}: holds no candidates; name another file, which need not be there yet")
     if differing := [name for name, value in key.items() if content["key"].get(name) != value]:
         raise UserError(
@@ -144,6 +155,24 @@ def read_candidates(file: Path, key: Mapping[str, str]) -> Candidates:
         )
     of_images = {name: content[name] for name in _OF_IMAGES}
     return Candidates(**of_images, rows=Detections(*(content[name] for name in Detections._fields)))
+
+
+def _are_columns(content: Mapping[Any, Any]) -> bool:
+    """Whether these are columns of candidates, of as many rows as they count."""
+    sizes: dict[str, int] = {}
+    for name, (number, of, *others) in _COLUMNS.items():
+        column = content.get(name)
+        if (
+            not isinstance(column, Tensor)
+            or column.layout != torch.strided
+            or column.dtype != number
+            or not column.ndim
+        ):
+            return False
+        if list(column.shape) != [sizes.setdefault(of, len(column)), *others]:
+            return False
+    counts = content["counts"]
+    return bool((counts >= 0).all()) and int(counts.sum()) == sizes["row"]
 
 
 def write_candidates(file: Path, candidates: Candidates, key: Mapping[str, str]) -> None:

@@ -121,13 +121,30 @@ def _read(checkpoint: Path, directories: list[Path]) -> Resumption:
             checkpoint=checkpoint,
             config=config,
             weights=(read, trained),
-            epochs=int(epoch["processed"]),
-            seen=int(batch["processed"]) if epoch["started"] > epoch["processed"] else 0,
-            step=int(training["global_step"]),
-            data=training.get(LightningData.__qualname__),
+            epochs=_count(epoch["processed"]),
+            seen=_count(batch["processed"]) if _count(epoch["started"]) > epoch["processed"] else 0,
+            step=_count(training["global_step"]),
+            data=_noted(training.get(LightningData.__qualname__)),
         )
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise CheckpointError(f"{checkpoint}: what it says of the training is incomplete ({error!r})") from error
+    except (LookupError, TypeError, ValueError) as error:
+        said = " ".join(str(error).split())
+        raise CheckpointError(
+            f"{checkpoint}: what it says of the training is incomplete ({type(error).__name__}: {said})"
+        ) from error
+
+
+def _count(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise InputError(f"{value!r:.60} is no count")
+    return value
+
+
+def _noted(data: Any) -> Mapping[str, Any] | None:
+    """What was noted of the data: a number of processes, and a text for each split."""
+    plain = isinstance(data, Mapping | None) and all(isinstance(value, int | str) for value in (data or {}).values())
+    if not plain:
+        raise InputError(f"{data!r:.60} is nothing that is noted of data")
+    return data
 
 
 def _what_else(folder: Path, damaged: Path, directories: list[Path]) -> str:

@@ -78,6 +78,7 @@ def run_folder(folder: Path, config: str | None = None, command: str | None = No
         ("{seed: [", None, "config.yaml: cannot be read"),
         ("a: !!python/object/apply:os.getcwd []", None, "config.yaml: cannot be read"),
         ("just text", None, "config.yaml: expected a mapping"),
+        ("{seed: 0, seed: 1}", None, "config.yaml: cannot be read .the key 'seed' stands twice"),
         ("{seed: 0, neck: 3}", None, r"config.yaml: its configuration does not fit:\n.*neck=3 \(config.yaml\)"),
         ("{seed: 0}", None, "head is missing"),
         (None, "{", "command.json: cannot be read"),

@@ -54,8 +54,16 @@ def _at(node: Any, path: tuple[Any, ...]) -> Any:
 
 
 @st.composite
-def changed(draw: st.DrawFn, document: Any, most: int = 3) -> Any:
-    """A document with one to ``most`` changes: values of other kinds, keys lost, renamed or more, records repeated."""
+def changed(draw: st.DrawFn, document: Any, most: int = 3, values: st.SearchStrategy[Any] | None = None) -> Any:
+    """A document with one to ``most`` changes: values of other kinds, keys lost, renamed or more, records repeated.
+
+    Args:
+        draw: of Hypothesis.
+        document: a sound one, which is not changed.
+        most: changes.
+        values: that stand in the place of others, besides :data:`VALUES`.
+    """
+    odd = VALUES if values is None else st.one_of(VALUES, values)
     content = deepcopy(document)
     for _ in range(draw(st.integers(1, most))):
         places = _places(content)
@@ -65,7 +73,7 @@ def changed(draw: st.DrawFn, document: Any, most: int = 3) -> Any:
         parent = _at(content, tuple(above))
         match draw(st.sampled_from(["replace", "replace", "swap", "remove", "repeat", "rename", "wrap", "more"])):
             case "replace":
-                parent[key] = draw(VALUES)
+                parent[key] = draw(odd)
             case "swap":  # values that are right, but elsewhere
                 parent[key] = deepcopy(_at(content, draw(st.sampled_from(places))))
             case "remove":
@@ -78,9 +86,9 @@ def changed(draw: st.DrawFn, document: Any, most: int = 3) -> Any:
                 parent[key] = draw(st.sampled_from([[parent[key]], {"value": parent[key]}, str(parent[key])]))
             case _:
                 if isinstance(parent, dict):
-                    parent[draw(st.sampled_from(["more", *TEXTS]))] = draw(VALUES)
+                    parent[draw(st.sampled_from(["more", *TEXTS]))] = draw(odd)
                 else:
-                    parent.append(draw(VALUES))
+                    parent.append(draw(odd))
     return content
 
 

@@ -16,7 +16,7 @@ from detfuse.errors import InputError
 from detfuse.fusion.blocks import BlockName
 from detfuse.fusion.graph import FusionGraph, Node
 from detfuse.necks.topologies.fpn import downwards
-from detfuse.ranges import NonNegativeInt, PositiveInt, checked
+from detfuse.ranges import Levels, PositiveInt, checked
 
 
 @checked
@@ -24,7 +24,7 @@ def bifpn(
     levels: Sequence[int],
     *,
     block: BlockName = "separable",
-    extra_levels: NonNegativeInt = 2,
+    extra_levels: Levels = 2,
     repeats: PositiveInt = 3,
 ) -> FusionGraph:
     """See the module's header.

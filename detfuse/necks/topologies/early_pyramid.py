@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from detfuse.fusion.blocks import BlockName
 from detfuse.fusion.graph import FusionGraph, Node
 from detfuse.necks.topologies.early import early
-from detfuse.ranges import NonNegativeInt, PositiveInt, checked
+from detfuse.ranges import Levels, PositiveInt, checked
 
 
 @checked
@@ -20,7 +20,7 @@ def early_pyramid(
     *,
     level: PositiveInt | None = None,
     block: BlockName = "conv3",
-    extra_levels: NonNegativeInt = 2,
+    extra_levels: Levels = 2,
 ) -> FusionGraph:
     """The graph of :func:`early`, and coarser levels made of its output.
 

@@ -10,14 +10,14 @@ from __future__ import annotations
 from typing import Literal
 
 from detfuse.fusion.graph import FusionGraph, GraphError, Node
-from detfuse.ranges import NonNegativeInt, checked
+from detfuse.ranges import Levels, checked
 
 Extra = Literal["max_pool", "from_c", "from_p"]
 """Where the first level above the others comes from; each further one comes from the one below."""
 
 
 @checked
-def with_extra_levels(graph: FusionGraph, *, extra_levels: NonNegativeInt, extra: Extra) -> FusionGraph:
+def with_extra_levels(graph: FusionGraph, *, extra_levels: Levels, extra: Extra) -> FusionGraph:
     """The graph with outputs above its coarsest one.
 
     >>> from detfuse.necks.topologies import early

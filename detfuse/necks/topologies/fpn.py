@@ -11,12 +11,12 @@ from itertools import pairwise
 from detfuse.fusion.blocks import BlockName
 from detfuse.fusion.graph import FusionGraph, Node
 from detfuse.necks.topologies.extra_levels import Extra, with_extra_levels
-from detfuse.ranges import NonNegativeInt, checked
+from detfuse.ranges import Levels, checked
 
 
 @checked
 def fpn(
-    levels: Sequence[int], *, block: BlockName = "conv3", extra_levels: NonNegativeInt = 2, extra: Extra = "from_p"
+    levels: Sequence[int], *, block: BlockName = "conv3", extra_levels: Levels = 2, extra: Extra = "from_p"
 ) -> FusionGraph:
     """See the module's header.
 

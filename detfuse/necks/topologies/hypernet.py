@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from detfuse.fusion.blocks import BlockName
 from detfuse.fusion.graph import FusionGraph, Node
 from detfuse.necks.topologies.early_pyramid import regenerated
-from detfuse.ranges import NonNegativeInt, PositiveInt, checked
+from detfuse.ranges import Levels, PositiveInt, checked
 
 
 @checked
@@ -28,7 +28,7 @@ def hypernet(
     level: PositiveInt | None = None,
     block: BlockName = "conv3",
     single: bool = False,
-    extra_levels: NonNegativeInt = 2,
+    extra_levels: Levels = 2,
 ) -> FusionGraph:
     """See the module's header.
 

@@ -14,7 +14,7 @@ from detfuse.fusion.blocks import BlockName
 from detfuse.fusion.graph import FusionGraph, Node
 from detfuse.necks.topologies.extra_levels import Extra, with_extra_levels
 from detfuse.necks.topologies.fpn import top_down
-from detfuse.ranges import NonNegativeInt, checked
+from detfuse.ranges import Levels, checked
 
 
 @checked
@@ -23,7 +23,7 @@ def pafpn(
     *,
     variant: Literal["paper", "mmdetection"] = "mmdetection",
     block: BlockName = "conv3",
-    extra_levels: NonNegativeInt = 2,
+    extra_levels: Levels = 2,
     extra: Extra = "from_p",
 ) -> FusionGraph:
     """See the module's header.

@@ -13,7 +13,7 @@ from detfuse.fusion.blocks import BlockName
 from detfuse.fusion.graph import FusionGraph, Node
 from detfuse.necks.topologies.extra_levels import Extra, with_extra_levels
 from detfuse.necks.topologies.fpn import downwards
-from detfuse.ranges import NonNegativeInt, checked
+from detfuse.ranges import Levels, checked
 
 
 @checked
@@ -21,7 +21,7 @@ def unet(
     levels: Sequence[int],
     *,
     block: BlockName = "double_conv3",
-    extra_levels: NonNegativeInt = 2,
+    extra_levels: Levels = 2,
     extra: Extra = "from_p",
 ) -> FusionGraph:
     """Each fused map passes its block before it is both output and input of the next finer level.

@@ -13,7 +13,7 @@ from detfuse.errors import InputError
 from detfuse.fusion.blocks import BlockName
 from detfuse.fusion.graph import FusionGraph, Node
 from detfuse.necks.topologies.extra_levels import Extra, with_extra_levels
-from detfuse.ranges import NonNegativeInt, PositiveInt, checked
+from detfuse.ranges import Levels, PositiveInt, checked
 
 
 @checked
@@ -23,7 +23,7 @@ def unfused(
     project: bool = True,
     block: BlockName = "conv3",
     depth: PositiveInt = 1,
-    extra_levels: NonNegativeInt = 2,
+    extra_levels: Levels = 2,
     extra: Extra = "from_p",
 ) -> FusionGraph:
     """FPN without its top-down path.
