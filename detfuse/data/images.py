@@ -9,6 +9,7 @@ import os
 import stat
 import warnings
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path, PureWindowsPath
 from typing import Literal
 
@@ -24,6 +25,7 @@ from detfuse.structures import Size
 CheckImages = Literal["exists", "header"]
 
 _EXIF_ORIENTATION = 0x112
+_ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
 _BROKEN = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises on a damaged file
 
 
@@ -61,9 +63,23 @@ def _rgb(path: Path, image: Image.Image) -> npt.NDArray[np.uint8]:
     if image.mode.startswith("I;16"):  # Pillow would clip to 255 instead of scaling
         grey = (np.asarray(image) >> 8).astype(np.uint8)
         return np.repeat(grey[:, :, None], 3, axis=2)
-    if image.mode in ("I", "F"):
-        raise DataError(f"{path}: pixels of mode {image.mode!r} have no fixed range; save the image with 8 or 16 bits")
+    if (problem := _mode_problem(image.mode)) is not None:
+        raise DataError(f"{path}: {problem}")
     return np.array(image.convert("RGB"))
+
+
+@cache
+def _mode_problem(mode: str) -> str | None:
+    """Why pixels of a mode of Pillow's cannot become RGB; None if they can."""
+    if mode.startswith("I;16"):  # see above
+        return None
+    if mode in ("I", "F"):
+        return f"pixels of mode {mode!r} have no fixed range; save the image with 8 or 16 bits"
+    try:
+        Image.new(mode, (1, 1)).convert("RGB")
+    except ValueError:
+        return f"pixels of mode {mode!r} cannot become RGB; save the image as RGB"
+    return None
 
 
 def _check_size(path: Path, image: Image.Image, size: Size) -> int:
@@ -170,11 +186,26 @@ def _header(index: AnnotationIndex, position: int) -> tuple[str | None, int]:
     height, width = index.sizes[position].tolist()
     try:
         with Image.open(path) as image:
-            return None, _check_size(path, image, (height, width))
+            orientation = _check_size(path, image, (height, width))
+            if (problem := _mode_problem(image.mode)) is not None:
+                return f"{path}: {problem}", 1
+            if _seems_cut(path, image.format):
+                image.load()
+            return None, orientation
     except DataError as error:
         return str(error), 1
     except _BROKEN as error:
         return f"{path} cannot be read as an image ({error}); replace the file or remove the record", 1
+
+
+def _seems_cut(path: Path, kind: str | None) -> bool:
+    """Whether a file lacks the mark that ends it: then only decoding tells whether the pixels are all there."""
+    mark = _ENDS.get(kind or "")
+    if mark is None:
+        return False
+    with path.open("rb") as file:
+        file.seek(-min(16, os.fstat(file.fileno()).st_size), os.SEEK_END)
+        return mark not in file.read()
 
 
 def _first(lines: Iterable[str], number: int = 5) -> list[str]:

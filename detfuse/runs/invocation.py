@@ -17,6 +17,7 @@ class Invocation:
         choices: mount point of each group -> option.
         multirun: it is part of a sweep.
         directories: the shipped configuration and the user's.
+        swept: places of the settings that have several values in the sweep.
     """
 
     config: dict[str, Any]
@@ -24,3 +25,4 @@ class Invocation:
     choices: dict[str, str]
     multirun: bool
     directories: list[Path]
+    swept: tuple[str, ...] = ()

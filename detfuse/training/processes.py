@@ -98,7 +98,7 @@ class Companions(pl.Callback):
         thread.start()
         try:
             yield
-        except Exception as error:
+        except RuntimeError as error:
             if not _is_of_connection(error):
                 raise
             raise self._lost(error) from error
@@ -209,11 +209,9 @@ def _how(descriptor: int) -> str:
     return f"{killed}: {_MEMORY}" if status.si_status == signal.SIGKILL else killed
 
 
-def _is_of_connection(error: Exception) -> bool:
+def _is_of_connection(error: RuntimeError) -> bool:
     text = str(error).lower()
-    return isinstance(error, dist.DistError) or (
-        isinstance(error, RuntimeError) and any(sign in text for sign in _OF_A_CONNECTION)
-    )
+    return isinstance(error, dist.DistError) or any(sign in text for sign in _OF_A_CONNECTION)
 
 
 def _first_line(error: Exception) -> str:

@@ -14,7 +14,9 @@ import pytorch_lightning as pl
 import torch.distributed as dist
 from conftest import Quadrants, make_module  # type: ignore[import-not-found]  # pytest puts this folder on the path
 from forks import in_processes  # type: ignore[import-not-found]  # likewise
+from torch.utils.data import DataLoader, Dataset
 
+from detfuse.errors import explained
 from detfuse.training.processes import Companions, LostProcessError
 from detfuse.training.trainer import make_trainer
 
@@ -87,3 +89,30 @@ def test_one_that_waits_for_the_dead_is_ended(tmp_path: Path) -> None:
 def test_one_that_has_finished_is_not_missed(tmp_path: Path) -> None:
     assert in_processes(2, partial(together, tmp_path, sleeps=0.1, dies=False), tmp_path) == [0, 0]
     assert (tmp_path / "rank_0.err").read_text() == ""
+
+
+class Deadly(Dataset[int]):
+    """Kills whoever reads its second part."""
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> int:
+        if index > 1:
+            killed()
+        return index
+
+
+def read(folder: Path, rank: int) -> None:
+    loader: DataLoader[int] = DataLoader(Deadly(), num_workers=1)
+    try:
+        list(loader)
+    except RuntimeError as error:
+        (folder / "told").write_text(str(explained(error)))
+
+
+def test_a_data_worker_that_is_killed_is_told_with_what_to_do(tmp_path: Path) -> None:
+    assert in_processes(1, partial(read, tmp_path), tmp_path) == [0]
+    told = (tmp_path / "told").read_text()
+    assert told.startswith("a process that reads the data ended: DataLoader worker (pid")
+    assert "Fewer data.loader.num_workers" in told
