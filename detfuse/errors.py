@@ -57,9 +57,9 @@ _NO_MEMORY = ("OutOfMemoryError", "can't allocate memory", "not enough memory") 
 _IN_WORKER = re.compile(r"Caught \w+ in DataLoader worker process \d+\.\nOriginal Traceback")  # torch's
 _DEAD_WORKER = "DataLoader worker (pid"  # likewise, of one that was killed
 _FEWER_WORKERS = (
-    "Most often memory did not suffice, of which the system then takes what the largest process has (`dmesg` tells), or "
-    "shared memory (of a container: --shm-size). Fewer data.loader.num_workers take less of both; with none, an error "
-    "of the reading itself is shown. A run goes on from its last checkpoint by resume=true"
+    "Most often memory did not suffice (`dmesg` tells), or shared memory (of a container: --shm-size). Fewer "
+    "data.loader.num_workers take less of both; with none, an error of the reading itself is shown. A run goes on from "
+    "its last checkpoint by resume=true"
 )
 _LESS_MEMORY = "a smaller data.loader.batch_size, smaller images or trainer.precision=bf16-mixed take less"
 

@@ -1,7 +1,7 @@
 """The processes of a run: when one of them dies, the others say which one, and end.
 
-Lightning kills them without a word, and only where it has started them itself. Elsewhere, such as under torchrun or SLURM,
-those that are left fail in the words of their transport (gloo), or wait until its time is up (NCCL: half an hour).
+Lightning kills them without a word, and only where it has started them itself. Elsewhere, such as under torchrun or
+SLURM, they fail in the words of their transport (gloo), or wait until its time is up (NCCL: half an hour).
 """
 
 from __future__ import annotations

@@ -272,7 +272,7 @@ def test_what_can_be_no_pixels_is_told_at_the_start(tmp_path: Path) -> None:
     picture = tmp_path / "images/b.png"
     with Image.open(picture) as image:
         size = image.size
-    for mode, problem in (("F", "no fixed range"), ("I", "no fixed range"), ("LAB", "cannot become RGB")):
+    for mode, problem in (("F", "have no fixed range"), ("I", "have no fixed range"), ("LAB", "cannot become RGB")):
         Image.new(mode, size).save(picture, format="TIFF")
         with pytest.raises(DataError, match=rf"1 of 2 images.*\n.*b\.png: pixels of mode '{mode}' {problem}"):
             read_coco(path, tmp_path / "images")
