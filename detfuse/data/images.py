@@ -9,7 +9,6 @@ import os
 import stat
 import warnings
 from collections.abc import Iterable
-from functools import cache
 from pathlib import Path, PureWindowsPath
 from typing import Literal
 
@@ -68,18 +67,11 @@ def _rgb(path: Path, image: Image.Image) -> npt.NDArray[np.uint8]:
     return np.array(image.convert("RGB"))
 
 
-@cache
 def _mode_problem(mode: str) -> str | None:
-    """Why pixels of a mode of Pillow's cannot become RGB; None if they can."""
-    if mode.startswith("I;16"):  # see above
-        return None
-    if mode in ("I", "F"):
-        return f"pixels of mode {mode!r} have no fixed range; save the image with 8 or 16 bits"
-    try:
-        Image.new(mode, (1, 1)).convert("RGB")
-    except ValueError:
-        return f"pixels of mode {mode!r} cannot become RGB; save the image as RGB"
-    return None
+    """Why the pixels of one of Pillow's modes cannot become RGB; None if they can."""
+    return (
+        f"pixels of mode {mode!r} have no fixed range; save the image with 8 or 16 bits" if mode in ("I", "F") else None
+    )
 
 
 def _check_size(path: Path, image: Image.Image, size: Size) -> int:
