@@ -7,6 +7,7 @@ raised is a bug: the commands show its traceback and say so.
 from __future__ import annotations
 
 import errno
+import re
 import sys
 from pathlib import Path
 
@@ -31,18 +32,36 @@ def explained(error: Exception) -> UserError | None:
     Args:
         error: a :class:`UserError` is its own explanation.
     """
+    said = _said_in_worker(error)
     if isinstance(error, UserError):
-        return error
+        return error if said is None else UserError(said)
     if isinstance(error, OSError):
         return _of_the_system(error)
-    text = " ".join(str(error).split())
+    text = " ".join((said or str(error)).split())
     if isinstance(error, MemoryError) or any(sign in f"{type(error).__name__}: {text}" for sign in _NO_MEMORY):
         return UserError(f"out of memory ({type(error).__name__}: {text}): {_LESS_MEMORY}")
+    if isinstance(error, RuntimeError) and text.startswith(_DEAD_WORKER):
+        return UserError(f"a process that reads the data ended: {text.rstrip('. ')}. {_FEWER_WORKERS}")
     return None
+
+
+def _said_in_worker(error: Exception) -> str | None:
+    """The message of an error that was raised in a data worker, to which torch adds the worker's traceback."""
+    if not _IN_WORKER.match(str(error)):
+        return None
+    *_, message = re.split(rf"^(?:[\w.]+\.)?{type(error).__name__}: ", str(error), flags=re.MULTILINE)
+    return message.rstrip()
 
 
 # torch's, on GPU and CPU; the last of more bytes than 64 bits count
 _NO_MEMORY = ("OutOfMemoryError", "can't allocate memory", "not enough memory", "Storage size calculation overflowed")
+_IN_WORKER = re.compile(r"Caught \w+ in DataLoader worker process \d+\.\nOriginal Traceback")  # torch's
+_DEAD_WORKER = "DataLoader worker (pid"  # likewise, of one that was killed
+_FEWER_WORKERS = (
+    "Most often memory did not suffice (`dmesg` tells), or shared memory (of a container: --shm-size). Fewer "
+    "data.loader.num_workers take less of both; with none, an error of the reading itself is shown. A run goes on from "
+    "its last checkpoint by resume=true"
+)
 _LESS_MEMORY = "a smaller data.loader.batch_size, smaller images or trainer.precision=bf16-mixed take less"
 
 # Of the machine, wherever they come from; the others are the user's only where a path of his is meant.

@@ -73,6 +73,8 @@ PRIVATE = {
     "pytorch-lightning": {
         "pytorch_lightning.loops.evaluation_loop._EvaluationLoop": "all processes know of each batch of an evaluation",
         "pytorch_lightning.loops.fit_loop._FitLoop": "an epoch goes on at the batch where it was stopped",
+        "pytorch_lightning.strategies.launchers.subprocess_script._SubprocessScriptLauncher": "a dead process is told",
+        "lightning_fabric.utilities.distributed._set_num_threads_if_needed": "likewise, in place of Lightning's start",
         "fit_loop._should_accumulate": "a checkpoint within an epoch has no gradients",
         "val_loop._has_run": "a line of progress tells the last metrics",
     },

@@ -46,7 +46,7 @@ def run(invocation: Invocation) -> None:
         print(header(parts, trainer, folder, config), flush=True)
     scored = score_candidates(parts, checkpoint, candidates) if candidates else score(trainer, parts, checkpoint)
     if trainer.is_global_zero:
-        report(scored, folder)
+        report(scored, folder, parts.data, checkpoint.path)
         note_made(folder / METRICS, folder / PREDICTIONS)
         print(f"written to {folder}" + (f", candidates in {candidates}" if candidates else ""))
 

@@ -28,6 +28,7 @@ from detfuse.config import (
     conf_dir,
     explained_composition,
     help_text,
+    left_open,
     read_command_line,
     replacements,
 )
@@ -85,7 +86,7 @@ class Command:
             directories.append(line.config_dir)
             sys.path.insert(0, str(line.config_dir.parent))  # so that private targets import
         sys.argv[1:] = _for_hydra(argv, line, self.settings)
-        _run_all(self, directories)
+        _run_all(self, directories, argv, line)
 
     def help(self, user: Path | None = None) -> str:
         """Its ``--help``, with the options of a folder given by ``--config-dir``."""
@@ -132,15 +133,21 @@ def _for_hydra(argv: list[str], line: CommandLine, settings: type[Settings]) -> 
     overrides = [text for argument in argv if argument not in line.flags for text in replaced.get(argument, [argument])]
     # Hydra composes a sweep once more without its swept options. There a setting of a swept part need not exist, which
     # it would refuse; ``++`` adds it. That it exists in every run has been checked.
-    swept = tuple(f"{place_of(choice.key)}." for choice in line.choices if len(choice.values) > 1)
-    return [*(f"++{text}" if text.startswith(swept) else text for text in overrides), *line.flags]
+    # So is one of a part that the checkpoint has: that of this configuration need not have it.
+    parts = tuple(f"{part}." for part in (*_swept(line), *left_open(line.choices, settings)))
+    return [*(f"++{text}" if text.startswith(parts) else text for text in overrides), *line.flags]
 
 
-def _run_all(command: Command, directories: list[Path]) -> None:
+def _swept(line: CommandLine) -> tuple[str, ...]:
+    return tuple(place_of(choice.key) for choice in line.choices if len(choice.values) > 1)
+
+
+def _run_all(command: Command, directories: list[Path], argv: list[str], line: CommandLine) -> None:
     failures: list[str] = []
+    swept = _swept(line)
 
     def task(config: DictConfig) -> None:
-        invocation = _invocation(config, directories)
+        invocation = _invocation(config, directories, argv, swept)
         try:
             command.run(invocation)
         except KeyboardInterrupt as stop:
@@ -199,18 +206,25 @@ def _environment(name: str, value: str | None) -> Iterator[None]:
             os.environ[name] = before
 
 
-def _invocation(config: DictConfig, directories: list[Path]) -> Invocation:
+def _invocation(config: DictConfig, directories: list[Path], argv: list[str], swept: tuple[str, ...]) -> Invocation:
     state = HydraConfig.get()
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
     chosen = {str(mount): str(option) for mount, option in state.runtime.choices.items()}
     return Invocation(
         config={str(key): value for key, value in plain.items()},
-        typed=[str(override) for override in state.overrides.task],
+        typed=[_as_typed(str(override), argv) for override in state.overrides.task],
         choices={mount: option for mount, option in chosen.items() if not mount.startswith("hydra/")},
         multirun=state.mode is not None and state.mode.name == "MULTIRUN",
         directories=directories,
+        swept=swept,
     )
+
+
+def _as_typed(override: str, argv: list[str]) -> str:
+    """Without what was put before it for Hydra's sake."""
+    plain = override.removeprefix("++")
+    return plain if plain in argv else override
 
 
 def _tell(mistake: UserError, error: Exception) -> None:

@@ -53,7 +53,7 @@ def run(invocation: Invocation) -> None:
     start = time.monotonic()
     settings = TrainSettings.of(invocation.config)
     _refuse_sweep_of_processes(invocation)
-    base = run_folder.base_folder(settings, invocation.typed, multirun=invocation.multirun)
+    base = run_folder.base_folder(settings, invocation.typed, multirun=invocation.multirun, swept=invocation.swept)
     if settings.debug == "anomaly":
         _replay(base if isinstance(settings.resume, bool) else Path(settings.resume).expanduser(), invocation)
         return
@@ -191,8 +191,7 @@ def _finish(trainer: pl.Trainer, parts: Parts, evaluate: str, folder: Path) -> N
         _say(trainer, f"{gone} is gone, and {checkpoint} is scored in its place")
     scored = score(trainer, parts, read_checkpoint(checkpoint))
     if trainer.is_global_zero:
-        report(scored, folder)
-        print(f"checkpoint: {checkpoint}")
+        report(scored, folder, parts.data, checkpoint)
 
 
 def _say(trainer: pl.Trainer, text: str) -> None:

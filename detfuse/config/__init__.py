@@ -2,7 +2,7 @@
 
 from detfuse.config.help import help_text
 from detfuse.config.location import conf_dir
-from detfuse.config.mistakes import check, replacements
+from detfuse.config.mistakes import check, left_open, replacements
 from detfuse.config.resolve import Resolved, resolve
 from detfuse.config.retired import up_to_date
 from detfuse.config.schema.compose import COMPOSITION_ERRORS, explained_composition
@@ -23,6 +23,7 @@ __all__ = [
     "explained_composition",
     "group_options",
     "help_text",
+    "left_open",
     "read_command_line",
     "replacements",
     "resolve",

@@ -49,16 +49,46 @@ def check(argv: list[str], settings: type[Settings], shipped: Path | None = None
     refused = [choice for choice in line.choices if _is_the_checkpoints(choice, composer, schema, settings.open_groups)]
     usable = [choice for choice in line.choices if choice not in refused]
     found = Check(composer, schema).run(usable)
-    if found and settings.open_groups is not None and all(choice.group != "data" for choice in usable):
-        # The checkpoint may come from any kind of data: a key is right if one of them has it.
-        kinds = [Choice(f"data={kind}", "", "data", (kind,), (kind,)) for kind in composer.groups.get("data", [])]
-        found = min([found, *(Check(composer, schema).run([kind, *usable]) for kind in kinds)], key=len)
+    if found:
+        found = _of_the_likeliest(found, usable, composer, schema, left_open(usable, settings))
     told = [
         f"{choice.typed}: the checkpoint decides this: {settings.command} takes weights and settings from it; what may "
         f"be changed: {', '.join(settings.open_groups or ())}"
         for choice in refused
     ]
     return list(dict.fromkeys([*line.problems, *told, *found]))
+
+
+def left_open(choices: Sequence[Choice], settings: type[Settings]) -> list[str]:
+    """Groups whose option the checkpoint says: what is typed below them must exist there, whatever the default has."""
+    chosen = {choice.group for choice in choices}
+    return [group for group in settings.open_groups or () if group not in chosen]
+
+
+def _of_the_likeliest(
+    found: list[str], choices: list[Choice], composer: Composer, schema: Schema, groups: Sequence[str]
+) -> list[str]:
+    """The mistakes if the checkpoint has those options of some groups for which they are fewest.
+
+    What an option needs besides, such as the place of a data set, the checkpoint brings.
+    """
+    needed = set(Check(composer, schema).run([]))
+    likeliest: list[Choice] = []
+    for group in groups:
+        tried = [(found, likeliest)]
+        if any(choice.key.startswith(f"{group}.") for choice in choices):
+            for option in composer.groups.get(group, []):
+                chosen = [*likeliest, Choice(f"{group}={option}", "", group, (option,), (option,))]
+                brought = set(Check(composer, schema).run(chosen)) - needed
+                left = [told for told in Check(composer, schema).run([*chosen, *choices]) if told not in brought]
+                tried.append((left, chosen))
+        found, likeliest = min(tried, key=lambda one: _unlikeliness(one[0]))
+    return found
+
+
+def _unlikeliness(problems: Sequence[str]) -> tuple[int, int]:
+    """Of an option, by what would be wrong with it; a key that is no key is worse than one that is misspelt."""
+    return len(problems), sum("there is no" in told and "did you mean" not in told for told in problems)
 
 
 def _is_the_checkpoints(

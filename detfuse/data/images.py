@@ -37,6 +37,7 @@ _TURNS = {  # EXIF orientation -> what makes it upright
     8: Image.Transpose.ROTATE_90,
 }
 _SHOWN = 5  # files that a message names
+_ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
 _BROKEN = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises on a damaged file
 
 
@@ -77,8 +78,8 @@ def _rgb(path: Path, image: Image.Image) -> npt.NDArray[np.uint8]:
     if image.mode.startswith("I;16"):  # Pillow would clip to 255 instead of scaling
         grey = (np.asarray(image) >> 8).astype(np.uint8)
         return np.repeat(grey[:, :, None], 3, axis=2)
-    if image.mode in ("I", "F"):
-        raise DataError(f"{path}: pixels of mode {image.mode!r} have no fixed range; save the image with 8 or 16 bits")
+    if (problem := _mode_problem(image.mode)) is not None:
+        raise DataError(f"{path}: {problem}")
     return np.array(image.convert("RGB"))
 
 
@@ -93,6 +94,13 @@ def _kept_as_stored(image: Image.Image) -> int:
         del exif[_EXIF_ORIENTATION]
         image._size = (image.tag_v2[_TIFF_WIDTH], image.tag_v2[_TIFF_HEIGHT])
     return orientation
+
+
+def _mode_problem(mode: str) -> str | None:
+    """Why the pixels of one of Pillow's modes cannot become RGB; None if they can."""
+    return (
+        f"pixels of mode {mode!r} have no fixed range; save the image with 8 or 16 bits" if mode in ("I", "F") else None
+    )
 
 
 def _check_size(path: Path, image: Image.Image, size: Size, orientation: int) -> None:
@@ -226,11 +234,25 @@ def _header(index: AnnotationIndex, position: int) -> tuple[str | None, int]:
         with Image.open(path) as image:
             orientation = _kept_as_stored(image)
             _check_size(path, image, (height, width), orientation)
+            if (problem := _mode_problem(image.mode)) is not None:
+                return f"{path}: {problem}", 1
+            if _seems_cut(path, image.format):
+                image.load()
             return None, orientation
     except DataError as error:
         return str(error), 1
     except _BROKEN as error:
         return f"{path} cannot be read as an image ({error}); replace the file or remove the record", 1
+
+
+def _seems_cut(path: Path, kind: str | None) -> bool:
+    """Whether a file lacks the mark that ends it: then only decoding tells whether the pixels are all there."""
+    mark = _ENDS.get(kind or "")
+    if mark is None:
+        return False
+    with path.open("rb") as file:
+        file.seek(-min(16, os.fstat(file.fileno()).st_size), os.SEEK_END)
+        return mark not in file.read()
 
 
 def _first(lines: Iterable[str], number: int = _SHOWN) -> list[str]:

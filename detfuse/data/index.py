@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import compress
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +27,41 @@ class DataWarning(UserWarning):
     """Something in the data set was repaired; the message names the file, the records and what was done."""
 
 
+class Texts(Sequence[str]):
+    """Very many texts in two arrays.
+
+    A worker counts its references to every Python object that it looks at, in the object, and so makes a copy of its
+    page of memory, which it had shared with the main process. Of an array it only reads.
+
+    Args:
+        texts: in their order.
+    """
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
+        self._bytes = np.frombuffer(b"".join(encoded), np.uint8)
+        self._offsets = offsets_of(np.fromiter(map(len, encoded), np.int64, len(encoded)))
+
+    def __len__(self) -> int:
+        return len(self._offsets) - 1
+
+    @overload
+    def __getitem__(self, position: int) -> str: ...
+    @overload
+    def __getitem__(self, position: slice) -> tuple[str, ...]: ...
+    def __getitem__(self, position: int | slice) -> str | tuple[str, ...]:
+        if isinstance(position, slice):
+            return tuple(self[i] for i in range(*position.indices(len(self))))
+        number = range(len(self))[position]  # counted from the end if negative
+        start, end = self._offsets[number : number + 2].tolist()
+        return self._bytes[start:end].tobytes().decode("utf-8", "surrogatepass")
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and not isinstance(other, str) and tuple(self) == tuple(other)
+
+    __hash__ = None  # type: ignore[assignment]  # as of a list
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class AnnotationIndex(Annotations):
     """Annotations of images that lie in a folder, in ascending order of their ids; texts in the order of the file.
@@ -37,18 +74,27 @@ class AnnotationIndex(Annotations):
         form: what people call the form of the annotations.
         groups: names of the categories that have no box and only group others.
         root: folder of the images.
-        file_names: (I,) paths of the images, relative to ``root``.
+        file_names: (I,) paths of the images, relative to ``root``; may be given as any sequence.
         sizes: (I, 2) int64 (height, width) of the stored pixels.
         annotation_ids: (A,) int64, unique and positive.
+        numbers: (I,) int64, what stands for each image in a batch.
     """
 
     source: Path
     form: str = ""
     groups: tuple[str, ...] = ()
     root: Path
-    file_names: tuple[str, ...]
+    file_names: Sequence[str]
     sizes: npt.NDArray[np.int64]
     annotation_ids: npt.NDArray[np.int64]
+    numbers: npt.NDArray[np.int64] = field(init=False)
+
+    def __post_init__(self) -> None:
+        texts = len(self.ids) > 0 and isinstance(self.ids[0], str)
+        numbers = np.arange(1, len(self.ids) + 1) if texts else np.array(self.ids, np.int64)
+        object.__setattr__(self, "numbers", numbers)
+        if not isinstance(self.file_names, Texts):
+            object.__setattr__(self, "file_names", Texts(self.file_names))
 
     def id_of(self, number: int) -> ImageId:
         """The file's own id of an image, of the number that stands for it in a batch."""
@@ -56,8 +102,7 @@ class AnnotationIndex(Annotations):
 
     def number_of(self, position: int) -> int:
         """The number that stands in a batch for the image at this position: its id, unless that is a text."""
-        image_id = self.ids[position]
-        return position + 1 if isinstance(image_id, str) else image_id
+        return int(self.numbers[position])
 
     def path(self, position: int) -> Path:
         """File of the image at this position."""
@@ -109,7 +154,7 @@ class AnnotationIndex(Annotations):
         return replace(
             self,
             ids=tuple(compress(self.ids, kept)),
-            file_names=tuple(compress(self.file_names, kept)),
+            file_names=Texts(compress(self.file_names, kept)),
             sizes=self.sizes[kept],
             offsets=offsets_of(self.counts[kept]),
             boxes=self.boxes[rows],
@@ -123,7 +168,7 @@ class AnnotationIndex(Annotations):
     @cached_property
     def fingerprint(self) -> str:
         """Checksum of all that is annotated, and of the images' names and sizes; wherever they lie."""
-        names = json.dumps([self.ids, self.file_names, self.categories.as_dict()])
+        names = json.dumps([self.ids, list(self.file_names), self.categories.as_dict()])
         arrays = [self.sizes, self.offsets, self.boxes, self.labels, self.crowd, self.areas]
         if self.ignore.any():  # what has none keeps the checksum that it had before there were any
             arrays.append(self.ignore)

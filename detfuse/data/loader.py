@@ -6,11 +6,13 @@ global random state is not touched, and workers hold no state.
 
 from __future__ import annotations
 
+import atexit
+import multiprocessing
 import os
 import signal
 from collections import defaultdict
 from collections.abc import Iterator
-from functools import partial
+from functools import cache, partial
 from itertools import cycle, islice
 from typing import Any, Literal
 
@@ -228,6 +230,8 @@ class Loader:
         samples: Dataset[Any] = dataset  # the stubs know no collate_fn that changes the type
         num_targets = target_bucket(dataset.most_objects) if self.targets_bucket == "dataset" else None
         num_workers = auto_workers() if self.num_workers == "auto" else self.num_workers
+        if num_workers:
+            _end_workers_at_exit()
         return DataLoader(
             samples,
             batch_sampler=batches,
@@ -253,6 +257,24 @@ def _leave_signals_to_the_main_process(worker: int) -> None:
     signal.signal(signal.SIGTERM, once)
     if hasattr(signal, "SIGUSR1"):  # POSIX
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+
+
+@cache
+def _end_workers_at_exit() -> None:
+    """See that the process ends when an error has left its workers at work.
+
+    Multiprocessing would then send them SIGTERM, of which they do not heed the first, and wait for them for ever. It
+    was registered earlier, so it is called later.
+    """
+    atexit.register(_end_workers)
+
+
+def _end_workers() -> None:
+    if hasattr(signal, "SIGCHLD"):  # POSIX
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler raises an error for a worker that is killed
+    for worker in multiprocessing.active_children():
+        if worker.daemon:
+            worker.kill()
 
 
 def auto_workers() -> int:

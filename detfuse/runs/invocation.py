@@ -22,6 +22,7 @@ class Invocation:
         choices: mount point of each group -> option.
         multirun: it is part of a sweep.
         directories: the shipped configuration and the user's.
+        swept: places of the settings that have several values in the sweep.
     """
 
     config: dict[str, Any]
@@ -29,6 +30,7 @@ class Invocation:
     choices: dict[str, str]
     multirun: bool
     directories: list[Path]
+    swept: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

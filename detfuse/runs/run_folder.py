@@ -8,7 +8,7 @@ import itertools
 import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,15 +31,19 @@ def run_folder_of(checkpoint: Path) -> Path:
     return folder.parent if folder.name == CHECKPOINTS else folder
 
 
-def auto_name(overrides: list[str]) -> str:
+def auto_name(overrides: list[str], swept: Collection[str] = ()) -> str:
     """A name from the overrides that make a difference: ``neck-pafpn_seed-0``; the order typed does not matter.
 
     Long names, and those whose special characters had to be replaced, end in a hash so that they stay unique.
+
+    Args:
+        overrides: as typed.
+        swept: places by which the runs of a sweep differ, whatever depends on them.
     """
     parts: dict[str, str] = {}
     for override in overrides:
         place = place_of(override)
-        if kind_of(place) == "science":
+        if kind_of(place) == "science" or (place in swept and kind_of(place) != "place"):
             left_out = "~" if override.startswith("~") else ""
             parts[left_out + place] = override.partition("=")[2]
     # The parts and the seed first: they are what a shortened name must still show.
@@ -54,13 +58,13 @@ def auto_name(overrides: list[str]) -> str:
     return f"{name[: _MAX_LENGTH - 9]}-{digest}"
 
 
-def base_folder(settings: TrainSettings, typed: list[str], *, multirun: bool) -> Path:
+def base_folder(settings: TrainSettings, typed: list[str], *, multirun: bool, swept: Collection[str] = ()) -> Path:
     """The folder that a command names, before it is known whether it is free."""
     name = settings.name
     if name == "auto":
-        name = auto_name(typed)
+        name = auto_name(typed, swept)
     elif multirun:
-        name = f"{name}_{auto_name(typed)}"  # the runs of a sweep share the typed name
+        name = f"{name}_{auto_name(typed, swept)}"  # the runs of a sweep share the typed name
     return Path(settings.runs_dir).expanduser() / settings.project / name
 
 

@@ -11,6 +11,7 @@ from pytorch_lightning import Trainer
 
 from detfuse.annotations import Results
 from detfuse.build import Parts, build_combine, is_to_be_fitted
+from detfuse.data import DetectionDataModule
 from detfuse.errors import UserError
 from detfuse.evaluation import write_results
 from detfuse.evaluation.coco import coco_results
@@ -131,10 +132,20 @@ def _with_ids(names: tuple[str, ...], ids: tuple[int, ...]) -> str:
     return some([f"{name} (id {i})" for name, i in zip(names, ids, strict=True)], 20)
 
 
-def report(scored: Scored, folder: Path) -> None:
-    """Print the 12 numbers; write them, the predictions and what was fitted for them into a folder."""
+def report(scored: Scored, folder: Path, data: DetectionDataModule, checkpoint: Path) -> None:
+    """Print the 12 numbers and of what they are; write them, the predictions and what was fitted for them.
+
+    Args:
+        scored: what came of a validation.
+        folder: where it is written.
+        data: whose validation split it was.
+        checkpoint: the file that was scored.
+    """
+    index = data.indexes["val"]
+    scored_of = {"checkpoint": str(checkpoint), "annotations": str(index.source), "images": str(index.root)}
     print(f"\n{scored.metrics.table()}\n")
-    write_json(folder / METRICS, scored.metrics.as_dict())
+    print(*(f"{what}: {where}" for what, where in scored_of.items()), sep="\n")
+    write_json(folder / METRICS, {**scored_of, **scored.metrics.as_dict()})
     write_results(folder / PREDICTIONS, scored.predictions)
     if scored.lines is not None:
         lines = [[round(number, 4) for number in line] for line in scored.lines]

@@ -70,7 +70,9 @@ def evaluated(stored: dict[str, Any], invocation: Invocation) -> dict[str, Any]:
             if value_at(config, key) is _ABSENT and not override.startswith("+"):
                 parent = value_at(config, key.rpartition(".")[0])
                 known = ", ".join(k for k in parent if k != "_target_") if isinstance(parent, dict) else "no such node"
-                raise UserError(f"{override}: the checkpoint's configuration has no {key}; it has: {known}")
+                part = key.partition(".")[0]
+                other = f"; {part}=... chooses another" if part in invocation.choices else ""
+                raise UserError(f"{override}: the checkpoint's configuration has no {key}; it has: {known}{other}")
             _put(config, key, value_at(given, key))
     return config
 

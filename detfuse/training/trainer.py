@@ -15,6 +15,7 @@ from pytorch_lightning.loggers import Logger
 from detfuse.ranges import Fraction, NonNegativeFloat, NonNegativeInt, PositiveInt, Range, checked
 from detfuse.training.checkpoint import AtomicCheckpointIO
 from detfuse.training.loops import use_own_loops
+from detfuse.training.processes import watch_companions
 
 Precision = Literal["32-true", "16-mixed", "bf16-mixed", "bf16-true"]
 
@@ -108,6 +109,7 @@ def make_trainer(
         **_NOT_LIGHTNINGS,
     )
     use_own_loops(trainer)
+    watch_companions(trainer)
     return trainer
 
 

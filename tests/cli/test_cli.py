@@ -46,6 +46,27 @@ def run(folder: Path, code: str, *argv: str) -> subprocess.CompletedProcess[str]
     )
 
 
+_TYPED = """
+from dataclasses import replace
+from detfuse.cli import evaluate
+
+def job(invocation):
+    print(*invocation.typed, invocation.config["data"].get("val_annotations"), invocation.swept)
+
+replace(evaluate, run=job)()
+"""
+
+
+def test_what_the_checkpoints_own_kind_may_have_is_handed_on_as_typed(tmp_path: Path) -> None:
+    """The default kind of data has no such key, which Hydra refuses in words of its own."""
+    done = run(tmp_path, _TYPED, "checkpoint=a.ckpt", "data.val_annotations=b.json", "combine.sigma=0.4")
+    assert done.stdout == "checkpoint=a.ckpt data.val_annotations=b.json combine.sigma=0.4 b.json ()\n", done.stderr
+    wrong = run(tmp_path, _TYPED, "checkpoint=a.ckpt", "data.val_annotation=b.json", "combine.sigma=no")
+    assert "data.val_annotation=b.json: there is no data.val_annotation; did you mean val_annotations?" in wrong.stderr
+    assert "combine.sigma=no (command line): expected" in wrong.stderr
+    assert "data.root" not in wrong.stderr
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_comes_without_torch(tmp_path: Path, command: str) -> None:
     done = run(tmp_path, _NO_TORCH, command, "--help")

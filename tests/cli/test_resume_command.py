@@ -135,6 +135,10 @@ def test_a_finished_run_says_so_and_is_scored_without_its_best_checkpoint(
     assert "this run has finished" in printed
     assert f"{BEST} is gone, and {LAST} is scored in its place" in printed
     assert f"checkpoint: {LAST}" in printed
+    assert "annotations: data/annotations/instances_val.json" in printed
+    metrics = json.loads((begun / RUN / "metrics.json").read_text())
+    named = [metrics[name] for name in ("checkpoint", "annotations", "images")]
+    assert named == [str(LAST), "data/annotations/instances_val.json", "data/images/val"]
     with pytest.raises(UserError, match=r"trainer\.max_epochs=0: .*cannot be made shorter"):
         train("data.root=data", "resume=true", "trainer.max_epochs=0")
 

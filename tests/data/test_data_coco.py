@@ -262,6 +262,26 @@ def test_sixteen_bits_are_scaled_not_clipped(tmp_path: Path) -> None:
     assert load_image(tmp_path / "x.png").unique().tolist() == [128]
 
 
+def test_what_can_be_no_pixels_is_told_at_the_start(tmp_path: Path) -> None:
+    """Numbers without a range, which any format of floats has; and a file that ends too early."""
+    path = write(tmp_path, GOOD)
+    picture = tmp_path / "images/b.png"
+    with Image.open(picture) as image:
+        size = image.size
+    for mode in ("F", "I"):
+        Image.new(mode, size).save(picture, format="TIFF")
+        with pytest.raises(DataError, match=rf"1 of 2 images.*\n.*b\.png: pixels of mode '{mode}' have no fixed range"):
+            read_coco(path, tmp_path / "images")
+        with pytest.raises(DataError, match=f"mode '{mode}'"):
+            load_image(picture)
+    for format_ in ("PNG", "JPEG"):
+        Image.effect_noise(size, 50).save(picture, format=format_)
+        read_coco(path, tmp_path / "images")
+        picture.write_bytes(picture.read_bytes()[:-40])
+        with pytest.raises(DataError, match=r"b\.png cannot be read as an image"):
+            read_coco(path, tmp_path / "images")
+
+
 def test_damaged_images_are_named(tmp_path: Path) -> None:
     path = tmp_path / "x.jpg"
     with pytest.raises(DataError, match=r"x\.jpg: no such image file"):

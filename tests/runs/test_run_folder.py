@@ -66,6 +66,17 @@ def test_the_runs_of_a_sweep_get_names_of_their_own() -> None:
     assert base_folder(settings(name="mine"), ["neck=fpn"], multirun=False) == Path("runs/p/mine")
 
 
+def test_a_sweep_over_what_is_no_science_keeps_its_runs_apart() -> None:
+    for place, *values in (("data.root", "a/b", "a.b"), ("data.val_annotations", "x", "y"), ("logger", "csv", "none")):
+        folders = {
+            base_folder(settings(name=name), ["seed=0", f"{place}={value}"], multirun=True, swept=(place,))
+            for name in ("auto", "mine")
+            for value in values
+        }
+        assert len(folders) == 4, place
+    assert auto_name(["name=x", "seed=1"], ["name", "seed"]) == "seed-1"
+
+
 def claim(base: Path, *, numbered: bool = False, overwrite: bool = False) -> Path:
     """A run that begins and ends."""
     with claimed(base, numbered=numbered, overwrite=overwrite) as held:

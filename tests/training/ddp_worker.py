@@ -1,10 +1,8 @@
-"""Run by test_distributed.py, once per process: trains and validates, and writes what each process saw."""
+"""What test_distributed.py does in each process: trains and validates, and writes what the process saw."""
 
 from __future__ import annotations
 
 import json
-import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +62,7 @@ def normalizers(rank: int) -> list[list[float]]:
     return [[float(function(count, "all")) for count in counts] for function in (normalizer_of, compiled)]
 
 
-def main(folder: Path) -> None:
-    torch.set_num_threads(1)
+def train_and_validate(folder: Path, rank: int) -> None:
     options: dict[str, Any] = {"devices": 2, "strategy": "ddp"}
     found: dict[str, Any] = {}
     for num_images in (5, 1):
@@ -82,11 +79,6 @@ def main(folder: Path) -> None:
     ema = ExponentialMovingAverage(decay=0.9)
     make_trainer(folder, [ema], [], accelerator="cpu", max_epochs=1, **options).fit(module, datamodule=data)
     found["averaged"] = ema.updates
-    rank = int(os.environ["RANK"])
     found["normalizers"] = normalizers(rank)
     (folder / f"rank_{rank}.json").write_text(json.dumps(found), encoding="utf-8")
     learn_in_two_processes(folder, rank)
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

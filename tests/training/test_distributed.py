@@ -1,11 +1,9 @@
-"""Two processes (gloo, CPU) score exactly as one does, and learn as one: about 30 s, much of it their start."""
+"""Two processes (gloo, CPU) score exactly as one does, and learn as one."""
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +20,8 @@ from ddp_learning import (  # type: ignore[import-not-found]  # lies beside this
     learnt_from_the_generated_data,
     write_data,
 )
-from ddp_worker import validate  # type: ignore[import-not-found]  # likewise
+from ddp_worker import train_and_validate, validate  # type: ignore[import-not-found]  # likewise
+from forks import in_processes  # type: ignore[import-not-found]  # likewise
 
 from detfuse.data.loader import TrainBatches
 
@@ -31,18 +30,8 @@ from detfuse.data.loader import TrainBatches
 def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ddp")
     write_data(folder / "data")
-    worker = Path(__file__).with_name("ddp_worker.py")
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, *launcher, worker, folder],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]
+    codes = in_processes(2, partial(train_and_validate, folder), folder)
+    assert codes == [0, 0], "".join((folder / f"rank_{rank}.err").read_text()[-3000:] for rank in (0, 1))
     return folder
 
 

@@ -1,0 +1,1 @@
+"""Figures of the docs that come from real runs."""

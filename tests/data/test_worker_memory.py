@@ -1,0 +1,74 @@
+"""What a worker looks at stays the page of memory that it shares with the main process."""
+
+from __future__ import annotations
+
+import gc
+import os
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from detfuse.data.index import AnnotationIndex, Texts
+from detfuse.structures import Categories
+
+IMAGES, OBJECTS = 100_000, 3
+
+
+def of_many_images() -> AnnotationIndex:
+    rows = IMAGES * OBJECTS
+    return AnnotationIndex(
+        ids=tuple(range(1000, 1000 + IMAGES)),
+        categories=Categories((1,), ("a",)),
+        offsets=np.arange(0, rows + 1, OBJECTS),
+        boxes=np.ones((rows, 4)),
+        labels=np.zeros(rows, np.int64),
+        crowd=np.zeros(rows, np.bool_),
+        areas=np.ones(rows),
+        source=Path("a.json"),
+        root=Path("images"),
+        file_names=[f"{number:012d}.jpg" for number in range(IMAGES)],
+        sizes=np.full((IMAGES, 2), 64),
+        annotation_ids=np.arange(1, rows + 1),
+    )
+
+
+def own_mebibytes() -> float:
+    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith("Private_Dirty:")) / 1024
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="Linux tells what a process shares")
+def test_a_worker_that_looks_at_every_image_copies_almost_nothing() -> None:
+    index = of_many_images()
+    gc.collect()
+    reader, writer = os.pipe()
+    with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # other threads of this process sleep
+        child = os.fork()
+    if not child:
+        gc.disable()
+        before = own_mebibytes()
+        for position in range(IMAGES):
+            index.file_names[position]  # not `path`: pathlib interns its parts, which copies a table of a fixed size
+            index.number_of(position)
+            index.rows(position)
+        os.write(writer, str(own_mebibytes() - before).encode())
+        os._exit(0)
+    os.close(writer)
+    os.waitpid(child, 0)
+    assert float(os.read(reader, 100)) < 1.5  # ten times that where names and ids are Python's
+    os.close(reader)
+
+
+def test_texts_are_a_sequence_of_what_they_were_made_of() -> None:
+    given = ["a.jpg", "", "naïve/ä.png", "日本.tif"]
+    texts = Texts(given)
+    assert list(texts) == given
+    assert texts == tuple(given)
+    assert texts != given[:3]
+    assert texts[-1] == given[-1]
+    assert texts[1:3] == tuple(given[1:3])
+    assert list(Texts([])) == []
+    with pytest.raises(IndexError):
+        texts[4]
