@@ -198,6 +198,8 @@ class _Judging:
         defined = entries[main].estimate is not None
         if defined and tested:
             entries[main] = self._corrected(entries[main], variances[main], family)
+        elif pair.best(main) < LEARNT:  # what learnt nothing always differs by nothing: that is no certainty
+            entries = [replace(entry, low=None, high=None, p=None) for entry in entries]
         question = Question(record.arm, record.baseline, self.equivalence, self.subject, family, self.next_level)
         return replace(
             record,
