@@ -65,7 +65,7 @@ def run(invocation: Invocation) -> None:
     prepared = prepare(page, name, _common(invocation), _flags(invocation))
     prepared, why = _with_threads(prepared, folder, settings)
     prepared, facts = _tried(prepared, folder, settings)
-    resolution = _resolution(prepared, facts)
+    resolution = _resolution(prepared, facts, folder, settings)
     print(
         plan_text(prepared.plan, facts, folder=str(folder), jobs=settings.jobs, resolution=resolution, why_threads=why)
     )
@@ -221,11 +221,22 @@ def _matched(prepared: Prepared, read: Read, stored: Path | None) -> Prepared:
     return arms_with_scale(prepared, read, stored_scales(stored, prepared) if stored else {})
 
 
-def _resolution(prepared: Prepared, facts: Mapping[str, Facts]) -> str:
+def _resolution(prepared: Prepared, facts: Mapping[str, Facts], folder: Path, settings: AblateSettings) -> str:
     """The smallest difference that this number of seeds and images can resolve, for people."""
-    from detfuse.statistics.resolution import resolution_text
+    from detfuse.ablation.plan.measured import measured_noise
+    from detfuse.statistics.resolution import assumed, proposal, resolution_text
 
-    return resolution_text(len(prepared.plan.seeds), facts[prepared.plan.baseline.name].num_images)
+    plan = prepared.plan
+    num_images, num_arms = facts[plan.baseline.name].num_images, len(plan.arms) - 1
+    found = measured_noise(folder, prepared)
+    noise, by = (None, "") if found is None else found
+    text = resolution_text(len(plan.seeds), num_images, num_arms=num_arms, found=noise, by=by)
+    if settings.resolve is None:
+        return text
+    times = [facts[arm.name].seconds for arm in plan.arms if arm.name not in plan.shares]
+    known = [seconds for seconds in times if seconds is not None]
+    seconds = sum(known) / settings.jobs if len(known) == len(times) else None
+    return f"{text}\n{proposal(settings.resolve / 100, noise or assumed(num_images), num_arms, seconds)}"
 
 
 # ---- the runs
