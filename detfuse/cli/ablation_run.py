@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from detfuse.ablation.design import Ablation, PlanError
-from detfuse.ablation.looks import closed_arms
+from detfuse.ablation.looks import wanted_jobs
 from detfuse.ablation.plan.outline import plan_text, runs_table
 from detfuse.ablation.plan.prepared import Prepared, prepare, store, stored_plan
-from detfuse.ablation.records import Plan, Run
+from detfuse.ablation.records import Run
 from detfuse.ablation.run.jobs import (
     begin_of,
     folder_of,
@@ -78,7 +78,7 @@ def run(invocation: Invocation) -> None:
         print(f"\n{said}" if said else "", flush=True)
         command = _typed_without_seeds(invocation)
         for num_seeds in [*prepared.plan.looks, len(prepared.plan.seeds)]:
-            wanted = _wanted(jobs, prepared.plan, folder, num_seeds)
+            wanted = wanted_jobs(jobs, prepared.plan, read_looks(folder), num_seeds)
             if num_seeds < len(prepared.plan.seeds):
                 _look(wanted, slots, facts, folder, prepared, num_seeds)
         runs = _run_all(wanted, slots, facts, folder)
@@ -119,7 +119,7 @@ def _conclude_again(folder: Path, settings: AblateSettings, invocation: Invocati
         for seed in plan.seeds
         for arm in plan.arms
     ]
-    runs = [state_of(job) for job in _wanted(jobs, plan, folder, len(plan.seeds))]
+    runs = [state_of(job) for job in wanted_jobs(jobs, plan, read_looks(folder), len(plan.seeds))]
     refuse_mixed_environments(runs, plan)
     conclude(folder, prepared, runs, _typed_without_seeds(invocation))
     _require_all(runs, "start the command without report_only to make them")
@@ -249,13 +249,6 @@ def _run_all(
     predicted = {name: arm.seconds or 0.0 for name, arm in facts.items()}
     with _stopped_by_signals(folder), Monitor(epochs, predicted, slots=len(slots)) as monitor:
         return Runner(LocalLauncher(), slots, begin_of(jobs), monitor).run(jobs)
-
-
-def _wanted(jobs: Sequence[Job], plan: Plan, folder: Path, num_seeds: int) -> list[Job]:
-    """The runs of the first seeds, but for those that no arm needs any more; what is there stays in."""
-    closed = closed_arms(plan, read_looks(folder))
-    seeds = plan.seeds[:num_seeds]
-    return [job for job in jobs if job.seed in seeds and (job.arm not in closed or state_of(job).state == "finished")]
 
 
 def _look(
