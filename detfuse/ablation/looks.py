@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from detfuse.ablation.records import Look, LookVerdict, Plan, Run
+from detfuse.ablation.run.runner import Job, state_of
 from detfuse.files.run_files import PREDICTIONS
 from detfuse.statistics.dunnett import Family
 from detfuse.statistics.looks import Spent, chance, next_level
@@ -73,6 +74,19 @@ def closed_arms(plan: Plan, looks: Sequence[Look]) -> set[str]:
     if closed >= {arm.name for arm in plan.arms[1:]}:
         return closed | {plan.baseline.name}
     return closed - {trained for arm, trained in plan.shares.items() if arm not in closed}
+
+
+def wanted_jobs(jobs: Sequence[Job], plan: Plan, looks: Sequence[Look], num_seeds: int) -> list[Job]:
+    """The jobs of the first seeds, but for those that no arm needs any more; what is finished stays in.
+
+    Args:
+        jobs: of all seeds.
+        plan: of the ablation.
+        looks: that were taken.
+        num_seeds: how many of the plan's seeds.
+    """
+    closed, seeds = closed_arms(plan, looks), plan.seeds[:num_seeds]
+    return [job for job in jobs if job.seed in seeds and (job.arm not in closed or state_of(job).state == "finished")]
 
 
 def looks_text(plan: Plan, look: Look, past: Sequence[Look]) -> list[str]:

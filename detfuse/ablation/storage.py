@@ -66,6 +66,19 @@ def write_comparison(
     write_json(folder / COMPARISON, {name: to_plain(part) for name, part in parts.items()})
 
 
+def read_comparisons(folder: Path) -> list[Comparison]:
+    """What the statistics said of all arms.
+
+    Raises:
+        StorageError: if ``comparison.json`` is missing or is none, or of a version that said other things.
+    """
+    path = folder / COMPARISON
+    content = loaded(path, read_json)
+    if not isinstance(content, Mapping) or not isinstance(content.get("comparisons"), list):
+        raise StorageError(f"{path}: expected the key 'comparisons' with a list")
+    return [from_plain(Comparison, one, str(path)) for one in content["comparisons"]]
+
+
 def read_looks(folder: Path) -> list[Look]:
     """All conclusions that were drawn; none in a folder of which none has been drawn.
 

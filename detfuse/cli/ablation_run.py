@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from detfuse.ablation.design import Ablation, PlanError
-from detfuse.ablation.looks import closed_arms
+from detfuse.ablation.looks import wanted_jobs
 from detfuse.ablation.plan.outline import plan_text, runs_table
 from detfuse.ablation.plan.prepared import Prepared, prepare, store, stored_plan
-from detfuse.ablation.records import Plan, Run
+from detfuse.ablation.records import Run
 from detfuse.ablation.run.jobs import (
     begin_of,
     folder_of,
@@ -65,7 +65,7 @@ def run(invocation: Invocation) -> None:
     prepared = prepare(page, name, _common(invocation), _flags(invocation))
     prepared, why = _with_threads(prepared, folder, settings)
     prepared, facts = _tried(prepared, folder, settings)
-    resolution = _resolution(prepared, facts)
+    resolution = _resolution(prepared, facts, folder, settings)
     print(
         plan_text(prepared.plan, facts, folder=str(folder), jobs=settings.jobs, resolution=resolution, why_threads=why)
     )
@@ -78,7 +78,7 @@ def run(invocation: Invocation) -> None:
         print(f"\n{said}" if said else "", flush=True)
         command = _typed_without_seeds(invocation)
         for num_seeds in [*prepared.plan.looks, len(prepared.plan.seeds)]:
-            wanted = _wanted(jobs, prepared.plan, folder, num_seeds)
+            wanted = wanted_jobs(jobs, prepared.plan, read_looks(folder), num_seeds)
             if num_seeds < len(prepared.plan.seeds):
                 _look(wanted, slots, facts, folder, prepared, num_seeds)
         runs = _run_all(wanted, slots, facts, folder)
@@ -119,7 +119,7 @@ def _conclude_again(folder: Path, settings: AblateSettings, invocation: Invocati
         for seed in plan.seeds
         for arm in plan.arms
     ]
-    runs = [state_of(job) for job in _wanted(jobs, plan, folder, len(plan.seeds))]
+    runs = [state_of(job) for job in wanted_jobs(jobs, plan, read_looks(folder), len(plan.seeds))]
     refuse_mixed_environments(runs, plan)
     conclude(folder, prepared, runs, _typed_without_seeds(invocation))
     _require_all(runs, "start the command without report_only to make them")
@@ -221,11 +221,22 @@ def _matched(prepared: Prepared, read: Read, stored: Path | None) -> Prepared:
     return arms_with_scale(prepared, read, stored_scales(stored, prepared) if stored else {})
 
 
-def _resolution(prepared: Prepared, facts: Mapping[str, Facts]) -> str:
+def _resolution(prepared: Prepared, facts: Mapping[str, Facts], folder: Path, settings: AblateSettings) -> str:
     """The smallest difference that this number of seeds and images can resolve, for people."""
-    from detfuse.statistics.resolution import resolution_text
+    from detfuse.ablation.plan.measured import measured_noise
+    from detfuse.statistics.resolution import assumed, proposal, resolution_text
 
-    return resolution_text(len(prepared.plan.seeds), facts[prepared.plan.baseline.name].num_images)
+    plan = prepared.plan
+    num_images, num_arms = facts[plan.baseline.name].num_images, len(plan.arms) - 1
+    found = measured_noise(folder, prepared)
+    noise, by = (None, "") if found is None else found
+    text = resolution_text(len(plan.seeds), num_images, num_arms=num_arms, found=noise, by=by)
+    if settings.resolve is None:
+        return text
+    times = [facts[arm.name].seconds for arm in plan.arms if arm.name not in plan.shares]
+    known = [seconds for seconds in times if seconds is not None]
+    seconds = sum(known) / settings.jobs if len(known) == len(times) else None
+    return f"{text}\n{proposal(settings.resolve / 100, noise or assumed(num_images), num_arms, seconds)}"
 
 
 # ---- the runs
@@ -238,13 +249,6 @@ def _run_all(
     predicted = {name: arm.seconds or 0.0 for name, arm in facts.items()}
     with _stopped_by_signals(folder), Monitor(epochs, predicted, slots=len(slots)) as monitor:
         return Runner(LocalLauncher(), slots, begin_of(jobs), monitor).run(jobs)
-
-
-def _wanted(jobs: Sequence[Job], plan: Plan, folder: Path, num_seeds: int) -> list[Job]:
-    """The runs of the first seeds, but for those that no arm needs any more; what is there stays in."""
-    closed = closed_arms(plan, read_looks(folder))
-    seeds = plan.seeds[:num_seeds]
-    return [job for job in jobs if job.seed in seeds and (job.arm not in closed or state_of(job).state == "finished")]
 
 
 def _look(

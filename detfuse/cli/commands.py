@@ -15,7 +15,7 @@ from detfuse.cli.launch import Command, Family
 from detfuse.config import Settings, TrainSettings
 from detfuse.config.settings import check_name
 from detfuse.errors import InputError
-from detfuse.ranges import Fraction, FractionBelowOne, PositiveInt, Range, Seed, checked
+from detfuse.ranges import Fraction, FractionBelowOne, PositiveFloat, PositiveInt, Range, Seed, checked
 from detfuse.runs.invocation import Invocation
 
 
@@ -56,6 +56,7 @@ class AblateSettings(Settings):
         allow: differences that would be refused; null takes the plan's.
         looks: numbers of seeds after which a verdict is drawn and decided arms stop; null takes the plan's.
         all_pairs: compare the arms with one another, too; null takes the plan's.
+        resolve: AP points that are to be found: the plan proposes seeds, looks or images for them; null: nothing.
         jobs: runs at a time; they share the processors, and each has a GPU of its own where there are any.
         plan_only: show the plan with its cost and stop.
         report_only: conclude again from the runs that there are.
@@ -73,6 +74,7 @@ class AblateSettings(Settings):
     allow: list[Literal["levels", "environment", "schedule"]] | None
     looks: list[PositiveInt] | None
     all_pairs: bool | None
+    resolve: PositiveFloat | None
     jobs: PositiveInt
     plan_only: bool
     report_only: bool

@@ -198,6 +198,9 @@ class _Judging:
         defined = entries[main].estimate is not None
         if defined and tested:
             entries[main] = self._corrected(entries[main], variances[main], family)
+        elif not tested and not pair.identical(main):
+            # What learnt nothing differs by nothing under every seed, which is no certainty.
+            entries = [replace(entry, low=None, high=None, p=None) for entry in entries]
         question = Question(record.arm, record.baseline, self.equivalence, self.subject, family, self.next_level)
         return replace(
             record,
@@ -237,11 +240,11 @@ class _Judging:
         if main.estimate is None:
             return Verdict("missing", f"{arm} cannot be compared with {baseline}: {main.method}.")
         place = self.metrics.index(MAIN)
+        if pair.identical(place):
+            return Verdict("identical", f"{arm} and {baseline} are identical, detection by detection.")
         if pair.best(place) < LEARNT:
             both = f"neither {arm} nor {baseline} reaches one AP point"
             return Verdict("undecided", f"Undecided: {both}: nothing was learnt that could be compared.")
-        if pair.identical(place):
-            return Verdict("identical", f"{arm} and {baseline} are identical, detection by detection.")
         verdict = decide(question, main.estimate, Interval(main.low, main.high, main.p), variances, main.method)
         if pair.same:
             order = "The detections are the same, but equal confidences stand in another order, which AP depends on."

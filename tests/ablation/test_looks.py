@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from detfuse.ablation.design import Ablation, PlanError
-from detfuse.ablation.looks import closed_arms, concluded, left_after, look_at, looks_text, with_earlier
+from detfuse.ablation.looks import closed_arms, concluded, left_after, look_at, looks_text, wanted_jobs, with_earlier
 from detfuse.ablation.plan.prepared import prepare
 from detfuse.ablation.records import Arm, Look, Plan, Run
-from detfuse.ablation.storage import LOOKS, append_look, read_looks
+from detfuse.ablation.run.runner import Job
+from detfuse.ablation.storage import LOOKS, append_look, read_looks, write_run
 from detfuse.files.records import StorageError
 from detfuse.statistics.records import Comparison, Difference, SeedNoise, Verdict, VerdictKind
 
@@ -91,6 +92,25 @@ def test_decided_and_hopeless_arms_stop_and_the_baseline_runs_on(tmp_path: Path)
     assert "Look 2, planned after 2, 3 and 5 seeds: after 3 seeds" in text
     assert "Look 1 (after 2) said: good better (+10.00 [" in text
     assert "No more seeds for far and good." in text
+
+
+def test_what_is_decided_frees_its_place(tmp_path: Path) -> None:
+    plan = plan_of()
+    look = look_at(plan, runs_of(tmp_path, 2), [])
+    arms = [comparison("good", "better", 0.1), comparison("poor", "undecided", 0.03), comparison("far", "worse", -0.1)]
+    said = concluded(plan, look, [], arms)
+    jobs = [Job(arm.name, seed, tmp_path / arm.name / f"seed-{seed}", ()) for seed in plan.seeds for arm in ARMS]
+    write_run(Run("good", 0, tmp_path / "good/seed-0", "finished"))
+    (tmp_path / "good/seed-0/metrics.json").write_text("{}")
+
+    def wanted(looks: list[Look], seeds: int) -> list[tuple[int, str]]:
+        return [(job.seed, job.arm) for job in wanted_jobs(jobs, plan, looks, seeds)]
+
+    assert wanted([], 2) == [(seed, arm.name) for seed in (0, 1) for arm in ARMS]
+    open_arms = [(seed, arm) for seed in (0, 1, 2) for arm in ("base", "poor")]
+    assert sorted(wanted([said], 3)) == sorted([*open_arms, (0, "good")])
+    over = replace(said, closed=("good", "poor", "far"))
+    assert wanted([over], 5) == [(0, "good")]
 
 
 def test_what_a_look_decided_stays_decided(tmp_path: Path) -> None:

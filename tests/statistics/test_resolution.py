@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from math import atan, inf, pi, sqrt, tan
 from statistics import NormalDist
@@ -12,8 +13,17 @@ from scipy.stats import dunnett
 
 from detfuse.statistics.dunnett import ALONE, Family, critical, critical_values, p_value
 from detfuse.statistics.intervals import Variances, equivalence_p, half_width, interval
-from detfuse.statistics.records import Difference, Verdict
-from detfuse.statistics.resolution import Noise, assumed, measured, resolution_text, resolvable, seeds_for
+from detfuse.statistics.records import Comparison, Difference, SeedNoise, Verdict
+from detfuse.statistics.resolution import (
+    Noise,
+    assumed,
+    measured,
+    pooled,
+    proposal,
+    resolution_text,
+    resolvable,
+    seeds_for,
+)
 from detfuse.statistics.verdict import Question, decide
 
 
@@ -198,3 +208,39 @@ def test_the_text_says_what_it_assumes() -> None:
     assert "assumed for 5,000 images" in text
     assert "out of reach with 100 images" in resolution_text(3, 100)
     assert "use 3 or more" in resolution_text(1, 100)
+
+
+def test_an_assumption_is_told_with_its_doubt_and_what_was_measured_is_not() -> None:
+    assert "if the runs are twice as noisy" in resolution_text(3, 87)
+    text = resolution_text(3, 87, num_arms=4, found=Noise(0.036**2, 0.006**2), by="the runs of past")
+    assert "measured, by the runs of past: a standard deviation of 3.6 AP points" in text
+    assert "assumed" not in text
+    assert "twice as noisy" not in text
+    few, many = (resolvable(Noise(0.01**2, 0.0), 5, Family(size)) or 0 for size in (1, 6))
+    assert few < many
+
+
+def test_a_proposal_finds_what_is_wanted() -> None:
+    noise = Noise(0.01**2, 0.002**2)
+    text = proposal(0.01, noise, 3, seconds=60.0)
+    found = re.search(r"(\d+) seeds, (\d+) runs, about (\d+):00: seeds=\[([\d,]+)\], and looks=\[([\d,]+)\]", text)
+    assert found is not None
+    seeds = int(found[1])
+    level = 0.045  # of the planned looks
+    sizes = [resolvable(noise, number, Family(3), level) or 1 for number in (seeds, seeds - 1)]
+    assert sizes[0] <= 0.01 < sizes[1]
+    assert (int(found[2]), int(found[3]), found[4].count(",") + 1) == (4 * seeds, seeds, seeds)
+    assert found[5].endswith(str(seeds))
+    assert "about 2 times as many" in proposal(0.005, Noise(0.01**2, 0.002**2 * 0.7), 1)
+    assert "more than 100 seeds" in proposal(0.005, Noise(0.2**2, 1e-10), 1)
+
+
+def test_noise_is_pooled_over_arms_that_learnt() -> None:
+    def one(arm: str, own: float, seeds: int, low: float | None = 0.0) -> Comparison:
+        main = Difference("mAP", {}, 0.0, low, low, own, 0.01, "")
+        noise = SeedNoise(own, own, ("a", "b"), 0.5, own, 2.0)
+        return Comparison(arm, "base", tuple(range(seeds)), {}, (main,), Verdict("undecided", ""), None, noise=noise)
+
+    found = pooled([one("a", 0.02, 3), one("b", 0.03, 5), one("nothing", 0.5, 3), one("b", 9.0, 3, low=None)])
+    assert found == Noise(pytest.approx((2 * 0.02**2 + 4 * 0.03**2) / 6), pytest.approx(0.01**2))
+    assert pooled([]) is None

@@ -10,9 +10,9 @@ import pytest
 from fake_ablation import ARMS, FakeAblation
 from written import Page, rows
 
-from detfuse.ablation.report import summary_text
+from detfuse.ablation.report import summary_text, write_report
 from detfuse.ablation.report.wording import si, typeset
-from detfuse.statistics.records import Comparison, Verdict
+from detfuse.statistics.records import Comparison, SeedNoise, Verdict
 from detfuse.statistics.resolution import measured, resolvable, seeds_for
 
 
@@ -105,6 +105,24 @@ def test_the_summary_names_every_arm_and_the_answer(fake: FakeAblation) -> None:
     assert summary_text(fake.plan, fake.scores, same).startswith("It makes no difference that matters")
     worse = [replace(c, verdict=Verdict("worse", "")) for c in fake.comparisons]
     assert summary_text(fake.plan, fake.scores, worse).startswith("fpn is better than unfused, pafpn and bifpn.")
+
+
+def test_the_noise_the_looks_and_all_pairs_are_told(fake: FakeAblation, tmp_path: Path) -> None:
+    noise = SeedNoise(0.031, 0.025, ("pafpn", "bifpn"), 2 / 3, 0.0271, 3.4)
+    told = [replace(c, noise=noise) for c in fake.comparisons]
+    text = summary_text(fake.plan, fake.scores, told, told[:1])
+    assert "67 % of each variance is lent by pafpn and bifpn together" in text
+    assert f"{told[0].arm} minus fpn: " in text
+    changed = replace(fake, folder=tmp_path, comparisons=told)
+    path = write_report(*changed.arguments, told=["Look 2 of many."], pairs=told[:1])
+    page = Page(path.read_text(encoding="utf-8"))
+    assert "Look 2 of many." in page.sections[""]
+    assert "not with one another" not in page.sections[""]
+    (pair,) = rows(path.parent / "pairs.csv")
+    assert (pair["arm"], pair["minus"]) == (told[0].arm, "fpn")
+    found = rows(path.parent / "noise.csv")
+    assert {row["lent by"] for row in found} == {"pafpn, bifpn"}
+    assert float(found[0]["used SD (points)"]) == pytest.approx(2.71)
 
 
 def test_nothing_finished_is_a_report_too(fake: FakeAblation, again: Callable[..., Path]) -> None:
