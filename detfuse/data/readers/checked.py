@@ -207,10 +207,16 @@ class _Checked:
                 "many boxes leave their images, and all would fit as corners: bbox is read as [x, y, width, height]; "
                 "if the file has [x1, y1, x2, y2], convert it"
             )
-        if count > 1 and all(self.places[2::4]):
+        crowd, ignore = self.places[2::4], self.places[3::4]
+        if count > 1 and all(crowd):
             self.notes.append(
                 f"every one of {count} annotations is iscrowd 1: nothing is learnt, and AP is undefined; some tools "
                 "(CVAT, from masks) write 1 for single objects: if these are, write iscrowd 0"
+            )
+        elif count > 1 and all(map(max, crowd, ignore)):
+            self.notes.append(
+                f"every one of {count} annotations is to be ignored (ignore, difficult, iscrowd): nothing is learnt, "
+                "and AP is undefined; if these are the objects, write 0"
             )
 
     def _may_be_corners(self) -> bool:
