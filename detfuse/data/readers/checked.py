@@ -24,6 +24,7 @@ from detfuse.data.images import CheckImages, check_images
 from detfuse.data.index import AnnotationIndex, DataError, DataWarning
 from detfuse.data.readers.located import located
 from detfuse.data.readers.records import (
+    OVERSHOOT,
     BoxRecord,
     CategoryRecord,
     Records,
@@ -46,9 +47,6 @@ MIN_SIDE = 1e-3
 _ROUNDING = 0.01  # by which boxes in fractions may leave their image
 
 _RIM = 16  # square pixels by which conventions differ in small boxes
-
-OVERSHOOT = 1.0
-"""Pixels by which a box may leave its image without a word: COCO's own boxes do, by rounding."""
 
 
 def index_of(
