@@ -118,7 +118,7 @@ class _Checked:
         numbers, places = numbers[order], places[order]
         groups = self._groups(places[:, 1])
         categories, labels = self.categories, places[:, 1].copy()
-        if groups and grouping == "drop":
+        if 0 < len(groups) < len(categories) and grouping == "drop":
             categories, labels = _without(categories, groups, labels)
         return AnnotationIndex(
             source=self.source,

@@ -69,7 +69,8 @@ def _name(source: Path, record: ImageRecord, folder: ImageFolder, owner: dict[st
         place = folder.place_of(name) if isinstance(name, str) and name.strip() else ""
         remedy = f"; {place}, from {folder.path}" if place else ""
         raise DataError(
-            f"{source}: image {record.id!s:.100}: file_name {shown} {problem}; expected a path inside the image folder{remedy}"
+            f"{source}: image {record.id!s:.100}: file_name {shown} {problem}; expected a path inside the image folder"
+            f"{remedy}"
         )
     if name not in folder:
         meant = folder.meant(name)
