@@ -103,7 +103,7 @@ def test_there_is_one_truth_on_defaults() -> None:
         ("compare", ["a=x.json", "b=[y.json]", "annotations=z.json"]),
         ("convert", ["data.root=x", "output=x"]),
         ("export", ["checkpoint=x.ckpt"]),
-        ("export", ["checkpoint=x.ckpt", "format=pt2", "size=[64,96]", "combine=soft_nms", "combine.sigma=0.4"]),
+        ("export", ["checkpoint=x.ckpt", "format=pt2", "output=x.pt2", "combine=soft_nms", "combine.sigma=0.4"]),
     ],
 )
 def test_the_defaults_of_every_command_are_right(command: str, argv: list[str]) -> None:
