@@ -362,6 +362,19 @@ def test_what_is_given_elsewhere_is_taken(tmp_path: Path) -> None:
         both(tmp_path / "far", train_annotations="Annotations")
 
 
+@pytest.mark.parametrize("name", ["x" * 5000, "a\0b", "../../etc/passwd", "/etc/passwd"])
+@pytest.mark.parametrize("form", ["voc", "yolo lists", "table"])
+def test_names_that_no_file_can_have_are_refused(tmp_path: Path, form: str, name: str) -> None:
+    FORMS[form][0](tmp_path)
+    text = f"{name},4,6,20,24,dog" if form == "table" else name
+    listed = {"voc": "ImageSets/Main/train.txt", "yolo lists": "train.txt", "table": "train.csv"}[form]
+    header = "image,xmin,ymin,xmax,ymax,label\n" if form == "table" else ""
+    put(tmp_path / listed, f"{header}{text}\n")
+    with pytest.raises(DataError) as told:
+        both(tmp_path, train_annotations=listed)
+    assert len(str(told.value)) < 1000
+
+
 def test_several_tables_are_not_guessed_at(tmp_path: Path) -> None:
     table(tmp_path)
     (tmp_path / "train.csv").rename(tmp_path / "one.csv")
