@@ -102,6 +102,7 @@ def test_there_is_one_truth_on_defaults() -> None:
         ("cost", []),
         ("compare", ["a=x.json", "b=[y.json]", "annotations=z.json"]),
         ("convert", ["data.root=x", "output=x"]),
+        ("check", ["data.root=x", "experiment=bccd_fcos_r18", "only=[leaks,near-leaks]", "fast=true"]),
         ("export", ["checkpoint=x.ckpt"]),
         ("export", ["checkpoint=x.ckpt", "format=pt2", "size=[64,96]", "combine=soft_nms", "combine.sigma=0.4"]),
     ],
