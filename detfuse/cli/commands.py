@@ -342,8 +342,7 @@ class CheckSettings(Settings):
 
 check = Command(
     settings=CheckSettings,
-    purpose="Examine a data set before training: errors, what training would repair, and what is worth a look.\n"
-    "Exit code: 0 nothing was found, 1 repairs or notes, 2 errors.",
+    purpose="Examine a data set before training: exit code 0 where nothing was found, 1 repairs or notes, 2 errors.",
     examples="""\
         {command} data.root=DIR
         {command} data.root=DIR head=retinanet data.transform.short_side=480     as it would be trained
@@ -352,7 +351,41 @@ check = Command(
     run=_run_of("check_run"),
 )
 
-data = Family(name="data", purpose="Look after data sets.", commands=(check, convert))
+
+@checked
+@dataclass(frozen=True, kw_only=True)
+class BrowseSettings(Settings):
+    """What ``browse`` takes besides the parts.
+
+    Args:
+        images: of each split that are shown, at most; the histograms are of all.
+        seed: of the augmentation, as in training.
+        output: path of the page.
+    """
+
+    command = "browse"
+    family = "data"
+
+    images: PositiveInt
+    seed: Seed
+    output: str
+
+    def __post_init__(self) -> None:
+        if not self.output.lower().endswith((".html", ".htm")):
+            raise InputError(f"output={self.output}: browsers know a page by its name, which must end in .html")
+
+
+browse = Command(
+    settings=BrowseSettings,
+    purpose="Write a page to look at a data set: images as they lie and as training sees them, boxes, histograms.",
+    examples="""\
+        {command} data.root=DIR
+        {command} data.root=DIR data.transform.crop=0.5 data.transform.brightness=0.3 images=60
+        {command} data=synthetic output=shapes.html""",
+    run=_run_of("browse_run"),
+)
+
+data = Family(name="data", purpose="Look after data sets.", commands=(check, browse, convert))
 
 COMMANDS = {
     each.settings.command: each for each in (train, ablate, evaluate, predict, export, cost, compare, *data.commands)

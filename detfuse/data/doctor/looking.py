@@ -106,7 +106,7 @@ def _look(path: Path, size: Size, *, decode: bool, inside: Path | None) -> Look:
     except FileNotFoundError:
         return Look(f"{path}: no such file")
     except Exception as error:  # a damaged file may raise anything, and the others are still to be looked at
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else f"{type(error).__name__}: {error}"
         return Look(f"{path} cannot be read as an image ({reason})")
 
 
