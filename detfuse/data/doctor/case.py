@@ -71,7 +71,7 @@ class Finding:
     remedy: str
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Case:
     """A data set, and what is to be done with it.
 

@@ -9,6 +9,7 @@ as well.) The hash finds candidates, the grey copies decide.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from itertools import combinations, islice
 from typing import NamedTuple
 
@@ -67,28 +68,38 @@ class Pictures(NamedTuple):
         )
 
 
+@lru_cache(maxsize=1)  # the four checks of a data set come one after the other
+def _pictures(case: Case) -> Pictures:
+    return Pictures.of(case)
+
+
+@lru_cache(maxsize=1)
+def _near(case: Case) -> Pairs:
+    return near_pairs(_pictures(case))
+
+
 def leaks(case: Case) -> Iterator[Found]:
     """Pictures of validation that are trained on."""
-    pictures = Pictures.of(case)
+    pictures = _pictures(case)
     yield from _across(case, pictures, _same(pictures))
 
 
 def near_leaks(case: Case) -> Iterator[Found]:
     """Pictures of validation that are nearly as one that is trained on."""
-    pictures = Pictures.of(case)
-    yield from _across(case, pictures, near_pairs(pictures))
+    pictures = _pictures(case)
+    yield from _across(case, pictures, _near(case))
 
 
 def copies(case: Case) -> Iterator[Found]:
     """Pictures that a split has twice."""
-    pictures = Pictures.of(case)
+    pictures = _pictures(case)
     yield from _within(case, pictures, _same(pictures))
 
 
 def near_copies(case: Case) -> Iterator[Found]:
     """Pictures that a split has nearly twice."""
-    pictures = Pictures.of(case)
-    yield from _within(case, pictures, near_pairs(pictures))
+    pictures = _pictures(case)
+    yield from _within(case, pictures, _near(case))
 
 
 def _same(pictures: Pictures) -> Pairs:
