@@ -25,6 +25,7 @@ from detfuse.data import DetectionDataModule
 from detfuse.detector import Detector, normalization_of
 from detfuse.errors import InputError
 from detfuse.evaluation.coco import CocoEvaluator
+from detfuse.evaluation.engines import MAX_DETECTIONS
 from detfuse.initialisation import initialised
 from detfuse.protocols import Backbone, Combine, Head, Neck
 from detfuse.structures import Categories, FeatureSpec
@@ -254,8 +255,19 @@ def is_to_be_fitted(config: Config) -> bool:
 
 
 def build_evaluator(config: Config, ground_truth: Annotations) -> CocoEvaluator:
-    """The judge of one split."""
-    evaluator: CocoEvaluator = instantiate(config["evaluation"])(ground_truth=ground_truth)
+    """The judge of one split.
+
+    Raises:
+        ConfigError: if it is to count more detections than there will be.
+    """
+    given, there = config["evaluation"].get("max_detections"), config["combine"].get("max_detections")
+    if given is not None and there is not None and given > there:
+        raise ConfigError(
+            f"evaluation.max_detections={given}: an image has no more detections than combine.max_detections={there}; "
+            "give that, too"
+        )
+    limit = given if given is not None or there is None else max(there, MAX_DETECTIONS[-1])
+    evaluator: CocoEvaluator = instantiate({**config["evaluation"], "max_detections": limit})(ground_truth=ground_truth)
     return evaluator
 
 

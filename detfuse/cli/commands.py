@@ -138,6 +138,7 @@ class PredictSettings(Settings):
         checkpoint: path of a ``.ckpt``, or of an exported ``.onnx`` or ``.pt2``.
         source: an image, a folder of images or a glob pattern.
         threshold: least score that is drawn and written, 0..1.
+        upright: turn pictures as their EXIF orientation says, and the boxes with them; False takes the stored pixels.
         output: folder for pictures and detections.json; None makes one named after the checkpoint's run.
     """
 
@@ -147,6 +148,7 @@ class PredictSettings(Settings):
     checkpoint: str
     source: str
     threshold: Fraction
+    upright: bool
     output: str | None
 
 

@@ -14,6 +14,8 @@ from detfuse.annotations import Annotations, Results
 from detfuse.cli.commands import CompareSettings
 from detfuse.errors import UserError
 from detfuse.evaluation import read_annotations, read_results
+from detfuse.evaluation.ceiling import ceiling
+from detfuse.evaluation.engines import MAX_DETECTIONS
 from detfuse.evaluation.replicates import ReplicateEvaluator
 from detfuse.evaluation.scoring import score_runs
 from detfuse.files.text import write_json, write_text
@@ -95,6 +97,8 @@ def _header(
         for seed, path in enumerate(paths):
             name = side if len(paths) == 1 else f"{side}, seed {seed}"
             lines.append(f"{name:<11}  {path}: {counts[path]:,} detections")
+    if note := ceiling(truth, MAX_DETECTIONS[-1]):
+        lines.append(f"ceiling      {note}")
     return "\n".join(lines)
 
 

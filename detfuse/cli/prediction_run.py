@@ -51,7 +51,7 @@ def run(invocation: Invocation) -> None:
     failed: list[str] = []
     for image_id, (file, name) in enumerate(zip(files, names, strict=True), start=1):
         try:
-            image = load_image(file)
+            image = load_image(file, upright=settings.upright)
             predicted = _predicted(predictor, image, file)
         except UserError as error:  # the others are none the worse for it
             failed.append(str(error))

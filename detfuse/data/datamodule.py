@@ -6,7 +6,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 from torch.utils.data import DataLoader
@@ -20,11 +20,11 @@ from detfuse.data.images import CheckImages
 from detfuse.data.index import AnnotationIndex, DataError, DataWarning
 from detfuse.data.layout import Given, NoSplitError, Split, annotations_in, find_split
 from detfuse.data.loader import Loader
-from detfuse.data.readers import index_of
+from detfuse.data.readers import Grouping, index_of
 from detfuse.data.transforms import Transforms
 from detfuse.ranges import NonNegativeInt, OpenFraction, PositiveInt, checked
 from detfuse.structures import Batch, Categories, ImageId, Size
-from detfuse.words import shown
+from detfuse.words import listed, shown
 
 _SPLITS_OF: dict[str | None, tuple[Split, ...]] = {"fit": ("train", "val"), None: ("train", "val")}
 
@@ -119,6 +119,12 @@ class DetectionDataModule(ABC):
         names = self.categories.names
         first = ", ".join(map(shown, names[:12])) + (", ..." if len(names) > 12 else "")
         lines.append(f"{len(names)} categories: {first}")
+        groups = [name for name in names if all(name in index.groups for index in self.indexes.values())]
+        if groups:
+            lines.append(
+                f"of these without a box, only to group others, as some tools write it: {listed(groups)}; "
+                "data.grouping_categories=drop leaves it out"
+            )
         return "\n".join(lines)
 
     def ground_truth(self, split: Split) -> Annotations:
@@ -229,6 +235,8 @@ class FolderDataModule(DetectionDataModule):
         val_images: likewise.
         val_share: of the images of a folder that nothing divides into splits, how many validation takes; which ones
             depends on their names alone.
+        grouping_categories: what becomes of categories that have no box and only group others: keep them as classes,
+            or drop them.
         limit_images: take only the first images by id, of both splits.
         follow_symlinks: allow links that lead out of ``root`` or of the image folder.
         check_images: look only whether the files exist, or read each header (about 0.1 ms per image).
@@ -247,6 +255,7 @@ class FolderDataModule(DetectionDataModule):
         val_annotations: str | None = None,
         val_images: str | None = None,
         val_share: OpenFraction = 0.2,
+        grouping_categories: Literal["keep", "drop"] = "keep",
         limit_images: PositiveInt | None = None,
         follow_symlinks: bool = False,
         check_images: Literal["exists", "header"] = "header",
@@ -260,6 +269,7 @@ class FolderDataModule(DetectionDataModule):
             "val": (val_annotations, val_images),
         }
         self.val_share = val_share
+        self.grouping: Grouping = grouping_categories
         self.limit_images = limit_images
         self.follow_symlinks = follow_symlinks
         self.check_images: CheckImages = check_images
@@ -268,8 +278,14 @@ class FolderDataModule(DetectionDataModule):
         if self.undivided is None:
             files = find_split(self.root, split, given=self.given, follow_symlinks=self.follow_symlinks)
             limit = None if files.undivided else self.limit_images
-            options: dict[str, Any] = {"follow_symlinks": self.follow_symlinks, "check": self.check_images}
-            index = index_of(files.records(), files.images, limit_images=limit, **options)
+            index = index_of(
+                files.records(),
+                files.images,
+                follow_symlinks=self.follow_symlinks,
+                check=self.check_images,
+                limit_images=limit,
+                grouping=self.grouping,
+            )
             if not files.undivided:
                 return index
             self.undivided = index

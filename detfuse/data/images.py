@@ -1,6 +1,7 @@
 """Image files: where they may lie, whether they are there, and how they become pixels.
 
-Convention: boxes and sizes refer to the *stored* pixel grid, as COCO's do; an EXIF orientation is never applied.
+Convention: boxes and sizes refer to the *stored* pixel grid, as COCO's do; an EXIF orientation is not applied. Only
+where no annotation fixes the grid may a picture be turned upright.
 """
 
 from __future__ import annotations
@@ -8,14 +9,15 @@ from __future__ import annotations
 import os
 import stat
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PureWindowsPath
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
 from torch import Tensor
 
 from detfuse.data.index import AnnotationIndex, DataError, DataWarning
@@ -24,10 +26,21 @@ from detfuse.structures import Size
 CheckImages = Literal["nothing", "exists", "header"]
 
 _EXIF_ORIENTATION = 0x112
+_TIFF_WIDTH, _TIFF_HEIGHT = 256, 257
+_TURNS = {  # EXIF orientation -> what makes it upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_SHOWN = 5  # files that a message names
 _BROKEN = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises on a damaged file
 
 
-def load_image(path: str | Path, size: Size | None = None) -> Tensor:
+def load_image(path: str | Path, size: Size | None = None, *, upright: bool = False) -> Tensor:
     """Decode an image file by its content; grey, palette, CMYK and 16-bit images become RGB, transparency is dropped.
 
     Pillow decodes, not torchvision: torchvision's decoders are deprecated since 0.29, and Pillow also reads BMP and
@@ -36,6 +49,7 @@ def load_image(path: str | Path, size: Size | None = None) -> Tensor:
     Args:
         path: the file.
         size: (height, width) that the annotation file states, checked before the pixels are decoded.
+        upright: turn the picture as its EXIF orientation says.
 
     Returns:
         (3, H, W) uint8 RGB.
@@ -45,9 +59,11 @@ def load_image(path: str | Path, size: Size | None = None) -> Tensor:
     """
     try:
         with Image.open(path) as image:
+            orientation = _kept_as_stored(image)
             if size is not None:
-                _check_size(Path(path), image, size)
-            pixels = _rgb(Path(path), image)
+                _check_size(Path(path), image, size, orientation)
+            turn = _TURNS.get(orientation) if upright else None
+            pixels = _rgb(Path(path), image if turn is None else image.transpose(turn))
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such image file") from error
     except DataError:
@@ -66,9 +82,21 @@ def _rgb(path: Path, image: Image.Image) -> npt.NDArray[np.uint8]:
     return np.array(image.convert("RGB"))
 
 
-def _check_size(path: Path, image: Image.Image, size: Size) -> int:
-    """Compare with the annotation file; returns the EXIF orientation (1 is upright)."""
-    orientation = int(image.getexif().get(_EXIF_ORIENTATION, 1))
+def _kept_as_stored(image: Image.Image) -> int:
+    """The EXIF orientation (1 is upright) of an opened file; no TIFF is turned by it while it is decoded.
+
+    Pillow would, no other form; and it states the size of the turned one.
+    """
+    exif = image.getexif()
+    orientation = int(exif.get(_EXIF_ORIENTATION, 1))
+    if orientation != 1 and isinstance(image, TiffImageFile):
+        del exif[_EXIF_ORIENTATION]
+        image._size = (image.tag_v2[_TIFF_WIDTH], image.tag_v2[_TIFF_HEIGHT])
+    return orientation
+
+
+def _check_size(path: Path, image: Image.Image, size: Size, orientation: int) -> None:
+    """Compare with the annotation file."""
     found = (image.height, image.width)
     if found != tuple(size):
         turned = found == (size[1], size[0]) and orientation >= 5
@@ -82,7 +110,41 @@ def _check_size(path: Path, image: Image.Image, size: Size) -> int:
             f"{path}: the file has height x width {found[0]} x {found[1]}, the annotation file says "
             f"{size[0]} x {size[1]}{why}"
         )
-    return orientation
+
+
+class Header(NamedTuple):
+    """How an image file is stored.
+
+    Attributes:
+        mode: of its pixels, as Pillow calls it.
+        orientation: EXIF's; 1 is upright.
+    """
+
+    mode: str
+    orientation: int
+
+
+def header_of(path: Path, size: Size) -> Header:
+    """Read no more than the header of a file.
+
+    Args:
+        path: the file.
+        size: (height, width) that the annotation file states.
+
+    Raises:
+        DataError: if the file cannot be read, or has another size.
+    """
+    try:
+        with Image.open(path) as image:
+            orientation = _kept_as_stored(image)
+            _check_size(path, image, size, orientation)
+            return Header(image.mode, orientation)
+    except DataError:
+        raise
+    except _BROKEN as error:
+        raise DataError(
+            f"{path} cannot be read as an image ({error}); replace the file or remove the record"
+        ) from error
 
 
 def relative_path_problem(file_name: object) -> str | None:
@@ -105,29 +167,32 @@ def relative_path_problem(file_name: object) -> str | None:
     return None
 
 
-def header_sizes(source: Path, root: Path, paths: Sequence[Path]) -> list[Size]:
-    """(height, width) of the stored pixels, from the files' headers.
+def header_sizes(source: Path, root: Path, names: Sequence[str]) -> list[Size]:
+    """(height, width) of the stored pixels, from the headers of files by their names in a folder.
 
     Raises:
         DataError: naming the annotations' ``source``, the folder of the images, and the first five that cannot be read.
     """
     sizes, problems = [], []
-    for path in paths:
+    for name in names:
         try:
-            with Image.open(path) as image:
+            with Image.open(root / name) as image:
+                _kept_as_stored(image)
                 sizes.append((image.height, image.width))
         except _BROKEN as error:
             reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-            problems.append(f"{path.relative_to(root)} ({reason})")
+            problems.append(f"{name} ({reason})")
     if problems:
         raise DataError(
-            f"{source}: says no width and height, and {len(problems)} of {len(paths)} images in {root} cannot be "
+            f"{source}: says no width and height, and {len(problems)} of {len(names)} images in {root} cannot be "
             "read for them; add the files or remove their records:\n  " + "\n  ".join(_first(problems))
         )
     return sizes
 
 
-def check_images(index: AnnotationIndex, *, depth: CheckImages, follow_symlinks: bool) -> None:
+def check_images(
+    index: AnnotationIndex, *, depth: CheckImages, follow_symlinks: bool, place_of: Callable[[str], str]
+) -> None:
     """Find missing, empty, escaping and (with ``depth="header"``) unreadable or differently sized files at the start.
 
     Args:
@@ -135,6 +200,7 @@ def check_images(index: AnnotationIndex, *, depth: CheckImages, follow_symlinks:
         depth: ``exists`` asks the file system only; ``header`` also reads each file's first bytes (about 0.1 ms);
             ``nothing`` is for those who look at the files themselves.
         follow_symlinks: allow links that lead out of the image folder.
+        place_of: says where a file lies that has a missing one's name, or nothing.
 
     Raises:
         DataError: naming the first five files with a problem and the total.
@@ -155,7 +221,8 @@ def check_images(index: AnnotationIndex, *, depth: CheckImages, follow_symlinks:
             if orientation > 1:
                 turned.append(name)
         if problem is not None:
-            problems.append(f"image {index.ids[position]}: {problem}")
+            lies = place_of(name) if len(problems) < _SHOWN and "cannot be opened" in problem else ""
+            problems.append(f"image {index.ids[position]}: {problem}" + (f" ({lies})" if lies else ""))
     if problems:
         raise DataError(
             f"{index.source}: {len(problems)} of {len(index)} images cannot be used:\n  "
@@ -191,17 +258,13 @@ def _file_problem(root: Path, name: str, *, inside: bool, follow_symlinks: bool)
 
 
 def _header(index: AnnotationIndex, position: int) -> tuple[str | None, int]:
-    path = index.path(position)
     height, width = index.sizes[position].tolist()
     try:
-        with Image.open(path) as image:
-            return None, _check_size(path, image, (height, width))
+        return None, header_of(index.path(position), (height, width)).orientation
     except DataError as error:
         return str(error), 1
-    except _BROKEN as error:
-        return f"{path} cannot be read as an image ({error}); replace the file or remove the record", 1
 
 
-def _first(lines: Iterable[str], number: int = 5) -> list[str]:
+def _first(lines: Iterable[str], number: int = _SHOWN) -> list[str]:
     lines = list(lines)
     return lines[:number] + (["..."] if len(lines) > number else [])

@@ -35,6 +35,7 @@ class AnnotationIndex(Annotations):
     Attributes:
         source: where the annotations came from, for messages.
         form: what people call the form of the annotations.
+        groups: names of the categories that have no box and only group others.
         root: folder of the images.
         file_names: (I,) paths of the images, relative to ``root``.
         sizes: (I, 2) int64 (height, width) of the stored pixels.
@@ -43,6 +44,7 @@ class AnnotationIndex(Annotations):
 
     source: Path
     form: str = ""
+    groups: tuple[str, ...] = ()
     root: Path
     file_names: tuple[str, ...]
     sizes: npt.NDArray[np.int64]

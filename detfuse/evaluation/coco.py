@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,16 +10,20 @@ import numpy as np
 import torch
 
 from detfuse.annotations import Annotations, Results
-from detfuse.evaluation.engines import Engine, curves, engine_version
+from detfuse.errors import InputError
+from detfuse.evaluation.ceiling import ceiling
+from detfuse.evaluation.engines import COCO_AXES, Engine, curves, engine_version
 from detfuse.evaluation.ground_truth import annotations_of
-from detfuse.evaluation.metrics import METRICS, UNDEFINED, CocoMetrics, metrics_of
+from detfuse.evaluation.metrics import METRICS, UNDEFINED, CocoMetrics, metrics_of, scale_of
 from detfuse.evaluation.results import matched_ids, results_of
 from detfuse.evaluation.rows import Row
+from detfuse.ranges import NonNegativeFloat, PositiveFloat, PositiveInt, checked
 from detfuse.structures import Categories, Detections
 
 __all__ = ["METRICS", "UNDEFINED", "CocoEvaluator", "CocoMetrics", "coco_results"]
 
 
+@checked
 class CocoEvaluator:
     """Scores predictions against one ground truth.
 
@@ -30,16 +35,29 @@ class CocoEvaluator:
             ``annotations``). It is read once and not changed. Images without annotations count: detections in them are
             false.
         engine: ``hotcoco`` (fast) or ``pycocotools`` (the reference); their numbers are equal to the last bit.
+        max_detections: how many detections of an image and class count in numbers beside COCO's, which count 100; None:
+            in no others.
+        areas: further ranges by the side of the objects, the root of their area in pixels: ``{tiny: [0, 16]}`` adds
+            ``AP_tiny`` and ``AR_tiny``.
 
     Raises:
-        ValueError: if the engine is unknown or not installed, or the ground truth cannot be evaluated; the message
-            names the record.
+        ValueError: if the engine is unknown or not installed, a range is none, or the ground truth cannot be evaluated;
+            the message names the record.
     """
 
-    def __init__(self, ground_truth: Annotations | Mapping[str, Any], *, engine: Engine = "hotcoco") -> None:
+    def __init__(
+        self,
+        ground_truth: Annotations | Mapping[str, Any],
+        *,
+        engine: Engine = "hotcoco",
+        max_detections: PositiveInt | None = None,
+        areas: Mapping[str, tuple[NonNegativeFloat, PositiveFloat]] | None = None,
+    ) -> None:
         self.engine: Engine = engine
         self._version = engine_version(engine)
         self._ground_truth = annotations_of(ground_truth)
+        self.max_detections = max_detections or COCO_AXES.limits[-1]
+        self._scale = scale_of(self.max_detections, _sides(areas or {}))
 
     def evaluate(self, predictions: Results | Sequence[Row]) -> CocoMetrics:
         """Score results; any number per image, of which the best 100 per class count.
@@ -54,7 +72,32 @@ class CocoEvaluator:
         """
         found = matched_ids(results_of(predictions), self._ground_truth)
         name = f"{self.engine} {self._version}"
-        return metrics_of(curves(self._ground_truth, found, self.engine), self._ground_truth, found, name)
+        found_curves = curves(self._ground_truth, found, self.engine, self._scale.axes)
+        return metrics_of(found_curves, self._ground_truth, found, name, self._scale)
+
+    def require(self, metric: str) -> None:
+        """See that there will be a number of this name.
+
+        Raises:
+            ValueError: naming those that there will be.
+        """
+        self.evaluate([]).value(metric)
+
+    @property
+    def ceiling(self) -> str:
+        """What the limit of COCO's numbers costs here, for people; nothing where it costs nothing."""
+        return ceiling(self._ground_truth, COCO_AXES.limits[-1])
+
+
+def _sides(given: Mapping[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
+    problems = [f"{name!r} is no name of letters and digits" for name in given if not re.fullmatch(r"\w+", name)]
+    problems += [f"{name} is COCO's name of a range" for name in given if name in COCO_AXES.areas]
+    problems += [f"{name}: {low} is not below {high}" for name, (low, high) in given.items() if not low < high]
+    if problems:
+        raise InputError(
+            f"evaluation.areas: {'; '.join(problems)}; expected such as {{tiny: [0, 16]}}, sides in pixels"
+        )
+    return {name: (float(low), float(high)) for name, (low, high) in given.items()}
 
 
 _NOTHING = Detections(torch.zeros(0, 4), torch.zeros(0), *torch.zeros(2, 0, dtype=torch.int64))

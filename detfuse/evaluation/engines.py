@@ -20,9 +20,25 @@ from detfuse.errors import InputError, UserError
 
 Engine = Literal["hotcoco", "pycocotools"]
 
+
+class Axes(NamedTuple):
+    """What is scored beside IoU thresholds and classes.
+
+    Attributes:
+        areas: name of a range -> least and largest area of its objects, square pixels, both included.
+        limits: how many detections of an image and class count, ascending.
+    """
+
+    areas: dict[str, tuple[float, float]]
+    limits: tuple[int, ...]
+
+
+COCO_AXES = Axes(
+    {"all": (0, 1e5**2), "small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, 1e5**2)}, (1, 10, 100)
+)
 IOU_THRESHOLDS = tuple(np.linspace(0.5, 0.95, 10).round(2).tolist())
-AREAS = ("all", "small", "medium", "large")
-MAX_DETECTIONS = (1, 10, 100)
+AREAS = tuple(COCO_AXES.areas)
+MAX_DETECTIONS = COCO_AXES.limits
 
 
 class Curves(NamedTuple):
@@ -52,18 +68,19 @@ def engine_version(engine: Engine) -> str:
         raise InputError(f"{engine} is not installed; install it, or set evaluation.engine={other}") from None
 
 
-def curves(ground_truth: Annotations, predictions: Results, engine: Engine) -> Curves:
+def curves(ground_truth: Annotations, predictions: Results, engine: Engine, axes: Axes = COCO_AXES) -> Curves:
     """Match predictions with the ground truth by COCO's rules for boxes.
 
     Args:
         ground_truth: with the images in ascending order of their ids.
         predictions: with the positions of that ground truth.
         engine: an installed one.
+        axes: area ranges and limits of the detections; those of COCO among others have COCO's numbers.
     """
-    return (_hotcoco if engine == "hotcoco" else _pycocotools)(ground_truth, predictions)
+    return (_hotcoco if engine == "hotcoco" else _pycocotools)(ground_truth, predictions, axes)
 
 
-def hotcoco_evaluation(ground_truth: Annotations, predictions: Results) -> Any:
+def hotcoco_evaluation(ground_truth: Annotations, predictions: Results, axes: Axes = COCO_AXES) -> Any:
     """Hotcoco's ``COCOeval`` of these boxes, with its matches made."""
     from hotcoco import COCO, COCOeval  # here, so that the other engine works without it
 
@@ -78,12 +95,20 @@ def hotcoco_evaluation(ground_truth: Annotations, predictions: Results) -> Any:
     )
     found = truth.load_res(_result_array(predictions))
     evaluation = COCOeval(truth, found, "bbox")
+    _set(evaluation.params, axes)
     evaluation.evaluate()
     return evaluation
 
 
-def _hotcoco(ground_truth: Annotations, predictions: Results) -> Curves:
-    evaluation = hotcoco_evaluation(ground_truth, predictions)
+def _set(params: Any, axes: Axes) -> None:
+    """Of either engine: they have the same names."""
+    params.maxDets = list(axes.limits)
+    params.areaRng = [list(bounds) for bounds in axes.areas.values()]
+    params.areaRngLbl = list(axes.areas)
+
+
+def _hotcoco(ground_truth: Annotations, predictions: Results, axes: Axes) -> Curves:
+    evaluation = hotcoco_evaluation(ground_truth, predictions, axes)
     evaluation.accumulate()
     arrays = evaluation.eval
     if arrays is None:
@@ -91,7 +116,7 @@ def _hotcoco(ground_truth: Annotations, predictions: Results) -> Curves:
     return Curves(arrays["precision"], arrays["recall"])
 
 
-def _pycocotools(ground_truth: Annotations, predictions: Results) -> Curves:
+def _pycocotools(ground_truth: Annotations, predictions: Results, axes: Axes) -> Curves:
     from pycocotools.coco import COCO  # here, so that the other engine works without it
     from pycocotools.cocoeval import COCOeval
 
@@ -104,6 +129,7 @@ def _pycocotools(ground_truth: Annotations, predictions: Results) -> Curves:
         truth.createIndex()
         found.createIndex()
         evaluation = COCOeval(truth, found, "bbox")
+        _set(evaluation.params, axes)
         evaluation.evaluate()
         evaluation.accumulate()
     return Curves(evaluation.eval["precision"], evaluation.eval["recall"])

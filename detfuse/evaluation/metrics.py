@@ -6,15 +6,18 @@ pycocotools; never 0, never NaN.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from detfuse.annotations import Annotations, Results
+from detfuse.errors import InputError
 from detfuse.evaluation import table
-from detfuse.evaluation.engines import AREAS, IOU_THRESHOLDS, MAX_DETECTIONS, Curves
+from detfuse.evaluation.engines import COCO_AXES, IOU_THRESHOLDS, Axes, Curves
+from detfuse.words import some
 
 UNDEFINED = -1.0
 
@@ -45,17 +48,55 @@ DEFINITIONS = {
 METRICS = tuple(DEFINITIONS)
 
 
+class Scale(NamedTuple):
+    """What is scored: COCO's twelve numbers, and those of one's own.
+
+    Attributes:
+        axes: that the engines take.
+        definitions: name of a number -> what it is the mean of; COCO's twelve first.
+    """
+
+    axes: Axes
+    definitions: dict[str, Definition]
+
+
+def scale_of(max_detections: int, sides: Mapping[str, tuple[float, float]]) -> Scale:
+    """COCO's numbers, and more where the limit is not COCO's or there are ranges beside COCO's.
+
+    Args:
+        max_detections: of an image and class, that count in the own numbers: ``mAP@300``, ``AP50@300``, ``AP75@300``,
+            ``AR300``.
+        sides: name of a range -> least and largest side of its objects, the root of their area in pixels: ``AP_tiny``
+            and ``AR_tiny``.
+    """
+    limits = tuple(sorted({*COCO_AXES.limits, max_detections}))
+    areas = {name: (low**2, high**2) for name, (low, high) in sides.items()}
+    definitions = dict(DEFINITIONS)
+    if max_detections != COCO_AXES.limits[-1]:
+        for name in ("mAP", "AP50", "AP75"):
+            definitions[f"{name}@{max_detections}"] = DEFINITIONS[name]._replace(max_detections=max_detections)
+        definitions[f"AR{max_detections}"] = Definition(False, None, "all", max_detections)
+    for name in areas:
+        definitions[f"AP_{name}"] = Definition(True, None, name, max_detections)
+        definitions[f"AR_{name}"] = Definition(False, None, name, max_detections)
+    return Scale(Axes(COCO_AXES.areas | areas, limits), definitions)
+
+
+COCO_SCALE = scale_of(COCO_AXES.limits[-1], {})
+
+
 @dataclass(frozen=True)
 class CocoMetrics:
     """Result of an evaluation; every number is in 0..1, or -1 where it is undefined.
 
     Attributes:
         engine: which engine computed it, and its version: ``"hotcoco 1.3.0"``.
-        stats: the 12 numbers, in the order of :data:`METRICS`.
+        stats: the 12 numbers, in the order of :data:`METRICS`, then those of one's own.
         per_class: for each class name, in ascending order of its id, the same numbers (``AP`` instead of ``mAP``).
         num_images: images of the ground truth.
         num_objects: ground truth of each class, without crowds and what is to be ignored.
         num_detections: predictions given.
+        definitions: what the numbers are the means of.
     """
 
     engine: str
@@ -64,6 +105,19 @@ class CocoMetrics:
     num_images: int
     num_objects: dict[str, int]
     num_detections: int
+    definitions: dict[str, Definition] = field(default_factory=lambda: DEFINITIONS)
+
+    def value(self, name: str) -> float:
+        """A number by its name: one of the data set's, or with a class behind a slash of this one's, ``AP50/dog``.
+
+        Raises:
+            ValueError: if there is none of this name.
+        """
+        metric, slash, of_class = name.partition("/")
+        values = self.per_class.get(of_class, {}) if slash else self.stats
+        if metric not in values:
+            raise InputError(f"{name} is no number of this evaluation; there are {names_of(self)}")
+        return values[metric]
 
     def table(self) -> str:
         """The 12 numbers for a terminal; undefined ones are ``n/a``."""
@@ -71,7 +125,7 @@ class CocoMetrics:
         return table.summary_table(
             f"COCO box metrics by {self.engine}: {self.num_images} images, {objects} objects, "
             f"{self.num_detections} detections",
-            [(name, *DEFINITIONS[name], value) for name, value in self.stats.items()],
+            [(name, *self.definitions[name], value) for name, value in self.stats.items()],
         )
 
     def class_table(self) -> str:
@@ -91,27 +145,40 @@ class CocoMetrics:
         }
 
 
-def metrics_of(curves: Curves, ground_truth: Annotations, predictions: Results, engine: str) -> CocoMetrics:
+def names_of(metrics: CocoMetrics) -> str:
+    """For people: what :meth:`CocoMetrics.value` takes."""
+    of_one = next(iter(metrics.per_class.values()))
+    classes = list(metrics.per_class)
+    return f"{', '.join(metrics.stats)}; and {', '.join(of_one)} of a class, such as AP/{some(classes, 3)}"
+
+
+def metrics_of(
+    curves: Curves, ground_truth: Annotations, predictions: Results, engine: str, scale: Scale = COCO_SCALE
+) -> CocoMetrics:
     """Average the curves: by one function for both engines, in pycocotools' order of summation."""
     names = ground_truth.categories.names
     per_class: dict[str, dict[str, float]] = {}
     for k, name in enumerate(names):
         one = Curves(curves.precision[:, :, k : k + 1], curves.recall[:, k : k + 1])
-        values = {metric: _average(one, definition) for metric, definition in DEFINITIONS.items()}
-        per_class[name] = {"AP": values.pop("mAP"), **values}
+        values = {
+            metric.replace("mAP", "AP"): _average(one, definition, scale.axes)
+            for metric, definition in scale.definitions.items()
+        }
+        per_class[name] = values
     objects = np.bincount(ground_truth.labels[ground_truth.counted], minlength=len(names))
     return CocoMetrics(
         engine=engine,
-        stats={metric: _average(curves, definition) for metric, definition in DEFINITIONS.items()},
+        stats={name: _average(curves, definition, scale.axes) for name, definition in scale.definitions.items()},
         per_class=per_class,
         num_images=len(ground_truth),
         num_objects=dict(zip(names, objects.tolist(), strict=True)),
         num_detections=len(predictions),
+        definitions=scale.definitions,
     )
 
 
-def _average(curves: Curves, definition: Definition) -> float:
-    area, limit = AREAS.index(definition.area), MAX_DETECTIONS.index(definition.max_detections)
+def _average(curves: Curves, definition: Definition, axes: Axes) -> float:
+    area, limit = list(axes.areas).index(definition.area), axes.limits.index(definition.max_detections)
     values: NDArray[np.float64] = (curves.precision if definition.precision else curves.recall)[..., area, limit]
     if definition.iou is not None:
         values = values[IOU_THRESHOLDS.index(definition.iou)]

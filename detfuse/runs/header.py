@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pytorch_lightning import Trainer
 
 from detfuse.attention.inserts import inserts_of
@@ -22,6 +23,7 @@ def header(parts: Parts, trainer: Trainer, folder: Path, config: dict[str, Any])
     rows = {
         "run": str(folder),
         "data": parts.data.description,
+        **_ceiling_row(parts, config),
         "model": describe(parts.detector, config),
         "head": parts.detector.head.describe(),
         **_attention_row(parts.detector),
@@ -32,6 +34,21 @@ def header(parts: Parts, trainer: Trainer, folder: Path, config: dict[str, Any])
     }
     margin = 2 + max(map(len, rows))
     return "\n".join(f"{name:<{margin}}" + text.replace("\n", "\n" + " " * margin) for name, text in rows.items())
+
+
+def _ceiling_row(parts: Parts, config: dict[str, Any]) -> dict[str, str]:
+    """Where an image has more objects than detections can count, or can be; no row where none has."""
+    lines = [parts.module.evaluator.ceiling] if parts.module.evaluator is not None else []
+    limit = config["combine"].get("max_detections")
+    truth = parts.data.ground_truth("val")
+    most = int(np.bincount(truth.images[truth.counted], minlength=1).max(initial=0))
+    if limit is not None and most > limit:
+        lines.append(
+            f"an image has {most:,} objects, and no more than combine.max_detections={limit} detections: more of these "
+            f"are also scored by themselves, as mAP@{most} with combine.max_detections={most}"
+        )
+    text = "\n".join(filter(None, lines))
+    return {"ceiling": text} if text else {}
 
 
 def _batch(parts: Parts, trainer: Trainer) -> str:

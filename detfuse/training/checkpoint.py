@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -15,13 +15,11 @@ from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.plugins import TorchCheckpointIO
 from pytorch_lightning.utilities import rank_zero_only, rank_zero_warn
 
-from detfuse.errors import UserError
+from detfuse.errors import InputError, UserError
 from detfuse.files.archive import read_archive
 from detfuse.files.run_files import BEST, LAST
 from detfuse.ranges import PositiveFloat, PositiveInt, checked
 from detfuse.training.signals import Stopped, StopRequest
-
-Metric = Literal["mAP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"]
 
 
 class UnwrittenCheckpointError(UserError, OSError):
@@ -132,7 +130,7 @@ class Checkpoints(Checkpoint):
     of batches in it, and could not agree before.
 
     Args:
-        metric: metric that decides.
+        metric: number that decides: any that the evaluation prints, or has of a class: ``APs``, ``AP50/dog``.
         every_n_epochs: how often ``last.ckpt`` is written; the last epoch always is.
         every_n_steps: also after so many optimizer steps, which are then all that a killed run can lose.
         every_minutes: also after so many minutes, likewise.
@@ -141,7 +139,7 @@ class Checkpoints(Checkpoint):
     def __init__(
         self,
         *,
-        metric: Metric = "mAP",
+        metric: str = "mAP",
         every_n_epochs: PositiveInt = 1,
         every_n_steps: PositiveInt | None = None,
         every_minutes: PositiveFloat | None = None,
@@ -169,9 +167,14 @@ class Checkpoints(Checkpoint):
         return f"best.ckpt is epoch {self.best_epoch + 1}: the highest val {self.metric}, {self.best_score:.4f}"
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Begin to listen to signals, and to count."""
+        """Begin to listen to signals, and to count.
+
+        Raises:
+            ValueError: if the metric is none that the evaluation has.
+        """
         if _is_dev_run(trainer):
             return
+        self._require_metric(pl_module)
         if self.best_epoch is not None and not (Path(trainer.default_root_dir) / BEST).is_file():
             rank_zero_warn(
                 f"{BEST} of epoch {self.best_epoch + 1} is gone: the best of the epochs from here on is kept"
@@ -238,12 +241,20 @@ class Checkpoints(Checkpoint):
             return False
         return bool(_largest(trainer, int(time.monotonic() - self._saved_time >= 60 * self.every_minutes)))
 
+    def _require_metric(self, pl_module: pl.LightningModule) -> None:
+        evaluator: Any = getattr(pl_module, "evaluator", None)
+        if evaluator is not None:
+            try:
+                evaluator.require(self.metric)
+            except InputError as error:
+                raise InputError(f"callbacks.checkpoints.metric={self.metric}: {error}") from None
+
     def _score(self, pl_module: pl.LightningModule) -> float | None:
         """The deciding metric, None where undefined."""
         metrics: Any = pl_module.metrics
         if metrics is None:
             return None
-        value = float(metrics.stats[self.metric])
+        value = float(metrics.value(self.metric))
         return value if value >= 0 else None
 
     def _is_due(self, trainer: pl.Trainer) -> bool:

@@ -25,7 +25,7 @@ from detfuse.data.layout import Split
 from detfuse.detector import Detector
 from detfuse.errors import InputError
 from detfuse.evaluation.coco import CocoEvaluator, coco_results
-from detfuse.evaluation.metrics import METRICS, CocoMetrics
+from detfuse.evaluation.metrics import CocoMetrics
 from detfuse.protocols import Combine
 from detfuse.structures import Batch, Categories, Detections, ImageId
 from detfuse.training.datamodule import TrainingData
@@ -287,7 +287,7 @@ class DetectionModule(pl.LightningModule):
 
     def _log_metrics(self) -> None:
         assert self.metrics is not None
-        values = {f"val/{name}": float(self.metrics.stats[name]) for name in METRICS}
+        values = {f"val/{name}": float(value) for name, value in self.metrics.stats.items()}
         # Equal on every process, so the maximum changes nothing; the mean would round.
         self.log_dict(values, logger=False, sync_dist=_distributed(), reduce_fx="max")
         if self.trainer.state.fn == "fit":  # a later `trainer.validate` is not a point of the training curve

@@ -249,7 +249,8 @@ def test_sizes_and_names_that_tools_leave_wrong_are_found(tmp_path: Path) -> Non
     voc(tmp_path)
     put(tmp_path / "Annotations/a.xml", xml("a.png", size="<size><width>0</width><height>0</height></size>"))
     put(tmp_path / "Annotations/b.xml", xml("b.png", filename="C:\\mine\\b.jpg", size=""))
-    index = both(tmp_path).indexes["train"]
+    with pytest.warns(DataWarning, match=r"1 x image found by another name .*\(C:\\mine\\b\.jpg is b\.png\)"):
+        index = both(tmp_path).indexes["train"]
     assert index.file_names == ("a.png", "b.png")
     assert index.sizes.tolist() == [[30, 40], [50, 20]]
 
@@ -337,6 +338,28 @@ def test_annotations_stay_inside_the_folder(tmp_path: Path) -> None:
     put(tmp_path / "yolo/data.yaml", "train: ../../in/JPEGImages\nval: images/val\nnames: [cat, dog]\n")
     with pytest.raises(DataError, match=r"data\.yaml: train: \.\./\.\./in/JPEGImages is not below"):
         both(tmp_path / "yolo")
+
+
+def test_files_of_other_things_are_no_annotations(tmp_path: Path) -> None:
+    voc(tmp_path)
+    put(tmp_path / "package.json", '{"images": 3}')
+    put(tmp_path / "notes.yaml", "- names\n- train\n")
+    put(tmp_path / "broken.yml", "{")
+    put(tmp_path / "results.csv", "epoch,mAP\n1,0.5\n")
+    assert both(tmp_path).indexes["train"].form == "Pascal VOC xml"
+
+
+def test_what_is_given_elsewhere_is_taken(tmp_path: Path) -> None:
+    voc(tmp_path / "far")
+    (tmp_path / "root").mkdir()
+    far = {f"{split}_annotations": str(tmp_path / "far/Annotations") for split in SPLITS}
+    with pytest.warns(DataWarning, match="4 images are in train and in val"):
+        data = both(tmp_path / "root", **far, **{f"{s}_images": str(tmp_path / "far/JPEGImages") for s in SPLITS})
+    assert len(data.indexes["val"]) == 4
+    for file in (tmp_path / "far/ImageSets/Main").iterdir():
+        file.unlink()
+    with pytest.raises(DataError, match=r"data\.train_annotations is given .*: give data\.val_annotations, too"):
+        both(tmp_path / "far", train_annotations="Annotations")
 
 
 def test_several_tables_are_not_guessed_at(tmp_path: Path) -> None:

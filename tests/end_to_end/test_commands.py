@@ -15,6 +15,7 @@ import timm
 import torch
 import yaml
 from commands import REPOSITORY, TINY, run
+from PIL import Image
 
 RUN = Path("runs/default/first")
 
@@ -98,19 +99,20 @@ def test_weights_that_do_not_fit_are_told_plainly(trained: tuple[Path, str]) -> 
 
 def test_prediction_writes_pictures_and_coco_results(trained: tuple[Path, str]) -> None:
     folder, _ = trained
-    picture = sorted((folder / "datasets").rglob("*.jpg"))[0]
-    printed = run(
-        "predict",
-        f"checkpoint={RUN}/checkpoints/best.ckpt",
-        f"source={picture}",
-        "threshold=0.05",
-        "output=found",
-        folder=folder,
-    ).stdout
+    (folder / "mine").mkdir()
+    picture = Image.open(sorted((folder / "datasets").rglob("*.jpg"))[0])
+    picture.save(folder / "mine" / "a.png")
+    exif = Image.Exif()
+    exif[0x112] = 6  # lies on its left side, as cameras store what is held upright
+    picture.transpose(Image.Transpose.ROTATE_90).save(folder / "mine" / "b.png", exif=exif)
+    options = (f"checkpoint={RUN}/checkpoints/best.ckpt", "source=mine", "threshold=0.02", "output=found")
+    printed = run("predict", *options, folder=folder).stdout
     assert "found" in printed
-    assert list((folder / "found").rglob(f"{picture.stem}*"))
+    assert {path.name for path in (folder / "found").glob("*.jpg")} == {"a.jpg", "b.jpg"}
     rows = json.loads((folder / "found" / "detections.json").read_text())
-    assert isinstance(rows, (list, dict))
+    first, turned = ([(r["bbox"], r["score"]) for r in rows if r["image_id"] == image] for image in (1, 2))
+    assert first
+    assert first == turned  # both are read upright, so the boxes are on the same objects
 
 
 def test_the_same_command_works_twice_and_in_sweeps(trained: tuple[Path, str]) -> None:

@@ -174,7 +174,7 @@ def test_wrong_ground_truth_is_named(change, message):
 
 
 def test_unknown_engine():
-    with pytest.raises(ValueError, match="'coco', expected hotcoco or pycocotools"):
+    with pytest.raises(ValueError, match="engine must be hotcoco or pycocotools, got 'coco'"):
         CocoEvaluator(truth(), engine="coco")
 
 

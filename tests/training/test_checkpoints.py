@@ -19,11 +19,14 @@ from detfuse.training.checkpoint import AtomicCheckpointIO, Checkpoints
 class Scores(pl.Callback):
     """Gives each epoch the score it is told."""
 
-    def __init__(self, scores: list[float]) -> None:
+    def __init__(self, scores: list[float], of_class: str | None = None) -> None:
         self.scores = scores
+        self.of_class = of_class
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        pl_module.metrics.stats["mAP"] = self.scores[trainer.current_epoch]
+        metrics = pl_module.metrics
+        values, name = (metrics.stats, "mAP") if self.of_class is None else (metrics.per_class[self.of_class], "APs")
+        values[name] = self.scores[trainer.current_epoch]
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -66,6 +69,20 @@ def test_best_is_the_highest_score_and_the_latest_epoch_where_it_is_undefined(
     assert (checkpoints.best_epoch, checkpoints.best_score) == (best, score)
     said = f"best.ckpt is epoch {best + 1}" if score is not None else "the latest epoch (3): val mAP was undefined"
     assert said in capsys.readouterr().out
+
+
+def test_best_is_decided_by_any_number_that_there_is(fit: Fit, tmp_path: Path) -> None:
+    checkpoints = Checkpoints(metric="APs/dog")
+    fit(callbacks=[Scores([0.2, 0.4, 0.3], of_class="dog"), checkpoints], max_epochs=3)
+    assert load(tmp_path / "checkpoints" / "best.ckpt")["epoch"] == 1
+    assert checkpoints.best_meaning() == "best.ckpt is epoch 2: the highest val APs/dog, 0.4000"
+
+
+@pytest.mark.parametrize("metric", ["APs/cow", "AP/", "accuracy", "mAP@300"])
+def test_a_number_that_there_is_not_is_told_before_training(fit: Fit, tmp_path: Path, metric: str) -> None:
+    with pytest.raises(UserError, match=rf"callbacks\.checkpoints\.metric={metric}: .* there are mAP, AP50, .*AP/cat"):
+        fit(callbacks=[Checkpoints(metric=metric)], max_epochs=1)
+    assert not list(tmp_path.rglob("*.ckpt"))
 
 
 def test_a_validation_set_without_ground_truth_is_undefined_and_keeps_the_latest(fit: Fit, tmp_path: Path) -> None:

@@ -14,15 +14,13 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from detfuse.data.images import load_image
+from detfuse.data.images import header_of, load_image
 from detfuse.data.index import AnnotationIndex, DataError
 from detfuse.structures import Size
 
 GREY = 18
 """Side of the grey copies."""
 
-_ORIENTATION = 0x112  # EXIF's
-_UPRIGHT = 1
 _TOLD_EVERY = 1000  # images
 
 
@@ -40,7 +38,7 @@ class Look(NamedTuple):
 
     problem: str | None
     mode: str = ""
-    orientation: int = _UPRIGHT
+    orientation: int = 1
     digest: bytes = b""
     grey: npt.NDArray[np.float32] | None = None
     flat: bool = False
@@ -91,29 +89,12 @@ def _look(path: Path, size: Size, *, decode: bool, inside: Path | None) -> Look:
     try:
         if inside is not None and not path.resolve().is_relative_to(inside):
             return Look(f"{path} leads out of the image folder by a symbolic link; see data.follow_symlinks")
-        with Image.open(path) as image:
-            mode, found = image.mode, (image.height, image.width)
-            orientation = _orientation(image)
-        if found != size:
-            stored, said = (f"{height} x {width}" for height, width in (found, size))
-            turned = (
-                f" (its EXIF orientation {orientation} turns it)" if found == size[::-1] and orientation > 4 else ""
-            )
-            return Look(f"{path} has height x width {stored}{turned}, the annotations say {said}", mode, orientation)
-        return _decoded(path, size, Look(None, mode, orientation)) if decode else Look(None, mode, orientation)
+        look = Look(None, *header_of(path, size))
+        return _decoded(path, size, look) if decode else look
     except DataError as error:
         return Look(str(error))
-    except FileNotFoundError:
-        return Look(f"{path}: no such file")
     except Exception as error:  # a damaged file may raise anything, and the others are still to be looked at
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else f"{type(error).__name__}: {error}"
-        return Look(f"{path} cannot be read as an image ({reason})")
-
-
-def _orientation(image: Image.Image) -> int:
-    if image.format == "PNG" and "exif" not in image.info:  # Pillow would decode it to look behind the pixels
-        return _UPRIGHT
-    return int(image.getexif().get(_ORIENTATION, _UPRIGHT))
+        return Look(f"{path} cannot be read as an image ({type(error).__name__}: {error})")
 
 
 def _decoded(path: Path, size: Size, look: Look) -> Look:

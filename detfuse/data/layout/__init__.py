@@ -48,10 +48,15 @@ def find_split(
     if not root.is_dir():
         raise DataError(f"data.root={root}: no such folder; give the folder that holds annotations and images")
     given = given or {}
+    other: Split = "val" if split == "train" else "train"
     found = _find(Folder(root, follow_symlinks), split, given.get(split, _NOTHING))
+    if found.undivided and given.get(other, _NOTHING)[0] is not None:
+        raise NoSplitError(
+            f"data.root={root}: data.{other}_annotations is given and nothing divides the folder: give "
+            f"data.{split}_annotations, too"
+        )
     if not found.files or found.undivided:
         return found
-    other: Split = "val" if split == "train" else "train"
     try:
         others = _find(Folder(root, follow_symlinks), other, given.get(other, _NOTHING))
     except DataError:  # told once that split is read

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 
 from detfuse.data.layout.files import Folder, Split, SplitFiles
@@ -62,11 +63,19 @@ def find_coco(root: Folder) -> dict[Split, SplitFiles]:
     if partial:
         return partial
     folders = [folder for name in ("annotations", ".") if (folder := root / name)]
-    files = [file for folder in folders for file in root.files(folder, (".json",))]
+    files = [file for folder in folders for file in root.files(folder, (".json",)) if _has_keys(file)]
     if len(files) != 1 or _DIVIDED.search(files[0].name):
         return {}
     whole = _recognised(root, files[0], _WHOLE, undivided=True)
     return {"train": whole, "val": whole}
+
+
+def _has_keys(file: Path) -> bool:
+    """Whether the keys of the form stand in a file, which may be large."""
+    if not file.is_file() or not file.stat().st_size:
+        return False
+    with file.open("rb") as opened, mmap(opened.fileno(), 0, access=ACCESS_READ) as content:
+        return all(content.find(key) >= 0 for key in (b'"images"', b'"annotations"', b'"categories"'))
 
 
 def of_file(root: Folder, file: Path, folders: Sequence[str], *, undivided: bool = False) -> SplitFiles:

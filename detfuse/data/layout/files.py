@@ -94,11 +94,15 @@ class Folder:
             DataError: naming the first.
         """
         for path in paths:
-            if path.exists() and not self.holds(path):
+            if path.is_relative_to(self.path) and path.exists() and not self.holds(path):
                 raise DataError(
                     f"{path} is a symbolic link out of data.root ({path.resolve()}); "
                     "if that is meant, set data.follow_symlinks=true"
                 )
+
+    def parts(self, path: Path) -> tuple[str, ...]:
+        """The folders of a path below it; none of one that was given elsewhere."""
+        return path.relative_to(self.path).parts if path.is_relative_to(self.path) else ()
 
     def holds(self, path: Path) -> bool:
         """Whether a path stays inside it, or may leave it."""

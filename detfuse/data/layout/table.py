@@ -53,7 +53,7 @@ def of_file(root: Folder, file: Path, *, undivided: bool = False) -> SplitFiles:
 def _images(root: Folder, file: Path) -> Path:
     """The folder below which the first row's image lies; else the first that has images."""
     first = next(rows_of(file), None)
-    beside = file.parent.relative_to(root.path).as_posix() if file.is_relative_to(root.path) else "."
+    beside = "/".join(root.parts(file.parent)) or "."
     stems = [name for names in NAMES.values() for name in names if name in file.stem.lower().split("_")]
     names = [beside, *(f"images/{stem}" for stem in stems), *stems, *_FOLDERS]
     folders = [folder for name in names if (folder := root / name)]

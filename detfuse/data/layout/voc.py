@@ -116,8 +116,8 @@ def _split(root: Folder, source: Path, annotations: Path, files: list[Path], *, 
 
 def _images(root: Folder, annotations: Path) -> Path:
     """Where the images of a folder of xml files lie: beside them, or in the folder that is usual."""
-    inside = annotations.relative_to(root.path).parts
-    split = next((part for part in inside if any(part.lower() in names for names in NAMES.values())), None)
+    parts = root.parts(annotations)
+    split = next((part for part in parts if any(part.lower() in names for names in NAMES.values())), None)
     places = [f"{split}/{name}" for name in _IMAGES] + [f"{name}/{split}" for name in _IMAGES] if split else []
     for name in (*places, *_IMAGES):
         folder = root / name

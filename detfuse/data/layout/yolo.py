@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -17,17 +18,14 @@ from detfuse.data.readers.yolo import YOLO, yolo_records
 
 _LISTED = 1_000_000  # bytes of a data.yaml
 _WHOLE = (("images", "labels"), ("JPEGImages", "labels"), ("obj_train_data",) * 2, ("data/obj",) * 2, (".", "labels"))
-_NAMES_IN = ("classes.txt", "*.names", "names.txt", "labels/classes.txt", "data/*.names")
+_NAMES_IN = ("classes.txt", "*.names", "names.txt", "labels/classes.txt", "labels/*/classes.txt", "data/*.names")
 _NO_LABELS = frozenset(("classes.txt", "names.txt", "train.txt", "val.txt", "valid.txt", "test.txt", "readme.txt"))
 
 
 def find_yolo(root: Folder) -> dict[Split, SplitFiles]:
     """The splits that are there; both are all of it where nothing divides it; none if it is of another form."""
-    described = sorted(root.files(root.path, (".yaml", ".yml")), key=lambda file: file.stem != "data")
-    for file in described:
-        root.require_inside([file])
-        if {"train", "names"} & set(_content(file)):
-            return of_yaml(root, file)
+    if (described := _described(root)) is not None:
+        return of_yaml(root, described)
     found: dict[Split, SplitFiles] = {}
     for split, names in NAMES.items():
         for name in names:
@@ -52,6 +50,22 @@ def find_yolo(root: Folder) -> dict[Split, SplitFiles]:
             whole = of_folders(root, both[1], both[0], undivided=True)
             return {"train": whole, "val": whole}
     return {}
+
+
+def _described(root: Folder) -> Path | None:
+    """The data.yaml, or another file of that kind that has its keys.
+
+    Raises:
+        DataError: if the data.yaml itself is none.
+    """
+    for file in sorted(root.files(root.path, (".yaml", ".yml")), key=lambda file: file.stem != "data"):
+        root.require_inside([file])
+        if file.stem == "data":
+            return file
+        with suppress(DataError):
+            if {"train", "names"} <= set(_content(file)):
+                return file
+    return None
 
 
 def of_yaml(root: Folder, described: Path) -> dict[Split, SplitFiles]:
@@ -146,9 +160,9 @@ def images_of(root: Folder, labels: Path) -> Path:
     """The folder of the images of a folder of txt files: the one given, or ``images`` for ``labels``, or the same."""
     if root.images is not None:
         return root.images
-    parts = ["images" if part == "labels" else part for part in labels.relative_to(root.path).parts]
+    parts = ["images" if part == "labels" else part for part in root.parts(labels)]
     images = root.path.joinpath(*parts)
-    return images if images.is_dir() else labels
+    return images if parts and images.is_dir() else labels
 
 
 def _warn_of_others(root: Folder, labels: Path, used: Iterable[Path]) -> None:

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
+import re
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from detfuse.data.images import CheckImages
 from detfuse.data.index import AnnotationIndex, DataError
+from detfuse.data.readers.checked import index_of
 from detfuse.data.readers.records import (
     BoxRecord,
     CategoryRecord,
     ImageRecord,
     Records,
-    index_of,
+    Repairs,
     is_integer,
     is_number,
+    number_in,
 )
+from detfuse.data.readers.shapes import Extent, extent_of
 
 COCO = "COCO json"
 
@@ -54,13 +58,18 @@ def coco_records(source: Path) -> Records:
         DataError: if it is none; of a record that is none, as soon as that is gone through.
     """
     content = _parse(source)
+    repairs: Repairs = defaultdict(list)
     return Records(
         source,
         form=COCO,
-        categories=_categories(source, content["categories"]),
-        images=_images(source, content["images"]),
-        boxes=_boxes(source, content["annotations"]),
+        categories=_categories(source, content["categories"], repairs),
+        images=_images(source, content["images"], repairs),
+        boxes=_boxes(source, content, repairs),
+        repairs=repairs,
     )
+
+
+_NO_BOX: tuple[Any, ...] = (None, [], [0, 0, 0, 0])  # what tools write that have outlines only
 
 
 def _parse(source: Path) -> dict[str, Any]:
@@ -69,7 +78,9 @@ def _parse(source: Path) -> dict[str, Any]:
         if len(record) != len(items):
             twice = [key for key, count in Counter(key for key, _ in items).items() if count > 1]
             raise DataError(f"{source}: the key {twice[0]!r} stands twice in one object; keep one of them")
-        record.pop("segmentation", None)  # most of COCO's bytes, and boxes do not need it
+        shape = record.pop("segmentation", None)  # most of COCO's bytes, and boxes do not need it
+        if shape and record.get("bbox") in _NO_BOX and (extent := extent_of(shape)) is not None:
+            record["bbox"] = extent
         return record
 
     try:
@@ -113,42 +124,65 @@ def _objects(source: Path, kind: str, records: list[Any]) -> Iterator[tuple[int,
         yield position, record
 
 
-def _categories(source: Path, records: list[Any]) -> Iterator[CategoryRecord]:
+def _categories(source: Path, records: list[Any], repairs: Repairs) -> Iterator[CategoryRecord]:
+    texts = _all_as_text(records, "id")
     for position, record in _objects(source, "category", records):
-        number, name = record.get("id"), record.get("name")
+        number, name, group = record.get("id"), record.get("name"), record.get("supercategory")
+        if texts:
+            repairs[_AS_TEXT.format("id of a category")].append(str(number))
+            number = int(record["id"])
         if not is_integer(number):
             raise _fail(source, f"category at position {position}", f"id must be an integer, got {number!r}")
         if not isinstance(name, str) or not name:
             raise _fail(source, f"category {number}", f"name must be a text, got {name!r}")
-        yield CategoryRecord(number, name)
+        yield CategoryRecord(number, name, group if isinstance(group, str) else None)
 
 
-def _images(source: Path, records: list[Any]) -> Iterator[ImageRecord]:
+def _images(source: Path, records: list[Any], repairs: Repairs) -> Iterator[ImageRecord]:
     texts = all(isinstance(record, dict) and isinstance(record.get("id"), str) for record in records)
+    sides = ("height", "width")
+    as_text = [key for key in sides if _all_as_text(records, key)]
     for position, record in _objects(source, "image", records):
         image_id: Any = record.get("id")
         if not (_is_encodable(image_id) if texts else is_integer(image_id)):
             expected = "id must be an integer, or in all images a text that UTF-8 can write"
             raise _fail(source, f"image at position {position}", f"{expected}; got {image_id!r}")
-        for key in ("width", "height"):
-            if not is_integer(record.get(key)) or record[key] < 1:
-                raise _fail(source, f"image {image_id}", f"{key} must be a positive integer, got {record.get(key)!r}")
-        yield ImageRecord(image_id, record.get("file_name"), record["height"], record["width"])
+        size = [int(record[key]) if key in as_text else record.get(key) for key in sides]
+        if None in size:
+            size = [None, None]
+            repairs["image without width and height, which were read from its header"].append(str(image_id))
+        for key, value in zip(sides, size, strict=True):
+            if value is not None and (not is_integer(value) or value < 1):
+                raise _fail(source, f"image {image_id}", f"{key} must be a positive integer, got {value!r}")
+        for key in as_text:
+            repairs[_AS_TEXT.format(f"{key} of an image")].append(str(image_id))
+        yield ImageRecord(image_id, record.get("file_name"), *size)
 
 
-def _boxes(source: Path, records: list[Any]) -> Iterator[BoxRecord]:
+def _boxes(source: Path, content: dict[str, Any], repairs: Repairs) -> Iterator[BoxRecord]:
+    records = content["annotations"]
+    as_text = {key for key in _NUMBERS if _all_as_text(records, key)}
+    if content["images"] and not any(is_integer(record["id"]) for record in content["images"]):
+        as_text.discard("image_id")
     for position, record in _objects(source, "annotation", records):
+        name = str(record.get("id", f"at position {position}"))
+        if as_text:
+            record = _as_numbers(record, as_text)
+            for key in sorted(as_text):
+                repairs[_AS_TEXT.format(key)].append(name)
         number, box = record.get("id"), record.get("bbox")
         crowd, ignore = record.get("iscrowd"), record.get("ignore")
-        name = str(record.get("id", f"at position {position}"))
         if number is not None and not is_integer(number):
             raise _fail(source, f"annotation {name}", f"id must be an integer, got {number!r}")
         if not isinstance(box, list) or len(box) != 4 or not all(map(is_number, box)):
             expected = "bbox must be four numbers [x, y, width, height]"
-            raise _fail(source, f"annotation {name}", f"{expected}, got {box!r}")
-        for flag, value in (("iscrowd", crowd), ("ignore", ignore)):
-            if value not in (None, 0, 1):
-                raise _fail(source, f"annotation {name}", f"{flag} must be 0 or 1, got {value!r}")
+            hint = "" if box else "; there is no segmentation either whose extent it could be"
+            raise _fail(source, f"annotation {name}", f"{expected}, got {box!r}{hint}")
+        if isinstance(box, Extent):
+            repairs["annotation without bbox, taken as the extent of its segmentation"].append(name)
+        if crowd not in _FLAGS or ignore not in _FLAGS:
+            flag, value = ("ignore", ignore) if crowd in _FLAGS else ("iscrowd", crowd)
+            raise _fail(source, f"annotation {name}", f"{flag} must be 0 or 1, got {value!r}")
         x, y, width, height = map(float, box)
         yield BoxRecord(
             name=name,
@@ -160,6 +194,33 @@ def _boxes(source: Path, records: list[Any]) -> Iterator[BoxRecord]:
             crowd=None if crowd is None else bool(crowd),
             ignore=bool(ignore),
         )
+
+
+_FLAGS = (None, 0, 1)
+_NUMBERS = ("id", "image_id", "category_id", "bbox", "area", "iscrowd")
+_WHOLE = re.compile(r"[0-9]{1,18}", re.ASCII)
+_AS_TEXT = "{} written as text, in all records, taken as the number"
+
+
+def _all_as_text(records: list[Any], key: str) -> bool:
+    """Whether all records write a number of theirs as text; one among others may mean something else."""
+    values = (record.get(key) if isinstance(record, dict) else None for record in records)
+    if key == "bbox":
+        return bool(records) and all(isinstance(value, list) and all(map(_is_text, value)) for value in values)
+    return bool(records) and all(_is_text(value) and (key == "area" or _WHOLE.fullmatch(value)) for value in values)
+
+
+def _is_text(value: Any) -> TypeGuard[str]:
+    return isinstance(value, str) and number_in(value) is not None
+
+
+def _as_numbers(record: dict[str, Any], keys: set[str]) -> dict[str, Any]:
+    numbers: dict[str, Any] = {key: int(record[key]) for key in keys - {"bbox", "area"}}
+    if "area" in keys:
+        numbers["area"] = number_in(record["area"])
+    if "bbox" in keys:
+        numbers["bbox"] = [number_in(value) for value in record["bbox"]]
+    return record | numbers
 
 
 def _is_encodable(text: str) -> bool:

@@ -9,12 +9,13 @@ nothing but an image says that it has no objects. Fields are separated by commas
 from __future__ import annotations
 
 import csv
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from detfuse.data.index import DataError
-from detfuse.data.readers.records import BoxRecord, CategoryRecord, ImageRecord, Records, number_in
+from detfuse.data.readers.records import BoxRecord, CategoryRecord, ImageRecord, Records, Repairs, number_in, picture
 
 TABLE = "CSV rows"
 
@@ -65,6 +66,7 @@ def table_records(source: Path, others: Sequence[Path], picture_of: Callable[[st
         names |= {row.values["label"] for row in rows_of(other) if _has_object(row)}
     if not names:
         raise DataError(f"{source}: none of the rows has an object: there is nothing to learn")
+    repairs: Repairs = defaultdict(list)
     ids = _ids(source.parent / "classes.csv", sorted(names))
     return Records(
         source,
@@ -72,10 +74,15 @@ def table_records(source: Path, others: Sequence[Path], picture_of: Callable[[st
         has_areas=False,
         categories=[CategoryRecord(number, name) for name, number in ids.items()],
         images=(
-            ImageRecord(name, picture_of(name, Path(name).stem), *(_side(source, row, side) for side in _SIDES))
+            ImageRecord(
+                name,
+                picture(picture_of, name, Path(name).stem, repairs),
+                *(_side(source, row, side) for side in _SIDES),
+            )
             for name, row in images.items()
         ),
         boxes=_boxes(source, rows, ids),
+        repairs=repairs,
     )
 
 

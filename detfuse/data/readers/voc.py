@@ -8,13 +8,14 @@ from 1 and include the last one, so that their boxes come out smaller by a pixel
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PureWindowsPath
 from typing import NamedTuple
 from xml.etree.ElementTree import Element
 
 from detfuse.data.index import DataError
-from detfuse.data.readers.records import BoxRecord, CategoryRecord, ImageRecord, Records, number_in
+from detfuse.data.readers.records import BoxRecord, CategoryRecord, ImageRecord, Records, Repairs, number_in, picture
 from detfuse.errors import InputError
 from detfuse.files.xml import read_xml
 
@@ -55,13 +56,18 @@ def voc_records(
     if not names:
         raise DataError(f"{source}: none of the files has an object: there is nothing to learn")
     ids = {name: number for number, name in enumerate(sorted(names), start=1)}
+    repairs: Repairs = defaultdict(list)
     return Records(
         source,
         form=VOC,
         has_areas=False,
         categories=[CategoryRecord(number, name) for name, number in ids.items()],
-        images=(ImageRecord(file.path.stem, picture_of(file.file_name, file.path.stem), *file.size) for file in read),
+        images=(
+            ImageRecord(file.path.stem, picture(picture_of, file.file_name, file.path.stem, repairs), *file.size)
+            for file in read
+        ),
         boxes=_boxes(read, ids),
+        repairs=repairs,
     )
 
 
