@@ -160,6 +160,26 @@ class Learnt(Protocol):
         ...
 
 
+@runtime_checkable
+class Fitting(Protocol):
+    """A head that can say which objects its priors fit, before it has learnt anything."""
+
+    def fitting(self, maps: Sequence[Size], image_size: Size, boxes: Tensor) -> Tensor:
+        """How many priors of each level fit each of some boxes, by the rule that matches them, were each box alone.
+
+        That a prior is an object's best is no fit by itself, though it may have to learn it.
+
+        Args:
+            maps: (H, W) of each level.
+            image_size: (height, width) of the image without its padding.
+            boxes: (N, 4) xyxy pixels.
+
+        Returns:
+            (N, L) int64.
+        """
+        ...
+
+
 class Combine(Protocol):
     """How the candidates of one image become its detections: NMS, soft-NMS, weighted box fusion.
 

@@ -295,7 +295,103 @@ convert = Command(
     run=_run_of("conversion_run"),
 )
 
-data = Family(name="data", purpose="Look after data sets.", commands=(convert,))
+
+@checked
+@dataclass(frozen=True, kw_only=True)
+class CheckSettings(Settings):
+    """What ``check`` takes besides the parts.
+
+    Args:
+        only: names of the checks to run; null runs all.
+        fast: read the headers of the images only: no duplicates, and broken pixels are not seen.
+        workers: images that are decoded at a time; null: one per processor.
+        output: path of a JSON file of the findings; null only prints them.
+    """
+
+    command = "check"
+    family = "data"
+
+    only: (
+        list[
+            Literal[
+                "records",
+                "images",
+                "leaks",
+                "near-leaks",
+                "only-in-one-split",
+                "too-many",
+                "reach",
+                "tiny",
+                "turned",
+                "twins",
+                "whole-images",
+                "slivers",
+                "few",
+                "unequal",
+                "alike-classes",
+                "empty",
+                "duplicates",
+                "near-duplicates",
+                "flat",
+                "modes",
+                "idle-levels",
+                "alike-files",
+                "without-record",
+            ]
+        ]
+        | None
+    )
+    fast: bool
+    workers: PositiveInt | None
+    output: str | None
+
+
+check = Command(
+    settings=CheckSettings,
+    purpose="Examine a data set before training: exit code 0 where nothing was found, 1 repairs or notes, 2 errors.",
+    examples="""\
+        {command} data.root=DIR
+        {command} data.root=DIR head=retinanet data.transform.short_side=480     as it would be trained
+        {command} data.root=DIR experiment=bccd_fcos_r18 output=check.json
+        {command} data.root=DIR fast=true only=[records,images,twins]""",
+    run=_run_of("check_run"),
+)
+
+
+@checked
+@dataclass(frozen=True, kw_only=True)
+class BrowseSettings(Settings):
+    """What ``browse`` takes besides the parts.
+
+    Args:
+        images: of each split that are shown, at most; the histograms are of all.
+        seed: of the augmentation, as in training.
+        output: path of the page.
+    """
+
+    command = "browse"
+    family = "data"
+
+    images: PositiveInt
+    seed: Seed
+    output: str
+
+    def __post_init__(self) -> None:
+        if not self.output.lower().endswith((".html", ".htm")):
+            raise InputError(f"output={self.output}: browsers know a page by its name, which must end in .html")
+
+
+browse = Command(
+    settings=BrowseSettings,
+    purpose="Write a page to look at a data set: images as they lie and as training sees them, boxes, histograms.",
+    examples="""\
+        {command} data.root=DIR
+        {command} data.root=DIR data.transform.crop=0.5 data.transform.brightness=0.3 images=60
+        {command} data=synthetic output=shapes.html""",
+    run=_run_of("browse_run"),
+)
+
+data = Family(name="data", purpose="Look after data sets.", commands=(check, browse, convert))
 
 COMMANDS = {
     each.settings.command: each for each in (train, ablate, evaluate, predict, export, cost, compare, *data.commands)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from detfuse.build import build_data
 from detfuse.cli.commands import ConvertSettings
-from detfuse.data import AnnotationIndex, DetectionDataModule, NoSplitError, coco_of
+from detfuse.data import AnnotationIndex, DetectionDataModule, coco_of
 from detfuse.files.text import write_text
 from detfuse.runs.invocation import Invocation
 from detfuse.runs.outputs import note_made, require_folder
@@ -39,16 +39,7 @@ def run(invocation: Invocation) -> None:
 
 
 def _indexes(data: DetectionDataModule) -> dict[str, AnnotationIndex]:
-    found: dict[str, AnnotationIndex] = {}
-    problems = []
-    for split in ("train", "val"):
-        try:
-            found[split] = data.read(split)
-        except NoSplitError as error:
-            problems.append(error)
-            continue
-        if data.undivided is not None:
-            return {"default": data.undivided}
-    if not found:
-        raise problems[0]
-    return found
+    found = data.read_all()
+    if data.undivided is not None:
+        return {"default": data.undivided}
+    return {str(split): index for split, index in found.items()}

@@ -6,7 +6,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from torch.utils.data import DataLoader
@@ -18,7 +18,7 @@ from detfuse.data.generators import GeneratedData, Shapes, generate
 from detfuse.data.generators.shapes import ObjectSide
 from detfuse.data.images import CheckImages
 from detfuse.data.index import AnnotationIndex, DataError, DataWarning
-from detfuse.data.layout import Given, Split, annotations_in, find_split
+from detfuse.data.layout import Given, NoSplitError, Split, annotations_in, find_split
 from detfuse.data.loader import Loader
 from detfuse.data.readers import Grouping, index_of
 from detfuse.data.transforms import Transforms
@@ -62,6 +62,23 @@ class DetectionDataModule(ABC):
     @abstractmethod
     def read(self, split: Split) -> AnnotationIndex:
         """Read a split's annotations."""
+
+    def read_all(self) -> dict[Split, AnnotationIndex]:
+        """Read the splits that there are, for those who do not train.
+
+        Raises:
+            DataError: if there is none, or a file cannot be used.
+        """
+        found: dict[Split, AnnotationIndex] = {}
+        problems: list[NoSplitError] = []
+        for split in get_args(Split):
+            try:
+                found[split] = self.read(split)
+            except NoSplitError as error:
+                problems.append(error)
+        if not found:
+            raise problems[0]
+        return found
 
     def setup(self, stage: str | None = None) -> None:
         """Read what the stage needs: both splits to fit, the validation split to evaluate; each is read once.

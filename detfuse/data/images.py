@@ -11,7 +11,7 @@ import stat
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PureWindowsPath
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +23,7 @@ from torch import Tensor
 from detfuse.data.index import AnnotationIndex, DataError, DataWarning
 from detfuse.structures import Size
 
-CheckImages = Literal["exists", "header"]
+CheckImages = Literal["nothing", "exists", "header"]
 
 _EXIF_ORIENTATION = 0x112
 _TIFF_WIDTH, _TIFF_HEIGHT = 256, 257
@@ -120,6 +120,45 @@ def _check_size(path: Path, image: Image.Image, size: Size, orientation: int) ->
         )
 
 
+class Header(NamedTuple):
+    """How an image file is stored.
+
+    Attributes:
+        mode: of its pixels, as Pillow calls it.
+        orientation: EXIF's; 1 is upright.
+    """
+
+    mode: str
+    orientation: int
+
+
+def header_of(path: Path, size: Size) -> Header:
+    """Read no more than the header of a file, as long as its last bytes are those that end its form.
+
+    Args:
+        path: the file.
+        size: (height, width) that the annotation file states.
+
+    Raises:
+        DataError: if the file cannot be read, was cut, has another size, or pixels that cannot become RGB.
+    """
+    try:
+        with Image.open(path) as image:
+            orientation = _kept_as_stored(image)
+            _check_size(path, image, size, orientation)
+            if (problem := _mode_problem(image.mode)) is not None:
+                raise DataError(f"{path}: {problem}")
+            if _seems_cut(path, image.format):
+                image.load()
+            return Header(image.mode, orientation)
+    except DataError:
+        raise
+    except _BROKEN as error:
+        raise DataError(
+            f"{path} cannot be read as an image ({error}); replace the file or remove the record"
+        ) from error
+
+
 def relative_path_problem(file_name: object) -> str | None:
     """Why a record's ``file_name`` cannot name a file inside the image folder; None if it can."""
     if not isinstance(file_name, str) or not file_name.strip():
@@ -170,13 +209,16 @@ def check_images(
 
     Args:
         index: what to check.
-        depth: ``exists`` asks the file system only; ``header`` also reads each file's first bytes (about 0.1 ms).
+        depth: ``exists`` asks the file system only; ``header`` also reads each file's first bytes (about 0.1 ms);
+            ``nothing`` is for those who look at the files themselves.
         follow_symlinks: allow links that lead out of the image folder.
         place_of: says where a file lies that has a missing one's name, or nothing.
 
     Raises:
         DataError: naming the first five files with a problem and the total.
     """
+    if depth == "nothing":
+        return
     root = index.root.resolve()
     parents: dict[str, bool] = {}
     problems: list[str] = []
@@ -228,21 +270,11 @@ def _file_problem(root: Path, name: str, *, inside: bool, follow_symlinks: bool)
 
 
 def _header(index: AnnotationIndex, position: int) -> tuple[str | None, int]:
-    path = index.path(position)
     height, width = index.sizes[position].tolist()
     try:
-        with Image.open(path) as image:
-            orientation = _kept_as_stored(image)
-            _check_size(path, image, (height, width), orientation)
-            if (problem := _mode_problem(image.mode)) is not None:
-                return f"{path}: {problem}", 1
-            if _seems_cut(path, image.format):
-                image.load()
-            return None, orientation
+        return None, header_of(index.path(position), (height, width)).orientation
     except DataError as error:
         return str(error), 1
-    except _BROKEN as error:
-        return f"{path} cannot be read as an image ({error}); replace the file or remove the record", 1
 
 
 def _seems_cut(path: Path, kind: str | None) -> bool:

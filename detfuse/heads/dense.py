@@ -19,7 +19,7 @@ from detfuse.heads.candidates import best_of_level, cells_inside, finish
 from detfuse.losses import Normalizer
 from detfuse.ops.anchors import grid_points
 from detfuse.ops.matching import Crowd, Match, boxes_in_crowds
-from detfuse.structures import Batch, FeatureSpec
+from detfuse.structures import Batch, FeatureSpec, Size
 
 
 class DenseOutputs(Protocol):
@@ -172,6 +172,11 @@ class DenseHead(nn.Module, ABC, Generic[Maps]):
                 scores.append(self.score_of(best.scores))
                 labels.append(best.labels)
             return finish(boxes, scores, labels, image_sizes, min_side)
+
+
+def empty_maps(sizes: Sequence[Size]) -> tuple[Tensor, ...]:
+    """Maps without channels, in place of the logits where only their sizes matter."""
+    return tuple(torch.empty(1, 0, *size) for size in sizes)
 
 
 def of_priors(table: Tensor, priors: Tensor) -> Tensor:

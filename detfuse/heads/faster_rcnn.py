@@ -43,7 +43,7 @@ from detfuse.ranges import (
     PositiveInt,
     checked,
 )
-from detfuse.structures import Batch, FeatureSpec
+from detfuse.structures import Batch, FeatureSpec, Size
 
 
 class FasterRCNNOutputs(NamedTuple):
@@ -209,6 +209,10 @@ class FasterRCNNHead(TwoStageHead[FasterRCNNOutputs]):
             f"sizes {min(sizes):.0f} to {max(sizes):.0f} px; {self.proposals} proposals, pooled from "
             f"{' '.join(f'P{level}' for level in self.roi_levels)} to {self.roi_size} x {self.roi_size}"
         )
+
+    def fitting(self, maps: Sequence[Size], image_size: Size, boxes: Tensor) -> Tensor:
+        """See :class:`detfuse.protocols.Fitting`: as the first stage's priors do."""
+        return self.rpn.fitting(maps, image_size, boxes)
 
     def forward(self, features: Sequence[Tensor]) -> FasterRCNNOutputs:
         """Maps (B, C, H, W) per level to raw maps; equal in training and evaluation."""

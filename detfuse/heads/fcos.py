@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from detfuse.attention.inserts import Sites
-from detfuse.heads.dense import Level, all_priors, by_prior
+from detfuse.heads.dense import Level, all_priors, by_prior, empty_maps
 from detfuse.heads.tower import (
     TowerHead,
     predictor,
@@ -40,7 +40,7 @@ from detfuse.ranges import (
     PositiveInt,
     checked,
 )
-from detfuse.structures import Batch, FeatureSpec
+from detfuse.structures import Batch, FeatureSpec, Size
 
 
 class FCOSOutputs(NamedTuple):
@@ -162,6 +162,14 @@ class FCOSHead(TowerHead[FCOSOutputs]):
             for column in zip(*columns, strict=True)
         )
         return match_points(torch.cat(list(points)), lower, upper, reach, boxes, valid)
+
+    def fitting(self, maps: Sequence[Size], image_size: Size, boxes: Tensor) -> Tensor:
+        """See :class:`detfuse.protocols.Fitting`: points near the middle, on the level of its size."""
+        points = self.points(FCOSOutputs(empty_maps(maps), (), ()))
+        alone = boxes[:, None]  # one object to an image
+        positive = self.match(points, alone, torch.ones(alone.shape[:2], dtype=torch.bool)).positive
+        by_level = torch.split(positive, [len(level) for level in points], dim=1)
+        return torch.stack([level.sum(1) for level in by_level], dim=1)
 
     def in_crowds(self, priors: Tensor, batch: Batch) -> Tensor:
         """Which points (P, 2) lie in a crowd, (B, P)."""

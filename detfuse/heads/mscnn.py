@@ -47,7 +47,7 @@ from detfuse.ranges import (
     Range,
     checked,
 )
-from detfuse.structures import Batch, FeatureSpec
+from detfuse.structures import Batch, FeatureSpec, Size
 
 Pooling = Literal["max", "align"]
 """How a region becomes a grid: the maximum of each cell (Fast R-CNN, 2015), or means of points (Mask R-CNN, 2017)."""
@@ -219,6 +219,10 @@ class MSCNNHead(TwoStageHead[MSCNNOutputs]):
             f"{pool.context_scale:g} times as large a context from the finest map at stride {pool.stride:g} to "
             f"{pool.size} x {pool.size}"
         )
+
+    def fitting(self, maps: Sequence[Size], image_size: Size, boxes: Tensor) -> Tensor:
+        """See :class:`detfuse.protocols.Fitting`: as the first stage's priors do."""
+        return self.proposer.fitting(maps, image_size, boxes)
 
     def forward(self, features: Sequence[Tensor]) -> MSCNNOutputs:
         """Maps (B, C_l, H, W) per level to raw maps; equal in training and evaluation."""

@@ -31,11 +31,11 @@ import torch
 from torch import Tensor, nn
 
 from detfuse.errors import InputError
-from detfuse.heads.dense import Assigned, DenseHead, Level, all_priors, by_prior
+from detfuse.heads.dense import Assigned, DenseHead, Level, all_priors, by_prior, empty_maps
 from detfuse.losses import Normalizer, cross_entropy, normalizer_of, smooth_l1_loss
 from detfuse.ops.anchors import from_fixed_point, grid_anchors, to_fixed_point
 from detfuse.ops.boxes import decode_deltas, encode_deltas
-from detfuse.ops.matching import Crowd, Match, match_anchors, require_order
+from detfuse.ops.matching import Crowd, Match, fitting_anchors, match_anchors, require_order
 from detfuse.ops.negatives import Sampler, choose_negatives
 from detfuse.ranges import (
     Fraction,
@@ -47,7 +47,7 @@ from detfuse.ranges import (
     PositiveInt,
     checked,
 )
-from detfuse.structures import Batch, FeatureSpec
+from detfuse.structures import Batch, FeatureSpec, Size
 
 KERNELS = ((5, 5), (7, 7))
 """Of the branches of a level, (height, width); the coarsest level has the first alone."""
@@ -182,6 +182,11 @@ class MSCNNProposalHead(DenseHead[MSCNNProposalOutputs]):
         return match_anchors(
             templates, boxes, valid, foreground_iou=self.foreground_iou, background_iou=self.background_iou
         )
+
+    def fitting(self, maps: Sequence[Size], image_size: Size, boxes: Tensor) -> Tensor:
+        """See :class:`detfuse.protocols.Fitting`: templates of enough overlap."""
+        templates = self.templates(MSCNNProposalOutputs(empty_maps(maps), ()))
+        return fitting_anchors(templates, boxes, self.foreground_iou)
 
     def loss(self, outputs: MSCNNProposalOutputs, batch: Batch) -> dict[str, Tensor]:
         """``loss_cls`` (cross-entropy) and ``loss_box`` (smooth L1 on offsets), summed over the branches.

@@ -19,12 +19,12 @@ from torch import Tensor
 
 from detfuse.attention.inserts import Sites
 from detfuse.errors import InputError
-from detfuse.heads.dense import Level, all_priors, by_prior
+from detfuse.heads.dense import Level, all_priors, by_prior, empty_maps
 from detfuse.heads.tower import TowerHead, predictor
 from detfuse.losses import Normalizer, giou_loss, l1_loss, normalizer_of, smooth_l1_loss
 from detfuse.ops.anchors import anchor_sizes, anchors_of_levels, from_fixed_point, grid_anchors
 from detfuse.ops.boxes import decode_deltas, encode_deltas
-from detfuse.ops.matching import Crowd, Match, match_anchors, require_order
+from detfuse.ops.matching import Crowd, Match, fitting_anchors, match_anchors, require_order
 from detfuse.ranges import (
     Fraction,
     FractionBelowOne,
@@ -35,7 +35,7 @@ from detfuse.ranges import (
     PositiveInt,
     checked,
 )
-from detfuse.structures import Batch, FeatureSpec
+from detfuse.structures import Batch, FeatureSpec, Size
 
 
 class RetinaNetOutputs(NamedTuple):
@@ -162,6 +162,11 @@ class RetinaNetHead(TowerHead[RetinaNetOutputs]):
         return match_anchors(
             anchors, boxes, valid, foreground_iou=self.foreground_iou, background_iou=self.background_iou
         )
+
+    def fitting(self, maps: Sequence[Size], image_size: Size, boxes: Tensor) -> Tensor:
+        """See :class:`detfuse.protocols.Fitting`: anchors of enough overlap."""
+        anchors = self.anchors(RetinaNetOutputs(empty_maps(maps), ()))
+        return fitting_anchors(anchors, boxes, self.foreground_iou)
 
     def loss(self, outputs: RetinaNetOutputs, batch: Batch) -> dict[str, Tensor]:
         """``loss_cls`` (focal) and ``loss_box``; crowds and padded rows are no targets, as in torchvision.

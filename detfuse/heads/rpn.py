@@ -17,14 +17,14 @@ from torch import Tensor
 
 from detfuse.attention.inserts import Sites
 from detfuse.errors import InputError
-from detfuse.heads.dense import DenseHead, Level, all_priors, by_prior, of_priors
+from detfuse.heads.dense import DenseHead, Level, all_priors, by_prior, empty_maps, of_priors
 from detfuse.heads.proposals import draw_sample
 from detfuse.heads.tower import ConvTower, attended_levels, predictor, shared_width
 from detfuse.losses import Normalizer, binary_cross_entropy, normalizer_of, smooth_l1_loss
 from detfuse.ops.anchors import anchor_sizes, anchors_of_levels, from_fixed_point, grid_anchors
 from detfuse.ops.boxes import decode_deltas, encode_deltas
-from detfuse.ops.matching import Crowd, match_anchors
-from detfuse.structures import Batch, FeatureSpec
+from detfuse.ops.matching import Crowd, fitting_anchors, match_anchors
+from detfuse.structures import Batch, FeatureSpec, Size
 
 
 class RPNOutputs(NamedTuple):
@@ -116,6 +116,10 @@ class RegionProposalNetwork(DenseHead[RPNOutputs]):
         """The anchors of each level, (H * W * n, 4) xyxy in the order of the logits."""
         at_origin = from_fixed_point(self.fixed_point_anchors)
         return [grid_anchors(*level) for level in zip(at_origin, self.grids(outputs, self.center_offset), strict=True)]
+
+    def fitting(self, maps: Sequence[Size], image_size: Size, boxes: Tensor) -> Tensor:
+        """See :class:`detfuse.protocols.Fitting`: anchors of enough overlap."""
+        return fitting_anchors(self.anchors(RPNOutputs(empty_maps(maps), ())), boxes, self.foreground_iou)
 
     def loss(self, outputs: RPNOutputs, batch: Batch) -> tuple[Tensor, Tensor]:
         """Cross-entropy of the objectness and smooth L1 of the offsets, over a sample of the anchors."""

@@ -23,11 +23,11 @@ from torch import Tensor, nn
 
 from detfuse.errors import InputError
 from detfuse.fill import fill_convolutions
-from detfuse.heads.dense import DenseHead, Level, all_priors, by_prior
+from detfuse.heads.dense import DenseHead, Level, all_priors, by_prior, empty_maps
 from detfuse.losses import Normalizer, cross_entropy, normalizer_of, smooth_l1_loss
 from detfuse.ops.anchors import default_box_shapes, from_fixed_point, to_fixed_point
 from detfuse.ops.boxes import decode_deltas, encode_deltas
-from detfuse.ops.matching import Crowd, Match, match_default_boxes
+from detfuse.ops.matching import Crowd, Match, fitting_anchors, match_default_boxes
 from detfuse.ranges import (
     Fraction,
     FractionBelowOne,
@@ -37,7 +37,7 @@ from detfuse.ranges import (
     PositiveInt,
     checked,
 )
-from detfuse.structures import Batch, FeatureSpec
+from detfuse.structures import Batch, FeatureSpec, Size
 
 COCO_SCALES = (0.07, 0.15, 0.33, 0.51, 0.69, 0.87, 1.05)
 """Of the six levels of SSD300 on COCO, and of the one that would follow, as fractions of the image."""
@@ -174,6 +174,12 @@ class SSDHead(DenseHead[SSDOutputs]):
     def match(self, default_boxes: Tensor, boxes: Tensor, valid: Tensor) -> Match:
         """Which default box (B, A, 4) learns which of the boxes (B, N, 4)."""
         return match_default_boxes(default_boxes, boxes, valid, foreground_iou=self.foreground_iou)
+
+    def fitting(self, maps: Sequence[Size], image_size: Size, boxes: Tensor) -> Tensor:
+        """See :class:`detfuse.protocols.Fitting`: default boxes of enough overlap."""
+        outputs = SSDOutputs(empty_maps(maps), ())
+        priors = [level[0] for level in self.default_boxes(outputs, torch.tensor([image_size]))]
+        return fitting_anchors(priors, boxes, self.foreground_iou)
 
     def loss(self, outputs: SSDOutputs, batch: Batch) -> dict[str, Tensor]:
         """``loss_cls`` (cross-entropy) and ``loss_box`` (smooth L1 on offsets); crowds and padded rows are no targets.

@@ -8,7 +8,7 @@ which :func:`boxes_in_crowds` and :func:`points_in_crowds` answer for every head
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -92,6 +92,16 @@ def match_anchors(
         learnt = torch.where(better, row + start, learnt)
     positive = (best >= foreground_iou) | claimed
     return Match(learnt, positive, (best < background_iou) & ~positive)
+
+
+def fitting_anchors(anchors: Sequence[Tensor], boxes: Tensor, foreground_iou: float) -> Tensor:
+    """How many anchors of each level, (A_l, 4) each, overlap each of the boxes (N, 4) by at least an IoU, (N, L)."""
+    counts = []
+    for level in anchors:
+        apart = level.t().contiguous().t()  # each coordinate along memory, as above
+        groups = (pairwise_iou(group[None], apart)[0] for group in torch.split(boxes, ROWS))
+        counts.append(torch.cat([(iou >= foreground_iou).sum(1) for iou in groups]))
+    return torch.stack(counts, dim=1)
 
 
 def match_default_boxes(priors: Tensor, boxes: Tensor, valid: Tensor, *, foreground_iou: float) -> Match:

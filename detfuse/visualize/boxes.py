@@ -81,7 +81,7 @@ def draw_detections(
     rows = shown.nonzero().flatten().flip(0)
     boxes, scores, labels = (column[rows].tolist() for column in detections[:3])
     canvas.draw(
-        Mark(tuple(box), f"{categories.names[label]} {score:.2f}", _class_color(label))
+        Mark(tuple(box), f"{categories.names[label]} {score:.2f}", class_color(label))
         for box, score, label in zip(boxes, scores, labels, strict=True)
     )
     return canvas.tensor()
@@ -208,11 +208,11 @@ def _target_marks(targets: Targets, categories: Categories) -> Iterator[Mark]:
     for box, label, valid, ignore in zip(*(column.tolist() for column in columns), strict=True):
         if valid or ignore:
             name = categories.names[label] + (" (crowd)" if ignore else "")
-            yield Mark(tuple(box), name, _class_color(label), dashed=ignore)
+            yield Mark(tuple(box), name, class_color(label), dashed=ignore)
 
 
-def _class_color(label: int) -> Color:
-    """Bright colours that differ: hues a golden angle apart, three brightnesses in turn."""
+def class_color(label: int) -> Color:
+    """Of a class, in all pictures: bright ones that differ, hues a golden angle apart, three brightnesses in turn."""
     hue = (0.33 + label * 0.61803398875) % 1
     red, green, blue = colorsys.hsv_to_rgb(hue, (0.85, 0.6, 1.0)[label // 8 % 3], (1.0, 1.0, 0.75)[label // 8 % 3])
     return round(255 * red), round(255 * green), round(255 * blue)

@@ -79,7 +79,7 @@ def test_a_family_of_commands_lists_them_and_refuses_others(tmp_path: Path) -> N
     assert "detfuse-data convert" in done.stdout
     done = run(tmp_path, _NO_TORCH, "data", "covert", "data.root=x")
     assert (done.returncode, done.stdout) == (2, "")
-    assert "the first argument must be convert, got covert" in done.stderr
+    assert "the first argument must be check or browse or convert, got covert" in done.stderr
 
 
 def test_mistakes_are_told_together_on_stderr(tmp_path: Path) -> None:

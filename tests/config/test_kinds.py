@@ -18,6 +18,8 @@ NEEDED = {
     "predict": ["checkpoint=x", "source=x"],
     "export": ["checkpoint=x"],
     "compare": ["a=x", "b=x", "annotations=x"],
+    "browse": ["data.root=x"],
+    "check": ["data.root=x"],
     "convert": ["data.root=x", "output=x"],
 }
 OF_A_RUN = {field.name for field in fields(TrainSettings)}

@@ -102,6 +102,8 @@ def test_there_is_one_truth_on_defaults() -> None:
         ("cost", []),
         ("compare", ["a=x.json", "b=[y.json]", "annotations=z.json"]),
         ("convert", ["data.root=x", "output=x"]),
+        ("browse", ["data.root=x"]),
+        ("check", ["data.root=x", "experiment=bccd_fcos_r18", "only=[leaks,near-leaks]", "fast=true"]),
         ("export", ["checkpoint=x.ckpt"]),
         ("export", ["checkpoint=x.ckpt", "format=pt2", "output=x.pt2", "combine=soft_nms", "combine.sigma=0.4"]),
     ],
@@ -119,6 +121,7 @@ def test_the_defaults_of_every_command_are_right(command: str, argv: list[str]) 
         ("train", ["++detector=a:b"], "must be a part, a node with a `_target_`"),
         ("ablate", ["report_only=true", "plan_only=true"], "goes with neither"),
         ("export", ["checkpoint=x.ckpt", "output=x.pt2"], "must end in .onnx"),
+        ("browse", ["data.root=x", "output=x.json"], "must end in .html"),
     ],
 )
 def test_what_no_signature_says_is_told_by_the_check_too(command: str, argv: list[str], says: str) -> None:

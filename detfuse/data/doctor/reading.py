@@ -1,0 +1,61 @@
+"""The splits as training would read them, with what it would refuse or repair as findings."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from pathlib import Path
+from typing import get_args
+
+from detfuse.data.datamodule import DetectionDataModule, check_categories
+from detfuse.data.doctor.case import Finding
+from detfuse.data.index import AnnotationIndex, DataError, DataWarning
+from detfuse.data.layout import Split
+
+RECORDS = "records"
+"""The name of this check among the others."""
+
+_REPAIR = re.compile(r"(?P<count>\d+) (?:x )?(?P<what>.*?)(?: \((?P<first>[^()]*)\))?", re.DOTALL)
+_CORRECT = "correct the records, or leave it: training does the same"
+
+
+def read_splits(data: DetectionDataModule) -> tuple[dict[Split, AnnotationIndex], list[Finding]]:
+    """Read what there is; a split that cannot be read is a finding.
+
+    Args:
+        data: not yet set up.
+    """
+    indexes: dict[Split, AnnotationIndex] = {}
+    findings: list[Finding] = []
+    for split in get_args(Split):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", DataWarning)
+            try:
+                indexes[split] = data.read(split)
+            except DataError as error:
+                if all(finding.what != str(error) for finding in findings):  # such as a folder that is not there
+                    findings.append(_refused(split, error))
+        # a folder that nothing divides is read once, with both splits
+        findings += [_repaired(split, str(each.message)) for each in caught if issubclass(each.category, DataWarning)]
+    if len(indexes) == 2:
+        try:
+            check_categories(indexes["train"], indexes["val"])
+        except DataError as error:
+            findings.append(_refused("train, val", error))
+    return indexes, findings
+
+
+def _refused(split: str, error: DataError) -> Finding:
+    return Finding(
+        "error", RECORDS, split, 1, 1, "", str(error), (), "then check again: reading ends at the first such fault"
+    )
+
+
+def _repaired(split: str, message: str) -> Finding:
+    """From a warning, which begins with the annotations' place."""
+    place, _, told = message.partition(": ")
+    found = _REPAIR.fullmatch(told if told else message)
+    if found is None or not Path(place).exists():
+        return Finding("repair", RECORDS, split, 1, 1, "", message, (), _CORRECT)
+    first = found["first"].split(", ") if found["first"] else []
+    return Finding("repair", RECORDS, split, int(found["count"]), 0, "", found["what"], first, _CORRECT)
