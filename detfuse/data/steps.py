@@ -135,19 +135,29 @@ class Resize:
         short_side: the shorter side in pixels.
         long_side: cap on the longer side, or None.
         jitter: (low, high) of the factor.
+        rule: ``smooth`` rounds sides to the nearest pixel and weighs all pixels that one comes from, on uint8;
+            ``torchvision`` does as its detectors do: it cuts sides off, reads four neighbours, and gives float32.
     """
 
     name, scenes = "resize", 1
 
-    def __init__(self, size: Size | None, short_side: int, long_side: int | None, jitter: tuple[float, float]) -> None:
+    def __init__(
+        self,
+        size: Size | None,
+        short_side: int,
+        long_side: int | None,
+        jitter: tuple[float, float],
+        rule: Literal["smooth", "torchvision"] = "smooth",
+    ) -> None:
         self.size = size
         self.short_side = short_side
         self.long_side = long_side
         self.jitter = jitter
+        self.rule = rule
 
     def __call__(self, scene: Scene, generator: np.random.Generator, others: Scenes) -> Scene:
         low, high = self.jitter
-        return self.to(scene, self.target(*scene.size, low + (high - low) * float(generator.random())))
+        return self.to(scene, self.target(*scene.size, low + (high - low) * float(generator.random())), self.rule)
 
     def target(self, height: float, width: float, factor: float = 1.0) -> Size:
         """(height, width) that an image gets: at least one pixel."""
@@ -157,16 +167,19 @@ class Resize:
         if self.long_side is not None:
             scale = min(scale, self.long_side / max(height, width))
         scale *= factor
-        return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+        rest = 0.5 if self.rule == "smooth" else 0.0
+        return max(1, int(height * scale + rest)), max(1, int(width * scale + rest))
 
     @staticmethod
-    def to(scene: Scene, size: Size) -> Scene:
+    def to(scene: Scene, size: Size, rule: Literal["smooth", "torchvision"] = "smooth") -> Scene:
         """The scene at a size."""
+        if rule == "torchvision":
+            scene = scene._replace(image=scene.image.float())  # rounded pixels would show in its scores
         if scene.size == size:
             return scene
         boxes, _ = functional.resize_bounding_boxes(scene.objects.boxes, scene.size, list(size), format=_XYXY)
         return scene._replace(
-            image=functional.resize(scene.image, list(size), antialias=True),
+            image=functional.resize(scene.image, list(size), antialias=rule == "smooth"),
             objects=scene.objects._replace(boxes=_clipped(boxes, size)),  # rounding may leave the image
             scale=(scene.scale[0] * (size[0] / scene.size[0]), scene.scale[1] * (size[1] / scene.size[1])),
         )

@@ -93,5 +93,5 @@ def place(image: Tensor, size: Size, what: str = "the image") -> tuple[Tensor, T
             f"exported size of {size[0]} x {size[1]}; export again with size=[H,W] of at least that"
         )
     images = torch.zeros(1, 3, *size, dtype=torch.uint8)
-    images[0, :, :height, :width] = image
+    images[0, :, :height, :width] = image.round()  # float32 where torchvision's rule resized it
     return images, torch.tensor([[height, width]], dtype=torch.int64)
