@@ -97,6 +97,12 @@ ablate = Command(
 )
 
 
+def _require_one(checkpoint: str | None, weights: str | None) -> None:
+    """A detector comes from a checkpoint or from published weights."""
+    if (checkpoint is None) == (weights is None):
+        raise InputError("give checkpoint=..., or experiment=... and weights=..., but not both")
+
+
 @checked
 @dataclass(frozen=True, kw_only=True)
 class EvaluateSettings(Settings):
@@ -104,6 +110,8 @@ class EvaluateSettings(Settings):
 
     Args:
         checkpoint: path of a ``.ckpt``.
+        weights: in its place, with ``experiment=``: torchvision, or a file of its weights (.pth, .safetensors).
+        seed: with ``weights``.
         output: folder for metrics.json and predictions.json; None puts them beside the checkpoint.
         candidates: file of what the detector predicts before it is combined: read in its place, or written where there
             is none; None keeps nothing.
@@ -112,9 +120,14 @@ class EvaluateSettings(Settings):
     command = "evaluate"
     open_groups = ("data", "evaluation", "trainer", "combine")
 
-    checkpoint: str
+    checkpoint: str | None
     output: str | None
     candidates: str | None
+    weights: str | None = None
+    seed: Seed = 0
+
+    def __post_init__(self) -> None:
+        _require_one(self.checkpoint, self.weights)
 
 
 evaluate = Command(
@@ -122,6 +135,7 @@ evaluate = Command(
     purpose="Evaluate a checkpoint: prints exactly the numbers that training printed.",
     examples="""\
         {command} checkpoint=runs/default/defaults/checkpoints/best.ckpt
+        {command} experiment=retinanet_resnet50_fpn weights=torchvision data.root=DIR
         {command} checkpoint=best.ckpt evaluation.engine=pycocotools
         {command} checkpoint=best.ckpt data.root=DIR trainer.devices=2
         {command} checkpoint=best.ckpt candidates=best.candidates combine=wbf output=DIR""",
@@ -136,6 +150,8 @@ class PredictSettings(Settings):
 
     Args:
         checkpoint: path of a ``.ckpt``, or of an exported ``.onnx`` or ``.pt2``.
+        weights: in its place, with ``experiment=``: torchvision, or a file of its weights (.pth, .safetensors).
+        seed: with ``weights``.
         source: an image, a folder of images or a glob pattern.
         threshold: least score that is drawn and written, 0..1.
         output: folder for pictures and detections.json; None makes one named after the checkpoint's run.
@@ -144,10 +160,15 @@ class PredictSettings(Settings):
     command = "predict"
     open_groups = ("data", "trainer", "combine")
 
-    checkpoint: str
+    checkpoint: str | None
     source: str
     threshold: Fraction
     output: str | None
+    weights: str | None = None
+    seed: Seed = 0
+
+    def __post_init__(self) -> None:
+        _require_one(self.checkpoint, self.weights)
 
 
 predict = Command(
