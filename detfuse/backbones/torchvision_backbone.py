@@ -56,6 +56,7 @@ class TorchvisionBackbone(Extractor):
             ``IMAGENET1K_V2``; or a file (``.pth``, ``.pt``, ``.safetensors``) in torchvision's naming, with or without
             its head. A file that does not say how its images are normalised is taken to be the published one of its
             name, or else torchvision's default.
+        ema: where a file of weights holds averaged and raw ones, take the averaged.
         frozen_stages: number of stages that do not learn and stay in evaluation mode: 1 is the stem (all before C2),
             n > 1 everything up to Cn. Attention in them learns.
         norm: ``train``, ``frozen`` (all BatchNorms) or ``sync`` (statistics over all GPUs).
@@ -79,6 +80,7 @@ class TorchvisionBackbone(Extractor):
         layers: Sequence[str] | None = None,
         reduced_tail: bool = False,
         pretrained: bool | str = False,
+        ema: bool = True,
         frozen_stages: NonNegativeInt = 0,
         norm: Literal["train", "frozen", "sync"] = "train",
         norm_eps: PositiveFloat | None = None,
@@ -119,7 +121,9 @@ class TorchvisionBackbone(Extractor):
         # The train and the eval graph differ in dropout only, which torchvision would announce in a warning.
         self.model = create_feature_extractor(classifier, returned, suppress_diff_warning=True)
         if is_file(pretrained):
-            read = load_file(self.model, str(pretrained), name, known, _normalization(_published(name, pretrained)))
+            read = load_file(
+                self.model, str(pretrained), name, known, _normalization(_published(name, pretrained)), ema=ema
+            )
         self._finish(name, frozen, norm, read)
         if attention and layers is not None:
             raise InputError(f"backbone {name}: attention in it has its place by levels: leave layers out")

@@ -189,7 +189,7 @@ class ExportSettings(Settings):
 
     Args:
         checkpoint: path of a ``.ckpt``.
-        format: ``onnx``, or ``pt2`` (torch's exported program).
+        format: ``onnx``, ``pt2`` (torch's exported program), or ``torchvision`` (a state dict that its model loads).
         size: [height, width] that images are padded to; None: the smallest that all validation images fit.
         output: path of the file; None puts it into the checkpoint's run folder.
     """
@@ -198,13 +198,20 @@ class ExportSettings(Settings):
     open_groups = ("data", "combine")
 
     checkpoint: str
-    format: Literal["onnx", "pt2"]
+    format: Literal["onnx", "pt2", "torchvision"]
     size: tuple[PositiveInt, PositiveInt] | None
     output: str | None
 
     def __post_init__(self) -> None:
-        if self.output is not None and not self.output.endswith(f".{self.format}"):
-            raise InputError(f"output={self.output}: with format={self.format} the name must end in .{self.format}")
+        if self.output is not None and not self.output.endswith(self.suffix):
+            raise InputError(f"output={self.output}: with format={self.format} the name must end in {self.suffix}")
+        if self.format == "torchvision" and self.size is not None:
+            raise InputError("size: torchvision's models take images of any size: leave it out")
+
+    @property
+    def suffix(self) -> str:
+        """What the file's name ends in."""
+        return ".pth" if self.format == "torchvision" else f".{self.format}"
 
 
 export = Command(
@@ -213,6 +220,7 @@ export = Command(
     examples="""\
         {command} checkpoint=runs/default/defaults/checkpoints/best.ckpt
         {command} checkpoint=best.ckpt format=pt2 size=[256,320] output=detector.pt2
+        {command} checkpoint=best.ckpt format=torchvision output=state_dict.pth
         {command} checkpoint=best.ckpt combine=nms combine.iou_threshold=0.5""",
     run=_run_of("export_run"),
 )

@@ -11,6 +11,7 @@ import torch
 
 from detfuse.build import build_combine, build_data, instantiate, size_divisor
 from detfuse.cli.commands import ExportSettings
+from detfuse.cli.state_dict import write_state_dict
 from detfuse.data import Transforms
 from detfuse.data.collate import padded_size
 from detfuse.data.dataset import DetectionDataset, Key
@@ -47,6 +48,9 @@ def run(invocation: Invocation) -> None:
     settings = ExportSettings.of(invocation.config)
     checkpoint, config = open_checkpoint(invocation)
     detector = trained_detector(checkpoint, config).eval()
+    if settings.format == "torchvision":
+        write_state_dict(settings, checkpoint, detector)
+        return
     combine = build_combine(config, fitted=True)
     deployed = Deployed(detector, combine)
     transform: Transforms = instantiate(config["data"]["transform"])()

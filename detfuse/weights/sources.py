@@ -12,13 +12,13 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from detfuse.backbones.pretrained import NoNetworkError, require_reachable
+from detfuse.backbones.pretrained import NoNetworkError, chosen, require_reachable
 from detfuse.errors import InputError
 from detfuse.files.archive import ArchiveError, digest_of, read_archive
+from detfuse.files.endings import common_prefix
 from detfuse.files.run_files import BEST, CONFIG, LAST
 from detfuse.structures import Categories, Normalization
 from detfuse.weights.checkpoint import Checkpoint, read_checkpoint
-from detfuse.weights.endings import common_prefix
 from detfuse.weights.torchvision import CLASSES, PUBLISHED, Published, without_eps
 from detfuse.words import some
 
@@ -147,7 +147,8 @@ def _of_checkpoint(checkpoint: Checkpoint) -> Source:
 
 def _of_file(path: Path, published: Published | None, recipe: str | None) -> Source:
     """Weights in torchvision's names."""
-    weights = _weights(_read(path), path)
+    content, told = chosen(_read(path), ema=True)
+    weights = _weights(content, path)
     known, state, notes = _recognised(weights, published or PUBLISHED.get(recipe or ""), path)
     if published is not None and published.frozen_eps is not None:
         state = without_eps(state, published.frozen_eps)
@@ -162,7 +163,7 @@ def _of_file(path: Path, published: Published | None, recipe: str | None) -> Sou
         num_classes=count,
         normalization=known.normalization,
         model=known.model,
-        notes=tuple(notes),
+        notes=(*told, *notes),
     )
 
 
@@ -196,7 +197,7 @@ def _recognised(
     ordered = [*([hint] if hint else []), *PUBLISHED.values()]
     best: tuple[int, Published, list[str]] | None = None
     for each in ordered:
-        prefix = common_prefix(weights, [row.theirs for row in each.table.rows])
+        prefix = common_prefix(weights, each.table.knows)
         state, unknown = each.table.to_ours({key.removeprefix(prefix): value for key, value in weights.items()})
         if not unknown:
             return each, state, [f"the prefix {prefix!r} of its names was stripped"] * bool(prefix)

@@ -83,6 +83,10 @@ class Table:
             found[row.theirs + key[len(begins) :]] = row.transform.to_theirs(value) if row.transform else value
         return found, unknown
 
+    def knows(self, name: str) -> bool:
+        """Whether a name of theirs has a row."""
+        return _longest(self._of_today(name), [row.theirs for row in self.rows]) is not None
+
     def _of_today(self, name: str) -> str:
         begins = _longest(name, self.former)
         return name if begins is None else self.former[begins] + name[len(begins) :]

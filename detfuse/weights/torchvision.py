@@ -10,11 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
-from torchvision.models import get_model_weights
+from torchvision.models import get_model, get_model_weights
 
+from detfuse.errors import InputError
 from detfuse.structures import IMAGENET, Categories, Normalization
+from detfuse.weights.checkpoint import COUNTER
 from detfuse.weights.tables import Row, Table, rows_after
+from detfuse.words import some
 
 CLASSES = 91
 """Of its checkpoints on COCO: the ids 1 to 90 with their gaps, and 0 for the background, which RetinaNet and FCOS have
@@ -222,3 +226,44 @@ def without_eps(state: Mapping[str, Tensor], eps: float) -> dict[str, Tensor]:
             wide = variance.double()
             found[name] = (state[name].double() * ((wide + used) / (wide + eps)).sqrt()).to(state[name].dtype)
     return found
+
+
+def as_torchvision(state: Mapping[str, Tensor], num_classes: int) -> tuple[Published, int, dict[str, Tensor]]:
+    """A detector's weights as a state dict that a model of torchvision loads as it is.
+
+    Args:
+        state: of a detector of ours.
+        num_classes: K, without background.
+
+    Returns:
+        The model, its number of classes, and the state dict.
+
+    Raises:
+        InputError: if torchvision has no such detector, naming what the nearest one lacks.
+    """
+    faults: dict[str, list[str]] = {}
+    for published in PUBLISHED.values():
+        found, unknown = published.table.to_theirs(state)
+        faults[published.model] = unknown
+        if unknown:
+            continue
+        count = num_classes + published.background
+        with torch.device("meta"):
+            wanted = get_model(published.model, weights=None, weights_backbone=None, num_classes=count).state_dict()
+        given = {key: value for key, value in found.items() if key in wanted or not key.endswith(COUNTER)}
+        given |= {key: torch.zeros((), dtype=x.dtype) for key, x in wanted.items() if key.endswith(COUNTER)} | given
+        faults[published.model] = [
+            *(key for key in given.keys() ^ wanted.keys()),
+            *(f"{key} of {tuple(given[key].shape)}" for key in given if _other_shape(given, wanted, key)),
+        ]
+        if not faults[published.model]:
+            return published, count, given
+    nearest = min(faults, key=lambda model: len(faults[model]))
+    raise InputError(
+        f"torchvision has no detector of these parts: {nearest} is nearest, and differs in {some(faults[nearest])}. "
+        f"Those that it has are experiment={', '.join(PUBLISHED)}"
+    )
+
+
+def _other_shape(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor], key: str) -> bool:
+    return key in wanted and given[key].shape != wanted[key].shape

@@ -10,10 +10,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torchvision.models import get_model
 
 from detfuse.attention.inserts import AttentionChoice
 from detfuse.attention.se import SE
 from detfuse.errors import InputError, UserError
+from detfuse.files.endings import common_prefix
 from detfuse.fusion.operators import Add
 from detfuse.fusion.resample import Nearest, StridedConv
 from detfuse.heads.faster_rcnn import FasterRCNNHead
@@ -27,9 +29,8 @@ from detfuse.ops.postprocess import Nms
 from detfuse.ops.translation import Translated
 from detfuse.runs.starting import without
 from detfuse.structures import Categories, FeatureSpec
-from detfuse.weights.endings import common_prefix
 from detfuse.weights.sources import Source, read_source
-from detfuse.weights.torchvision import PUBLISHED
+from detfuse.weights.torchvision import PUBLISHED, as_torchvision
 from detfuse.weights.transfer import SourceStart, new_inserts, transfer
 
 SPEC = FeatureSpec((4, 6), (8, 16))
@@ -139,10 +140,14 @@ def test_detections_of_more_classes_become_the_datas() -> None:
 
 
 def test_prefixes_are_found_by_endings() -> None:
-    wanted = ["layer1.0.weight", "layer1.0.bias", "head."]
+    wanted = {"layer1.0.weight", "layer1.0.bias", "head.x"}
     for prefix in ("", "module.", "_orig_mod.module.", "student.net."):
-        assert common_prefix([f"{prefix}{name}" for name in ("layer1.0.weight", "head.x")], wanted) == prefix
-    assert common_prefix(["nothing.at.all"], wanted) == ""
+        names = [f"{prefix}{name}" for name in ("layer1.0.weight", "head.x")] + ["other.y"]
+        assert common_prefix(names, wanted.__contains__) == prefix
+    assert common_prefix(["nothing.at.all"], wanted.__contains__) == ""
+    both = [f"{who}.{name}" for who in ("student", "teacher") for name in wanted]
+    with pytest.raises(InputError, match=r"two models, one behind '(student|teacher)\.' and one behind"):
+        common_prefix(both, wanted.__contains__)
 
 
 def _state(classes: int) -> dict[str, Tensor]:
@@ -203,3 +208,19 @@ def test_without_a_network_the_file_and_its_place_are_named(tmp_path: Path, monk
     torch.save(_state(91), tmp_path / "hub" / "checkpoints" / file)
     with pytest.raises(InputError, match="SHA-256 does not begin with eeacb38b"):
         read_source("torchvision:retinanet_resnet50_fpn", None)
+
+
+def test_a_detector_of_known_parts_is_loaded_by_torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Frozen norms do not count batches, but torchvision's do: it is given zeros."""
+    theirs = get_model("ssdlite320_mobilenet_v3_large", weights=None, weights_backbone=None, num_classes=4)
+    monkeypatch.setattr("detfuse.weights.torchvision.get_model", lambda *_, **__: theirs)
+    table = PUBLISHED["ssdlite320_mobilenet_v3_large"].table
+    ours, _ = table.to_ours(theirs.state_dict())
+    ours = {key: value + 1 for key, value in ours.items() if not key.endswith("num_batches_tracked")}
+    published, count, state = as_torchvision(ours, 3)
+    assert (published.model, count) == ("ssdlite320_mobilenet_v3_large", 4)
+    before = theirs.backbone.features[0][0][0].weight.clone()
+    theirs.load_state_dict(state)
+    assert torch.equal(theirs.backbone.features[0][0][0].weight, before + 1)
+    with pytest.raises(InputError, match=r"is nearest, and differs in neck.gate"):
+        as_torchvision({**ours, "neck.gate": torch.ones(1)}, 3)
