@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -384,7 +385,15 @@ def _differing(a: Any, b: Any) -> int:
     return int(a != b)
 
 
-SECTIONS = {
+def parity(picture: str | None = None, *models: str) -> None:
+    """Published detectors against ours, live: [a picture] [names of detectors]."""
+    from parity import table
+
+    table(picture, *models)
+
+
+SECTIONS: dict[str, Callable[..., None]] = {
+    "parity": parity,
     "kills": kills,
     "replicates": replicates,
     "coverage": coverage,
@@ -396,4 +405,6 @@ SECTIONS = {
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("section", choices=SECTIONS)
-    SECTIONS[parser.parse_args().section]()
+    parser.add_argument("arguments", nargs="*", help="of parity: a picture, names of detectors")
+    given = parser.parse_args()
+    SECTIONS[given.section](*given.arguments)

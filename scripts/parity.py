@@ -7,6 +7,7 @@ have the statistics of a picture, and the predictors are scaled so that scores s
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,12 +21,15 @@ from torchvision.models import get_model
 
 from detfuse.build import build_combine, build_detector, instantiate, size_divisor
 from detfuse.config import conf_dir
+from detfuse.data import load_image
 from detfuse.data.collate import collate
+from detfuse.data.generators import Shapes
 from detfuse.data.scene import Objects
 from detfuse.data.transforms import Transforms
 from detfuse.detector import Detector
 from detfuse.protocols import Combine
 from detfuse.structures import Batch, Categories, Detections
+from detfuse.visualize.boxes import draw_detections, save_picture
 from detfuse.weights.checkpoint import Checkpoint, load_weights
 from detfuse.weights.torchvision import PUBLISHED, Published
 
@@ -247,8 +251,8 @@ def compare_losses(pair: Pair, pictures: Sequence[Tensor], objects: Sequence[Obj
         expected = next(theirs[their] for their in _LOSSES[name] if their in theirs)
         worst = max(worst, float(((value - expected).abs() / expected.abs().clamp(min=1e-6)).detach()))
     if torch.is_grad_enabled():
-        torch.stack(list(theirs.values())).sum().backward()
-        torch.stack(list(ours.values())).sum().backward()
+        torch.autograd.backward(list(theirs.values()))
+        torch.autograd.backward(list(ours.values()))
     return worst
 
 
@@ -310,3 +314,67 @@ def first_come() -> Iterator[None]:
         yield
     finally:
         torch.randperm, torch.rand = permutation, uniform
+
+
+_SHORT, _LONG = 256, 427  # pixels of the resized pictures; where a recipe has an exact size, that
+_DRAWN = ("retinanet_resnet50_fpn", "ssd300_vgg16", "fasterrcnn_mobilenet_v3_large_320_fpn")
+
+
+def table(picture: str | None = None, *models: str) -> None:
+    """Compare every detector, print a row of each, and draw some.
+
+    Args:
+        picture: a file; without one a picture is generated.
+        models: some of the names; all without.
+    """
+    whole = load_image(picture).contiguous() if picture else _drawn_picture()
+    height, width = whole.shape[1:]
+    pictures = [whole, whole[:, : height // 2], whole[:, :, : width // 3], whole[:, 5:, : height - 5]]
+    sizes = ", ".join(f"{each.shape[1]} x {each.shape[2]}" for each in pictures)
+    print(f"pictures of {sizes} pixels (height x width), the last of a batch of three without objects")
+    names = ("checkpoint", "parameters", "boxes", "scores", "losses", "gradients", "detections", "ties", "time")
+    print(("{:<40}" + "{:>12}" * 8).format(*names), flush=True)
+    for model in models or PUBLISHED:
+        start = time.monotonic()
+        fixed = model.startswith("ssd")
+        overrides = [] if fixed else [f"data.transform.short_side={_SHORT}", f"data.transform.long_side={_LONG}"]
+        options: dict[str, Any] = {} if fixed else {"min_size": _SHORT, "max_size": _LONG}
+        pair = pair_of(model, whole, *overrides, **options)
+        found = compare(pair, pictures)
+        if model in _DRAWN:
+            _draw(pair, whole, Path(f"parity_{model}.jpg"))
+        losses = compare_losses(pair, pictures[:3], [*map(_objects, pictures[:2]), Objects.none()])
+        row = (
+            *(
+                model,
+                f"{sum(p.numel() for p in pair.theirs.parameters()):,}",
+                f"{found.boxes:.1e}",
+                f"{found.scores:.1e}",
+            ),
+            *(f"{losses:.1e}", f"{compare_gradients(pair):.1e}", found.detections, found.ties),
+            f"{time.monotonic() - start:.0f} s",
+        )
+        print(("{:<40}" + "{:>12}" * 8).format(*row), flush=True)
+
+
+def _drawn_picture() -> Tensor:
+    shapes = Shapes(num_train=1, num_val=1, image_size=480, min_size=16.0, max_size=300.0, max_objects=6, data_seed=0)
+    pixels = shapes.draw("val", 0).pixels
+    return torch.from_numpy(pixels).round().to(torch.uint8).permute(2, 0, 1).contiguous()
+
+
+def _objects(picture: Tensor) -> Objects:
+    """Three objects of several sizes, of classes that all detectors have."""
+    height, width = picture.shape[1:]
+    sides = torch.tensor([width, height, width, height])
+    boxes = torch.tensor([[0.11, 0.13, 0.52, 0.68], [0.35, 0.22, 0.93, 0.91], [0.02, 0.53, 0.31, 0.97]]) * sides
+    return Objects(boxes, torch.tensor([2, 16, 2]), torch.zeros(3, dtype=torch.bool))
+
+
+def _draw(pair: Pair, picture: Tensor, file: Path) -> None:
+    """The best detections of both libraries side by side: torchvision's on the left."""
+    halves = []
+    for found in detections_of(pair, picture):
+        best = Detections(*(column[:12].float() if i < 2 else column[:12] for i, column in enumerate(found)))
+        halves.append(draw_detections(picture, best, pair.published.categories, threshold=0.0))
+    save_picture(file, torch.cat(halves, dim=2))
