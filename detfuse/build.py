@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pytorch_lightning as pl
 from hydra.errors import InstantiationException
@@ -27,6 +27,7 @@ from detfuse.errors import InputError
 from detfuse.evaluation.coco import CocoEvaluator
 from detfuse.evaluation.engines import MAX_DETECTIONS
 from detfuse.initialisation import initialised
+from detfuse.ops.translation import Translated
 from detfuse.protocols import Backbone, Combine, Head, Neck
 from detfuse.structures import Categories, FeatureSpec
 from detfuse.training.module import DetectionModule, ImageIdOf
@@ -34,6 +35,18 @@ from detfuse.training.module import DetectionModule, ImageIdOf
 Config = Mapping[str, Any]
 _MIN_DIVISOR = 32
 _NO_ATTENTION = "detfuse.attention.none"
+
+
+class Start(Protocol):
+    """Weights that training starts from: those of another detector."""
+
+    def announce(self, backbone: Backbone) -> None:
+        """Let a backbone know what of it is going to be read, and how its images are normalised."""
+        ...
+
+    def give(self, detector: Detector, classes: Categories) -> None:
+        """Put them into a detector of these classes."""
+        ...
 
 
 class ConfigError(InputError):
@@ -81,9 +94,18 @@ class Parts:
     data: DetectionDataModule
     detector: Detector
     module: DetectionModule
+    classes: Categories
+    """What the detector predicts: the data's classes, or those of weights that are only scored on the data."""
 
 
-def build_parts(config: Config, *, stage: str, pretrained: bool = True) -> Parts:
+def build_parts(
+    config: Config,
+    *,
+    stage: str,
+    pretrained: bool = True,
+    start: Start | None = None,
+    classes: Categories | None = None,
+) -> Parts:
     """Everything but the trainer: the data is read, the detector initialised under ``config["seed"]``.
 
     The module's configuration has the numbers that images are normalised by, so that its checkpoints need nothing else.
@@ -92,16 +114,26 @@ def build_parts(config: Config, *, stage: str, pretrained: bool = True) -> Parts
         config: plain and resolved.
         stage: ``fit`` reads both splits, ``validate`` the validation split.
         pretrained: False: a checkpoint brings all weights, so the backbone's are not read.
+        start: what training starts from in place of the backbone's weights.
+        classes: what the detector predicts, where weights bring more classes than the data have.
     """
-    backbone = build_backbone(config if pretrained else without_pretrained(config))
+    backbone = build_backbone(config if pretrained and start is None else without_pretrained(config))
+    if start is not None:
+        start.announce(backbone)
     config = with_normalization(config, backbone)
     data = build_data(config, size_divisor(backbone.out_spec))
     data.prepare_data()
     data.setup(stage)
-    detector = build_detector(config, len(data.categories), backbone)
+    predicted = classes or data.categories
+    detector = build_detector(config, len(predicted), backbone)
+    if start is not None:
+        start.give(detector, predicted)
     evaluator = build_evaluator(config, data.ground_truth("val"))
-    module = build_module(config, detector, build_combine(config), evaluator, data.categories, data.image_id_of)
-    return Parts(data, detector, module)
+    combine = build_combine(config)
+    if predicted != data.categories:
+        combine = Translated(combine, predicted, data.categories)
+    module = build_module(config, detector, combine, evaluator, data.categories, data.image_id_of)
+    return Parts(data, detector, module, predicted)
 
 
 def without_pretrained(config: Config) -> dict[str, Any]:

@@ -126,7 +126,8 @@ class Batch(NamedTuple):
     """Images with all that is needed to train on them and to map detections back.
 
     Attributes:
-        images: (B, 3, H, W) uint8 RGB, padded at the bottom and the right.
+        images: (B, 3, H, W) uint8 RGB, padded at the bottom and the right; float32 of 0..255 where they were resized by
+            torchvision's rule.
         image_sizes: (B, 2) int64, (height, width) after resizing, before padding.
         original_sizes: (B, 2) int64, (height, width) of the file.
         scales: (B, 2) float32, resized / original as (y, x).
@@ -141,6 +142,10 @@ class Batch(NamedTuple):
     scales: Tensor
     image_ids: Tensor
     targets: Targets
+
+    def picture(self, position: int) -> Tensor:
+        """An image (3, H, W) with its padding as uint8, which can be drawn on."""
+        return self.images[position].round().to(torch.uint8)
 
 
 class Detections(NamedTuple):

@@ -299,12 +299,13 @@ def steps() -> None:
         print(time.perf_counter() - start, flush=True)
 
 
-def _of_runs(name: str) -> Callable[[], None]:
+def _of_runs(name: str) -> Callable[..., None]:
     """A section of :mod:`benchmarks`, beside this file, which imports torch."""
-    return lambda: getattr(import_module(f"benchmarks.{name}"), name)()
+    return lambda *given: getattr(import_module(f"benchmarks.{name}"), name)(*given)
 
 
-SECTIONS = {
+SECTIONS: dict[str, Callable[..., None]] = {
+    "parity": _of_runs("parity"),
     "kills": _of_runs("kills"),
     "memory": _of_runs("memory"),
     "replicates": replicates,
@@ -316,4 +317,6 @@ SECTIONS = {
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("section", choices=SECTIONS)
-    SECTIONS[parser.parse_args().section]()
+    parser.add_argument("arguments", nargs="*", help="of parity: a picture, names of detectors")
+    given = parser.parse_args()
+    SECTIONS[given.section](*given.arguments)

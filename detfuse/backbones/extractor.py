@@ -23,11 +23,13 @@ class Extractor(nn.Module):
 
     Attributes:
         pretrained: what was read; None from scratch.
+        map_strides: true strides of the maps, where they are not the nominal ones.
     """
 
     model: nn.Module
     out_spec: FeatureSpec
     pretrained: Pretrained | None = None
+    map_strides: tuple[int, ...] | None = None
 
     def __init__(self) -> None:
         super().__init__()
@@ -121,7 +123,7 @@ class Extractor(nn.Module):
             self.train(training)
         expected = [
             (1, channels, height // stride, width // stride)
-            for channels, stride in zip(self.out_spec.channels, self.out_spec.strides, strict=True)
+            for channels, stride in zip(self.out_spec.channels, self.map_strides or self.out_spec.strides, strict=True)
         ]
         shapes = [tuple(feature.shape) for feature in features]
         if shapes != expected:

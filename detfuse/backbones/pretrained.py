@@ -15,13 +15,15 @@ import safetensors
 import safetensors.torch
 from torch import Tensor, nn
 
+from detfuse.backbones.efficientnet_names import as_timm
 from detfuse.errors import InputError, UserError
 from detfuse.files.archive import read_archive
+from detfuse.files.endings import common_prefix
 from detfuse.structures import Normalization, Pretrained
 
 _FILE_SUFFIXES = (".pth", ".pt", ".ckpt", ".safetensors")
-_WRAPPERS = ("state_dict", "model", "model_state_dict", "state_dict_ema", "model_ema")
-_PREFIXES = ("", "module.", "model.", "backbone.", "module.backbone.", "backbone.body.", "detector.backbone.model.")
+_RAW = ("state_dict", "model", "model_state_dict")
+_AVERAGED = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")
 _REMEDY = "give pretrained=<file.pth or .safetensors> with weights from disk, or pretrained=false for random weights"
 
 
@@ -66,13 +68,14 @@ def everything(model: nn.Module, source: str, normalization: Normalization) -> P
 
 
 def load_file(
-    target: nn.Module, path: str, model: str, known: Iterable[str], normalization: Normalization
+    target: nn.Module, path: str, model: str, known: Iterable[str], normalization: Normalization, *, ema: bool = True
 ) -> Pretrained:
     """Load backbone weights from a file in the library's own naming.
 
-    ``state_dict``, ``model`` and the like around the weights are unwrapped, prefixes such as ``module.`` and
-    ``backbone.`` stripped, and a checkpoint of this program serves too. Weights of the full model that the backbone
-    does not have (the classifier, deeper stages) are ignored; others that are missing or left over give one warning.
+    ``state_dict``, ``model`` and the like around the weights are unwrapped, a prefix that they share is found by how
+    they end and stripped, and a checkpoint of this program serves too. What was chosen and stripped is told. Weights of
+    the full model that the backbone does not have (the classifier, deeper stages) are ignored; others that are missing
+    or left over give one warning.
 
     Args:
         target: the backbone, changed in place.
@@ -81,6 +84,7 @@ def load_file(
         known: names of the full model's parameters and buffers.
         normalization: of the images that the weights expect, if the file does not say it: this program's checkpoints
             do, and so does any file with ``mean`` and ``std`` (three numbers each) beside its ``state_dict``.
+        ema: of a file with averaged weights and raw ones, take the averaged.
 
     Returns:
         What was read, by its names in ``target`` (buffers too).
@@ -91,11 +95,18 @@ def load_file(
     where = f"backbone {model}: pretrained={path}"
     file = _existing(Path(path).expanduser(), where)
     content = _read(file, where)
-    weights = _tensors(content, where)
+    state, told = chosen(content, ema)
     wanted = {_canonical(key): key for key in target.state_dict()}
-    full = {_canonical(key) for key in known}
-    prefix = max(_PREFIXES, key=lambda p: sum(_canonical(key) in wanted for key in _strip(weights, p)))
+    names = list(known)
+    full = {_canonical(key) for key in names}
+    weights = as_timm(_tensors(state, where), names)
+    try:
+        prefix = common_prefix(weights, lambda name: _canonical(name) in wanted)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
     weights = _strip(weights, prefix)
+    if prefix:
+        told.append(f"without the prefix {prefix!r} of its names")
 
     own = target.state_dict()
     loaded: dict[str, Tensor] = {}
@@ -124,7 +135,24 @@ def load_file(
             f"({_few(missing)}); {len(extra)} of the file are not in the model ({_few(extra)})",
             stacklevel=2,
         )
-    return Pretrained(str(file), _normalization(content) or normalization, frozenset(loaded))
+    source = f"{file} ({', '.join(told)})" if told else str(file)
+    return Pretrained(source, _normalization(content) or normalization, frozenset(loaded))
+
+
+def chosen(content: Any, ema: bool) -> tuple[Any, list[str]]:
+    """Of a file with averaged weights and raw ones the ones asked for, and what to tell of it."""
+    if not isinstance(content, Mapping):
+        return content, []
+    own = content.get("detfuse")
+    ours = own.get("ema") if isinstance(own, Mapping) else None  # this program's checkpoints
+    averaged = [*(content.get(key) for key in _AVERAGED), ours]
+    averaged = [each for each in averaged if isinstance(each, Mapping) and each]
+    raw = [content[key] for key in _RAW if isinstance(content.get(key), Mapping)]
+    if not averaged:
+        return content, []
+    if not raw or ema:
+        return averaged[0], ["its averaged weights, not its raw ones"] if raw else []
+    return raw[0], ["its raw weights, not its averaged ones"]
 
 
 def _normalization(content: Any) -> Normalization | None:
@@ -165,7 +193,7 @@ def _tensors(content: Any, where: str) -> dict[str, Tensor]:
     """The state dict in the file, whatever is wrapped around it."""
     for _ in range(3):
         inner = (
-            next((content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)), None)
+            next((content[key] for key in (*_RAW, *_AVERAGED) if isinstance(content.get(key), Mapping)), None)
             if (isinstance(content, Mapping))
             else None
         )

@@ -41,6 +41,7 @@ class TimmBackbone(Extractor):
             (``"a1_in1k"``); or a file (``.pth``, ``.pt``, ``.safetensors``) in timm's naming, with or without its head.
             A file that does not say how its images are normalised is taken to be of the tag in ``name``, or of timm's
             default one.
+        ema: where a file of weights holds averaged and raw ones, take the averaged.
         frozen_stages: number of stages that do not learn and stay in evaluation mode: 1 is the stem (all before C2),
             n > 1 everything up to Cn. Attention in them learns.
         norm: ``train``, ``frozen`` (all BatchNorms) or ``sync`` (statistics over all GPUs).
@@ -59,6 +60,7 @@ class TimmBackbone(Extractor):
         name: str,
         levels: Sequence[Level] = (3, 4, 5),
         pretrained: bool | str = False,
+        ema: bool = True,
         frozen_stages: Levels = 0,
         norm: Literal["train", "frozen", "sync"] = "train",
         drop_path: FractionBelowOne = 0.0,
@@ -86,7 +88,7 @@ class TimmBackbone(Extractor):
         if is_file(pretrained):
             with torch.random.fork_rng(devices=[]), torch.device("meta"):
                 classifier = timm.create_model(name, **{k: v for k, v in options.items() if k != "features_only"})
-            read = load_file(self.model, str(pretrained), name, classifier.state_dict(), _normalization(name))
+            read = load_file(self.model, str(pretrained), name, classifier.state_dict(), _normalization(name), ema=ema)
         self._finish(name, frozen, norm, read)
         if attention:
             only_sites(attention, BACKBONE_SITES, f"backbone {name}")

@@ -22,7 +22,7 @@ from detfuse.backbones.extractor import Extractor, accepts_size, dummy_size, las
 from detfuse.backbones.inserts import Stage, attend_stages
 from detfuse.backbones.pretrained import everything, is_file, load_file, no_network, require_reachable
 from detfuse.errors import InputError
-from detfuse.ranges import Level, Levels, checked
+from detfuse.ranges import Level, Levels, PositiveFloat, checked
 from detfuse.structures import FeatureSpec, Normalization, Pretrained
 
 
@@ -48,13 +48,20 @@ class TorchvisionBackbone(Extractor):
             have the other sites, and this one in all families.
         name: a name of ``torchvision.models.list_models(module=torchvision.models)``.
         levels: log2 of the strides to return, ascending.
+        layers: modules whose results are returned in place of the levels' own, such as ``features.13.block.0``, one per
+            level; where two maps have one size, the finer level's nominal stride is half of its map's (torchvision's
+            detectors on MobileNetV3). None: the last of each level.
+        reduced_tail: MobileNetV3 with half the channels in its last stage (SSDLite).
         pretrained: False: random weights; True: torchvision's default weights; a weights name such as
             ``IMAGENET1K_V2``; or a file (``.pth``, ``.pt``, ``.safetensors``) in torchvision's naming, with or without
             its head. A file that does not say how its images are normalised is taken to be the published one of its
             name, or else torchvision's default.
+        ema: where a file of weights holds averaged and raw ones, take the averaged.
         frozen_stages: number of stages that do not learn and stay in evaluation mode: 1 is the stem (all before C2),
             n > 1 everything up to Cn. Attention in them learns.
         norm: ``train``, ``frozen`` (all BatchNorms) or ``sync`` (statistics over all GPUs).
+        norm_eps: what all BatchNorms add to the variance; None: the model's own (MobileNetV3 .001, where torchvision's
+            Faster R-CNN on it has 1e-5).
         ceil_mode: poolings of 2 x 2 round odd sizes up, as Caffe's did (SSD: 300 pixels give maps of 38 and 19, not 37
             and 18). Nothing changes for images of a multiple of the coarsest stride.
 
@@ -70,41 +77,56 @@ class TorchvisionBackbone(Extractor):
         *,
         name: str,
         levels: Sequence[Level] = (3, 4, 5),
+        layers: Sequence[str] | None = None,
+        reduced_tail: bool = False,
         pretrained: bool | str = False,
+        ema: bool = True,
         frozen_stages: Levels = 0,
         norm: Literal["train", "frozen", "sync"] = "train",
+        norm_eps: PositiveFloat | None = None,
         ceil_mode: bool = False,
     ) -> None:
         super().__init__()
         _require_model(name)
-        classifier = _create(name, None)
+        classifier = _create(name, None, reduced_tail)
         with torch.device("meta"):
             dummy = copy.deepcopy(classifier).to("meta").eval()  # RegNet cannot be built there
-            taps = _taps(dummy, name)
-            indices = last_per_stride([tap.stride for tap in taps], levels, name)
+            taps = _taps(dummy, name, layers or ())
+            if layers is None:
+                chosen = [taps[i] for i in last_per_stride([tap.stride for tap in taps], levels, name)]
+            else:
+                chosen = _named(taps, layers, levels, name)
             last = {tap.stride: tap for tap in taps}
             stages = {tap.module: (tap.stride, tap.output) for tap in sorted(last.values(), key=lambda t: t.stride)}
             frozen = stage_parameters(dummy, stages, frozen_stages, name)
-        chosen = [taps[index] for index in indices]
-        self.out_spec = FeatureSpec(tuple(tap.channels for tap in chosen), tuple(tap.stride for tap in chosen))
+        self.out_spec = FeatureSpec(tuple(tap.channels for tap in chosen), tuple(2**level for level in levels))
+        self.map_strides = tuple(tap.stride for tap in chosen)
+        self._outputs = tuple(str(tap.stride) if layers is None else tap.module for tap in chosen)
         self._nhwc = tuple(tap.nhwc for tap in chosen)
 
         read: Pretrained | None = None
         if pretrained and not is_file(pretrained):
             weights = _weights(name, pretrained)
-            classifier = _create(name, weights)
+            classifier = _create(name, weights, reduced_tail)
             read = everything(classifier, f"torchvision's {name} {weights.name}", _normalization(weights))
         if ceil_mode:
             _round_up(classifier, name)
+        if norm_eps is not None:
+            _set_eps(classifier, norm_eps, name)
         known = list(classifier.state_dict())
         upto = {s: tap for s, tap in sorted(last.items()) if s <= chosen[-1].stride and (s >= 4 or tap in chosen)}
+        returned = {tap.module: str(stride) for stride, tap in upto.items()}
+        if layers is not None:
+            returned = {layer: layer for layer in layers}
         # The train and the eval graph differ in dropout only, which torchvision would announce in a warning.
-        self.model = create_feature_extractor(
-            classifier, {tap.module: str(stride) for stride, tap in upto.items()}, suppress_diff_warning=True
-        )
+        self.model = create_feature_extractor(classifier, returned, suppress_diff_warning=True)
         if is_file(pretrained):
-            read = load_file(self.model, str(pretrained), name, known, _normalization(_published(name, pretrained)))
+            read = load_file(
+                self.model, str(pretrained), name, known, _normalization(_published(name, pretrained)), ema=ema
+            )
         self._finish(name, frozen, norm, read)
+        if attention and layers is not None:
+            raise InputError(f"backbone {name}: attention in it has its place by levels: leave layers out")
         if attention:
             ends = _last_layers(self.model)
             offered: tuple[Site, ...] = ("stage",) if ends.keys() >= set(self.out_spec.strides) else ()
@@ -121,7 +143,7 @@ class TorchvisionBackbone(Extractor):
     def forward(self, images: Tensor) -> list[Tensor]:
         """Normalised float images (B, 3, H, W) to one map (B, C_l, H / 2**l, W / 2**l) per level, finest first."""
         features = self.model(images)
-        maps = [features[str(stride)] for stride in self.out_spec.strides]
+        maps = [features[output] for output in self._outputs]
         return [x.permute(0, 3, 1, 2) if nhwc else x for x, nhwc in zip(maps, self._nhwc, strict=True)]
 
 
@@ -159,11 +181,13 @@ def _require_model(name: str) -> None:
         raise InputError(f"backbone: torchvision {torchvision.__version__} has no model {name!r}{hint}")
 
 
-def _create(name: str, weights: models.WeightsEnum | None) -> nn.Module:
+def _create(name: str, weights: models.WeightsEnum | None, reduced_tail: bool = False) -> nn.Module:
+    if reduced_tail and not name.startswith("mobilenet_v3"):
+        raise InputError(f"backbone {name}: only mobilenet_v3_large and _small have a reduced tail: leave it out")
     with warnings.catch_warnings():
         # GoogLeNet and Inception announce a change of their default initialisation.
         warnings.simplefilter("ignore", FutureWarning)
-        model: nn.Module = models.get_model(name, weights=weights)
+        model: nn.Module = models.get_model(name, weights=weights, **({"reduced_tail": True} if reduced_tail else {}))
     return model
 
 
@@ -176,6 +200,14 @@ def _round_up(model: nn.Module, name: str) -> None:
         )
     for pooling in poolings:
         pooling.ceil_mode = True
+
+
+def _set_eps(model: nn.Module, eps: float, name: str) -> None:
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    if not norms:
+        raise InputError(f"backbone {name}: it has no BatchNorm, so norm_eps={eps} changes nothing: leave it out")
+    for norm in norms:
+        norm.eps = eps
 
 
 def _weights(name: str, pretrained: bool | str) -> models.WeightsEnum:
@@ -210,8 +242,30 @@ def _normalization(weights: models.WeightsEnum) -> Normalization:
     return Normalization.of(transforms.mean, transforms.std)
 
 
-def _taps(model: nn.Module, name: str) -> list[_Tap]:
-    """Outputs of the model's children and grandchildren that are feature maps, in the order in which they are ready."""
+def _named(taps: Sequence[_Tap], layers: Sequence[str], levels: Sequence[int], name: str) -> list[_Tap]:
+    """The outputs of some layers, one per level.
+
+    Raises:
+        InputError: if a layer gives no map, or maps that do not fit the levels.
+    """
+    by_name = {tap.module: tap for tap in taps}
+    if lacking := [layer for layer in layers if layer not in by_name]:
+        near = difflib.get_close_matches(lacking[0], by_name, n=4)
+        hint = f"; near it are {', '.join(near)}" if near else ""
+        raise InputError(f"backbone {name}: layers: {', '.join(lacking)} is no module of it that gives a map{hint}")
+    chosen = [by_name[layer] for layer in layers]
+    strides = [tap.stride for tap in chosen]
+    nominal = [2**level for level in levels]
+    if len(layers) != len(levels) or strides[-1:] != nominal[-1:] or any(map(int.__lt__, strides, nominal)):
+        raise InputError(
+            f"backbone {name}: layers {', '.join(layers)} give maps of strides {strides}, levels {list(levels)} name "
+            f"{nominal}; there is one level per layer, and the coarsest names its map's stride"
+        )
+    return chosen
+
+
+def _taps(model: nn.Module, name: str, layers: Sequence[str] = ()) -> list[_Tap]:
+    """Outputs of the model's children, grandchildren and some layers that are feature maps, as they are ready."""
     height, width = size = dummy_size(128)  # large, so that pooled 1 x 1 and 7 x 7 maps are no stride
     taps: list[_Tap] = []
 
@@ -228,7 +282,7 @@ def _taps(model: nn.Module, name: str) -> list[_Tap]:
     handles = [
         module.register_forward_hook(lambda _module, _inputs, output, path=path: record(path, output))
         for path, module in model.named_modules()
-        if path and path.count(".") < 2
+        if path and (path.count(".") < 2 or path in layers)
     ]
     with torch.enable_grad(), accepts_size(name, size, 32):
         model(torch.zeros(1, 3, height, width))

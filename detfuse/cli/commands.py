@@ -103,6 +103,12 @@ ablate = Command(
 )
 
 
+def _require_one(checkpoint: str | None, weights: str | None) -> None:
+    """A detector comes from a checkpoint or from published weights."""
+    if (checkpoint is None) == (weights is None):
+        raise InputError("give checkpoint=..., or experiment=... and weights=..., but not both")
+
+
 @checked
 @dataclass(frozen=True, kw_only=True)
 class EvaluateSettings(Settings):
@@ -110,6 +116,8 @@ class EvaluateSettings(Settings):
 
     Args:
         checkpoint: path of a ``.ckpt``.
+        weights: in its place, with ``experiment=``: torchvision, or a file of its weights (.pth, .safetensors).
+        seed: with ``weights``.
         output: folder for metrics.json and predictions.json; None puts them beside the checkpoint.
         candidates: file of what the detector predicts before it is combined: read in its place, or written where there
             is none; None keeps nothing.
@@ -118,9 +126,14 @@ class EvaluateSettings(Settings):
     command = "evaluate"
     open_groups = ("data", "evaluation", "trainer", "combine")
 
-    checkpoint: str
+    checkpoint: str | None
     output: str | None
     candidates: str | None
+    weights: str | None = None
+    seed: Seed = 0
+
+    def __post_init__(self) -> None:
+        _require_one(self.checkpoint, self.weights)
 
 
 evaluate = Command(
@@ -128,6 +141,7 @@ evaluate = Command(
     purpose="Evaluate a checkpoint: prints exactly the numbers that training printed.",
     examples="""\
         {command} checkpoint=runs/default/defaults/checkpoints/best.ckpt
+        {command} experiment=retinanet_resnet50_fpn weights=torchvision data.root=DIR
         {command} checkpoint=best.ckpt evaluation.engine=pycocotools
         {command} checkpoint=best.ckpt data.root=DIR trainer.devices=2
         {command} checkpoint=best.ckpt candidates=best.candidates combine=wbf output=DIR""",
@@ -142,6 +156,8 @@ class PredictSettings(Settings):
 
     Args:
         checkpoint: path of a ``.ckpt``, or of an exported ``.onnx`` or ``.pt2``.
+        weights: in its place, with ``experiment=``: torchvision, or a file of its weights (.pth, .safetensors).
+        seed: with ``weights``.
         source: an image, a folder of images or a glob pattern.
         threshold: least score that is drawn and written, 0..1.
         upright: turn pictures as their EXIF orientation says, and the boxes with them; False takes the stored pixels.
@@ -151,11 +167,16 @@ class PredictSettings(Settings):
     command = "predict"
     open_groups = ("data", "trainer", "combine")
 
-    checkpoint: str
+    checkpoint: str | None
     source: str
     threshold: Fraction
     upright: bool
     output: str | None
+    weights: str | None = None
+    seed: Seed = 0
+
+    def __post_init__(self) -> None:
+        _require_one(self.checkpoint, self.weights)
 
 
 predict = Command(
@@ -176,7 +197,7 @@ class ExportSettings(Settings):
 
     Args:
         checkpoint: path of a ``.ckpt``.
-        format: ``onnx``, or ``pt2`` (torch's exported program).
+        format: ``onnx``, ``pt2`` (torch's exported program), or ``torchvision`` (a state dict that its model loads).
         output: path of the file; None puts it into the checkpoint's run folder.
     """
 
@@ -184,12 +205,17 @@ class ExportSettings(Settings):
     open_groups = ("data", "combine")
 
     checkpoint: str
-    format: Literal["onnx", "pt2"]
+    format: Literal["onnx", "pt2", "torchvision"]
     output: str | None
 
     def __post_init__(self) -> None:
-        if self.output is not None and not self.output.endswith(f".{self.format}"):
-            raise InputError(f"output={self.output}: with format={self.format} the name must end in .{self.format}")
+        if self.output is not None and not self.output.endswith(self.suffix):
+            raise InputError(f"output={self.output}: with format={self.format} the name must end in {self.suffix}")
+
+    @property
+    def suffix(self) -> str:
+        """What the file's name ends in."""
+        return ".pth" if self.format == "torchvision" else f".{self.format}"
 
 
 export = Command(
@@ -198,6 +224,7 @@ export = Command(
     examples="""\
         {command} checkpoint=runs/default/defaults/checkpoints/best.ckpt
         {command} checkpoint=best.ckpt format=pt2 output=detector.pt2
+        {command} checkpoint=best.ckpt format=torchvision output=state_dict.pth
         {command} checkpoint=best.ckpt combine=nms combine.iou_threshold=0.5""",
     run=_run_of("export_run"),
 )

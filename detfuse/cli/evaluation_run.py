@@ -15,6 +15,7 @@ from detfuse.files.run_files import METRICS, PREDICTIONS
 from detfuse.runs.header import header
 from detfuse.runs.invocation import Invocation
 from detfuse.runs.outputs import default_output, note_made, require_file, require_folder
+from detfuse.runs.published import output_of
 from detfuse.runs.scoring import report, require_one_process, score, score_candidates
 from detfuse.runs.stored import open_checkpoint
 from detfuse.weights.checkpoint import Checkpoint
@@ -32,14 +33,19 @@ def run(invocation: Invocation) -> None:
     checkpoint, config = open_checkpoint(invocation)
     settings = EvaluateSettings.of(invocation.config)
     given = settings.output
-    folder = Path(given).expanduser() if given else default_output(checkpoint.path, "evaluation")
+    if given:
+        folder = Path(given).expanduser()
+    else:
+        published = settings.weights is not None
+        folder = output_of(invocation, "evaluation") if published else default_output(checkpoint.path, "evaluation")
     require_folder(folder, files=[METRICS, PREDICTIONS])
     candidates = Path(settings.candidates).expanduser() if settings.candidates else None
     if candidates and not candidates.is_file():  # one that is there is read
         require_file(candidates)
     pl.seed_everything(config["seed"], workers=True, verbose=False)
     _require_held_back(config, checkpoint)
-    parts = build_parts(config, stage="fit" if is_to_be_fitted(config) else "validate")
+    stage = "fit" if is_to_be_fitted(config) else "validate"
+    parts = build_parts(config, stage=stage, classes=checkpoint.categories if settings.weights else None)
     trainer = build_trainer(config, folder, bare=True)
     require_one_process(trainer, config, candidates)
     if trainer.is_global_zero:

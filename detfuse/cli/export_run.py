@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from detfuse.build import build_combine, build_data, build_evaluator, instantiate, size_divisor
 from detfuse.cli.commands import ExportSettings
+from detfuse.cli.state_dict import write_state_dict
 from detfuse.data import Transforms
 from detfuse.data.datamodule import DetectionDataModule
 from detfuse.data.dataset import DetectionDataset, Key
@@ -60,6 +61,9 @@ def run(invocation: Invocation) -> None:
     settings = ExportSettings.of(invocation.config)
     checkpoint, config = open_checkpoint(invocation)
     detector = trained_detector(checkpoint, config).eval()
+    if settings.format == "torchvision":
+        write_state_dict(settings, checkpoint, detector)
+        return
     combine = build_combine(config, fitted=True)
     deployed = Deployed(detector, combine)
     transform: Transforms = instantiate(config["data"]["transform"])()

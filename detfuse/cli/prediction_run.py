@@ -21,6 +21,7 @@ from detfuse.files.text import write_json
 from detfuse.runs.invocation import Invocation
 from detfuse.runs.outputs import default_output, note_made, require_folder
 from detfuse.runs.predictors import Predictor, open_predictor
+from detfuse.runs.published import output_of
 from detfuse.structures import Categories, Detections
 from detfuse.visualize.boxes import draw_detections, save_picture
 from detfuse.words import shown
@@ -42,8 +43,13 @@ def run(invocation: Invocation) -> None:
     settings = PredictSettings.of(invocation.config)
     files = find_pictures(settings.source)
     names = picture_names(files)
-    given, checkpoint = settings.output, Path(settings.checkpoint).expanduser()
-    output = Path(given).expanduser() if given else default_output(checkpoint, "predictions")
+    given = settings.output
+    if given:
+        output = Path(given).expanduser()
+    elif settings.checkpoint is None:
+        output = output_of(invocation, "predictions")
+    else:
+        output = default_output(Path(settings.checkpoint).expanduser(), "predictions")
     require_folder(output, files=[*names, _DETECTIONS])
     predictor = open_predictor(invocation, [field.name for field in fields(PredictSettings)])
     rows: list[dict[str, Any]] = []
@@ -77,7 +83,8 @@ def run(invocation: Invocation) -> None:
         raise UserError("\n  ".join([f"{len(failed)} of {len(files)} pictures were left out:", *failed]))
     if broken:
         raise UserError(
-            f"the outputs of {settings.checkpoint} are NaN or infinite in {len(broken)} of {len(files)} pictures "
+            f"the outputs of {settings.checkpoint or settings.weights} are NaN or infinite in {len(broken)} of "
+            f"{len(files)} pictures "
             f"({', '.join(map(str, broken[:5]))}{', ...' if len(broken) > 5 else ''}), where it cannot detect. A "
             "checkpoint of 16-mixed may do with trainer.precision=32-true; else take an earlier one"
         )

@@ -31,6 +31,7 @@ from detfuse.runs.outputs import require_folder
 from detfuse.runs.resumption import resumption
 from detfuse.runs.run_folder import Held
 from detfuse.runs.scoring import report, require_one_process, score
+from detfuse.runs.starting import source_of, told
 from detfuse.runs.stored import config_to_resume
 from detfuse.training.datamodule import LightningData
 from detfuse.training.device import bytes_of
@@ -62,7 +63,8 @@ def run(invocation: Invocation) -> None:
     config = config_to_resume(resume, invocation) if resume else invocation.config
     begun = resumption(resume, invocation.directories) if resume else None
     pl.seed_everything(config["seed"], workers=True, verbose=False)
-    parts = build_parts(config, stage="fit", pretrained=resume is None)
+    source = source_of(config, invocation) if resume is None else None
+    parts = build_parts(config, stage="fit", pretrained=resume is None, start=source)
     if begun:
         begun.require_same(parts.data, config)
         begun.require_fit(parts.detector)
@@ -79,6 +81,8 @@ def run(invocation: Invocation) -> None:
         if trainer.is_global_zero:
             _write_what_it_is(parts, folder, config, invocation)
             print(header(parts, trainer, folder, config), flush=True)
+        if source is not None:
+            _say(trainer, told(source, parts, trainer, folder))
         if begun:
             _say(trainer, f"resuming from {begun.checkpoint} ({begun})")
         if begun and begun.is_finished(config):

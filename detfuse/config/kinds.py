@@ -22,6 +22,7 @@ Kind = Literal["science", "data", "machine", "place", "display"]
 KINDS: dict[str, Kind] = {
     "seed": "science",
     "evaluate": "science",
+    "init_from": "science",
     **dict.fromkeys(("project", "name", "runs_dir", "overwrite", "resume", "hydra"), "place"),
     **dict.fromkeys(("experiment", "backbone", "neck", "operator", "resample", "attention", "head"), "science"),
     **dict.fromkeys(("detector", "module", "combine", "evaluation", "optimizer", "scheduler"), "science"),

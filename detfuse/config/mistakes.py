@@ -16,6 +16,8 @@ from detfuse.config.schema.keys import Keys, Schema
 from detfuse.config.schema.overrides import Choice, CommandLine, read_command_line
 from detfuse.config.settings import Settings
 
+_NO_CHECKPOINT = "checkpoint=null"
+
 
 def schema_of(settings: type[Settings], directories: Sequence[Path]) -> Schema:
     """What a configuration of a command is checked against.
@@ -46,10 +48,14 @@ def check(argv: list[str], settings: type[Settings], shipped: Path | None = None
         return line.problems
     composer = composer_of(directory, line.config_dir, settings.command)
     schema = schema_of(settings, composer.directories)
-    refused = [choice for choice in line.choices if _is_the_checkpoints(choice, composer, schema, settings.open_groups)]
+    by_weights = _by_weights(line)
+    open_groups = None if by_weights else settings.open_groups
+    refused = [choice for choice in line.choices if _is_the_checkpoints(choice, composer, schema, open_groups)]
     usable = [choice for choice in line.choices if choice not in refused]
+    if by_weights and all(choice.key != "checkpoint" for choice in usable):
+        usable.append(Choice(_NO_CHECKPOINT, "", "checkpoint", (None,), ("null",)))
     found = Check(composer, schema).run(usable)
-    if found:
+    if found and open_groups is not None:
         found = _of_the_likeliest(found, usable, composer, schema, left_open(usable, settings))
     told = [
         f"{choice.typed}: the checkpoint decides this: {settings.command} takes weights and settings from it; what may "
@@ -91,6 +97,11 @@ def _unlikeliness(problems: Sequence[str]) -> tuple[int, int]:
     return len(problems), sum("there is no" in told and "did you mean" not in told for told in problems)
 
 
+def _by_weights(line: CommandLine) -> Choice | None:
+    """What names weights in place of a checkpoint, which then decides nothing."""
+    return next((choice for choice in line.choices if choice.key == "weights" and choice.values != (None,)), None)
+
+
 def _is_the_checkpoints(
     choice: Choice, composer: Composer, schema: Schema, open_groups: tuple[str, ...] | None
 ) -> bool:
@@ -110,13 +121,16 @@ def replacements(line: CommandLine, settings: type[Settings]) -> dict[str, list[
     Returns:
         The override as typed -> the overrides that stand for it.
     """
+    named = _by_weights(line)
+    without = {named.typed: [named.typed, _NO_CHECKPOINT]} if named else {}
     mappings = [choice for choice in line.choices if choice.sign == "" and isinstance(choice.values[0], dict)]
     if not mappings:
-        return {}
+        return without
     composer = composer_of(conf_dir(), line.config_dir, settings.command)
     groups, _ = composer.parted(line.choices)
     composed = composer.compose([choice.single() for choice in groups])
     keys = Keys(composed, schema_of(settings, composer.directories))
     free = [choice for choice in mappings if keys.takes_any_keys(choice.key)]
     there = {choice.key: OmegaConf.select(composed.config, choice.key) is not None for choice in free}
-    return {choice.typed: [*([f"~{choice.key}"] * there[choice.key]), f"++{choice.typed}"] for choice in free}
+    replaced = {choice.typed: [*([f"~{choice.key}"] * there[choice.key]), f"++{choice.typed}"] for choice in free}
+    return {**without, **replaced}

@@ -64,6 +64,8 @@ class TrainSettings(Settings):
         name: of the run; ``auto`` makes it from the overrides.
         runs_dir: where the runs are written.
         overwrite: replace an existing run of this name.
+        init_from: weights that the run starts from, by the names of modules and classes: a run folder or a checkpoint,
+            ``torchvision``, or a file of its weights; None: only the backbone's.
         resume: ``true`` to continue the run that this command names, or the path of a run folder.
         evaluate: the checkpoint that is scored at the end: the best epoch's, or the last one's.
         debug: ``anomaly`` computes the step again at which the run to resume stopped for a number that is not finite.
@@ -79,6 +81,7 @@ class TrainSettings(Settings):
     resume: bool | str
     evaluate: Literal["best", "last"]
     debug: Literal["anomaly"] | None = None
+    init_from: str | None = None
 
     def __post_init__(self) -> None:
         check_name("project", self.project)

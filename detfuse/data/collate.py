@@ -48,7 +48,8 @@ def collate(samples: Sequence[Sample], *, size_divisor: int, num_targets: int | 
     sizes = [(sample.image.shape[1], sample.image.shape[2]) for sample in samples]
     height, width = padded_size(max(h for h, _ in sizes), max(w for _, w in sizes), size_divisor)
     count = len(samples)
-    images = torch.zeros(count, 3, height, width, dtype=torch.uint8).contiguous(memory_format=torch.channels_last)
+    pixels = samples[0].image.dtype
+    images = torch.zeros(count, 3, height, width, dtype=pixels).contiguous(memory_format=torch.channels_last)
     boxes = torch.zeros(count, rows, 4)
     labels = torch.zeros(count, rows, dtype=torch.int64)
     valid = torch.zeros(count, rows, dtype=torch.bool)

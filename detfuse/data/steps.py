@@ -137,35 +137,48 @@ class Resize:
         short_side: the shorter side in pixels.
         long_side: cap on the longer side; None: :data:`LONGEST` times the shorter one.
         jitter: (low, high) of the factor.
+        rule: ``smooth`` rounds sides to the nearest pixel and weighs all pixels that one comes from, on uint8;
+            ``torchvision`` does as its detectors do: it cuts sides off, reads four neighbours, and gives float32.
     """
 
     name, scenes = "resize", 1
 
-    def __init__(self, size: Size | None, short_side: int, long_side: int | None, jitter: tuple[float, float]) -> None:
+    def __init__(
+        self,
+        size: Size | None,
+        short_side: int,
+        long_side: int | None,
+        jitter: tuple[float, float],
+        rule: Literal["smooth", "torchvision"] = "smooth",
+    ) -> None:
         self.size = size
         self.short_side = short_side
         self.long_side = LONGEST * short_side if long_side is None else long_side
         self.jitter = jitter
+        self.rule = rule
 
     def __call__(self, scene: Scene, generator: np.random.Generator, others: Scenes) -> Scene:
         low, high = self.jitter
-        return self.to(scene, self.target(*scene.size, low + (high - low) * float(generator.random())))
+        return self.to(scene, self.target(*scene.size, low + (high - low) * float(generator.random())), self.rule)
 
     def target(self, height: float, width: float, factor: float = 1.0) -> Size:
         """(height, width) that an image gets: at least one pixel."""
         if self.size is not None:
             return self.size
         scale = min(self.short_side / min(height, width), self.long_side / max(height, width)) * factor
-        return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+        rest = 0.5 if self.rule == "smooth" else 0.0
+        return max(1, int(height * scale + rest)), max(1, int(width * scale + rest))
 
     @staticmethod
-    def to(scene: Scene, size: Size) -> Scene:
+    def to(scene: Scene, size: Size, rule: Literal["smooth", "torchvision"] = "smooth") -> Scene:
         """The scene at a size."""
+        if rule == "torchvision":
+            scene = scene._replace(image=scene.image.float())  # rounded pixels would show in its scores
         if scene.size == size:
             return scene
         boxes, _ = functional.resize_bounding_boxes(scene.objects.boxes, scene.size, list(size), format=_XYXY)
         return scene._replace(
-            image=_resized(scene.image, size),
+            image=_resized(scene.image, size, antialias=rule == "smooth"),
             objects=scene.objects._replace(boxes=_clipped(boxes, size)),  # rounding may leave the image
             scale=(scene.scale[0] * (size[0] / scene.size[0]), scene.scale[1] * (size[1] / scene.size[1])),
         )
@@ -212,10 +225,11 @@ class Colour:
         return scene._replace(image=adjust(scene.image, factor))
 
 
-def _resized(image: Tensor, size: Size) -> Tensor:
+def _resized(image: Tensor, size: Size, *, antialias: bool) -> Tensor:
     single = size == (1, 1)  # of bytes torch makes no single pixel: it takes them for another layout, and stops
-    resized: Tensor = functional.resize(image.float() if single else image, list(size), antialias=True)
-    return resized.round().to(image.dtype) if single else resized
+    given = image.float() if single else image
+    resized: Tensor = functional.resize(given, list(size), antialias=antialias)
+    return resized.round().to(image.dtype) if single and image.dtype == torch.uint8 else resized
 
 
 def _clipped(boxes: Tensor, size: Size) -> Tensor:

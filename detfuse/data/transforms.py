@@ -27,6 +27,9 @@ class Transforms:
         short_side: the resized image's shorter side in pixels; unused with ``size``.
         long_side: cap on its longer side (the shorter one then becomes smaller); None: 16 times ``short_side``, so that
             an image of a few rows cannot become a monstrous one; unused with ``size``.
+        resize: ``smooth`` is antialiased and rounds sides to the nearest pixel; ``torchvision`` does as its detectors
+            do, for their weights: no antialiasing, sides cut to whole pixels, after all other steps and in float32 (a
+            batch takes four times the memory).
         flip: probability of a horizontal flip.
         scale_jitter: [low, high] factor on the resized size, drawn uniformly per image; None for none.
         crop: probability of a random crop, before resizing.
@@ -51,6 +54,7 @@ class Transforms:
         size: tuple[PositiveInt, PositiveInt] | None = None,
         short_side: PositiveInt = 800,
         long_side: PositiveInt | None = 1333,
+        resize: Literal["smooth", "torchvision"] = "smooth",
         flip: Fraction = 0.5,
         scale_jitter: tuple[PositiveFloat, PositiveFloat] | None = None,
         crop: Fraction = 0.0,
@@ -71,7 +75,7 @@ class Transforms:
         area = _range("crop_area", crop_area, highest=1.0)
         self._crop = Crop(crop, area, crop_keep, crop_visible) if crop else None
         jitter = _range("scale_jitter", scale_jitter or (1.0, 1.0), highest=10.0)
-        self._resize = Resize(self.size, short_side, long_side, jitter)
+        self._resize = Resize(self.size, short_side, long_side, jitter, resize)
         self.steps: list[Step] = [self._resize]
         if self._crop is not None:
             self.steps.insert(0, self._crop)
@@ -83,6 +87,8 @@ class Transforms:
             self.steps.append(Colour("contrast", contrast))
         if saturation:
             self.steps.append(Colour("saturation", saturation))
+        if resize == "torchvision":  # it leaves float32, and the others take uint8
+            self.steps.append(self.steps.pop(self.steps.index(self._resize)))
 
     def resized(self, height: float, width: float) -> Size:
         """(height, width) that an image gets: at least one pixel, and equal for training without crop and jitter."""
@@ -133,12 +139,12 @@ class Transforms:
         """Resize only.
 
         Args:
-            image: (3, H, W) uint8.
+            image: (3, H, W) uint8; resized by torchvision's rule it becomes float32, still of 0..255.
             objects: what it contains, if that is known.
             image_id: carried into the batch.
         """
         scene = Scene(image, objects or Objects.none())
-        resized = Resize.to(scene, self.resized(*scene.size))
+        resized = Resize.to(scene, self.resized(*scene.size), self._resize.rule)
         return Sample(resized.image, resized.objects, scene.size, resized.scale, image_id)
 
     def train(

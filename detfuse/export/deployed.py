@@ -84,5 +84,5 @@ def place(image: Tensor, divisor: int) -> tuple[Tensor, Tensor]:
     """
     height, width = image.shape[-2:]
     images = torch.zeros(1, 3, *padded_size(height, width, divisor), dtype=torch.uint8)
-    images[0, :, :height, :width] = image
+    images[0, :, :height, :width] = image.round()  # float32 where torchvision's rule resized it
     return images, torch.tensor([[height, width]], dtype=torch.int64)

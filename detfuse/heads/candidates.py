@@ -16,6 +16,9 @@ from detfuse.ops.anchors import grid_points
 from detfuse.ops.boxes import clip_to_images
 from detfuse.structures import Size
 
+ANY_SIDE = -1.0
+"""The least side of a box where an empty one is a candidate too."""
+
 
 class Best(NamedTuple):
     """The best (prior, class) pairs of one level.

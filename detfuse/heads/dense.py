@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Generic, NamedTuple, Protocol, TypeVar
+from typing import Generic, Literal, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from detfuse.errors import InputError
-from detfuse.heads.candidates import best_of_level, cells_inside, finish
+from detfuse.heads.candidates import ANY_SIDE, best_of_level, cells_inside, finish
 from detfuse.losses import Normalizer
 from detfuse.ops.anchors import grid_points
 from detfuse.ops.matching import Crowd, Match, boxes_in_crowds
@@ -32,6 +32,16 @@ class DenseOutputs(Protocol):
 
 
 Maps = TypeVar("Maps", bound=DenseOutputs)
+
+Grid = Literal["exact", "torchvision"]
+"""Where the priors of a map lie, and which of them detect.
+
+* ``exact``: cells are a nominal stride apart, anchors have the sizes asked for, and a cell that lies wholly in the
+  padding detects nothing, nor does a box that is empty once it is clipped.
+* ``torchvision``: as its published detectors learnt it. Cells are apart by the padded image's size over the map's, in
+  whole pixels (61 in place of 64 where 800 pixels give 13 cells); anchors are rounded to whole pixels; cells in the
+  padding and empty boxes are candidates as others are, so that a detection depends on the padding.
+"""
 
 
 class Level(NamedTuple):
@@ -74,6 +84,7 @@ class DenseHead(nn.Module, ABC, Generic[Maps]):
         normalizer: whose images the losses are divided by.
         score_threshold: candidates have a higher score.
         candidates_per_level: at most.
+        grid: see :data:`Grid`.
 
     Attributes:
         spacing: per level, distance of neighbouring cells in pixels; the strides, unless a head says otherwise.
@@ -90,9 +101,11 @@ class DenseHead(nn.Module, ABC, Generic[Maps]):
         normalizer: Normalizer,
         score_threshold: float,
         candidates_per_level: int,
+        grid: Grid = "exact",
     ) -> None:
         super().__init__()
         self.in_spec, self.num_classes = in_spec, num_classes
+        self.grid = grid
         self.crowd, self.normalizer = crowd, normalizer
         self.score_threshold, self.candidates_per_level = score_threshold, candidates_per_level
         self.spacing = [float(stride) for stride in in_spec.strides]
@@ -108,17 +121,25 @@ class DenseHead(nn.Module, ABC, Generic[Maps]):
 
     def grids(self, outputs: Maps, offset: float) -> list[Tensor]:
         """One point per cell of each level, (H * W, 2) as (x, y); ``offset`` is its place in the cell, in strides."""
-        return [
-            grid_points((x.shape[2], x.shape[3]), spacing, offset, x.device)
-            for x, spacing in zip(outputs.logits, self.spacing, strict=True)
-        ]
+        sizes = _sizes(outputs)
+        device = outputs.logits[0].device
+        return [grid_points(size, apart, offset, device) for size, apart in zip(sizes, self._apart(sizes), strict=True)]
+
+    def _apart(self, sizes: Sequence[Size]) -> list[tuple[float, float]]:
+        """Per level, the distance (y, x) of neighbouring cells in pixels."""
+        if self.grid == "exact":
+            return [(spacing, spacing) for spacing in self.spacing]
+        first = int(self.spacing[0])  # padded images are a multiple of it
+        height, width = sizes[0][0] * first, sizes[0][1] * first
+        return [(height // size[0], width // size[1]) for size in sizes]
 
     def inside(self, outputs: Maps, image_sizes: Tensor) -> list[Tensor]:
         """Per level (B, P): the priors whose cell begins inside the image; the others must not detect."""
-        return [
-            cells_inside((x.shape[2], x.shape[3]), spacing, image_sizes, priors)
-            for x, spacing, priors in zip(outputs.logits, self.spacing, self.priors_per_cell, strict=True)
-        ]
+        levels = zip(_sizes(outputs), self.spacing, self.priors_per_cell, strict=True)
+        if self.grid == "torchvision":
+            everywhere = image_sizes[:, :1] > 0
+            return [everywhere.expand(-1, size[0] * size[1] * priors) for size, _, priors in levels]
+        return [cells_inside(size, spacing, image_sizes, priors) for size, spacing, priors in levels]
 
     # ---- learning
 
@@ -155,7 +176,8 @@ class DenseHead(nn.Module, ABC, Generic[Maps]):
 
     def candidates(self, outputs: Maps, image_sizes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The best boxes of each level, see :class:`detfuse.protocols.Head`."""
-        return self.best(outputs, image_sizes, self.candidates_per_level)
+        least = 0.0 if self.grid == "exact" else ANY_SIDE
+        return self.best(outputs, image_sizes, self.candidates_per_level, least)
 
     def best(
         self, outputs: Maps, image_sizes: Tensor, per_level: int, min_side: float = 0.0
@@ -177,6 +199,11 @@ class DenseHead(nn.Module, ABC, Generic[Maps]):
 def empty_maps(sizes: Sequence[Size]) -> tuple[Tensor, ...]:
     """Maps without channels, in place of the logits where only their sizes matter."""
     return tuple(torch.empty(1, 0, *size) for size in sizes)
+
+
+def _sizes(outputs: DenseOutputs) -> list[Size]:
+    """Of the maps, (H, W)."""
+    return [(x.shape[2], x.shape[3]) for x in outputs.logits]
 
 
 def of_priors(table: Tensor, priors: Tensor) -> Tensor:

@@ -5,7 +5,8 @@ https://arxiv.org/abs/1612.03144.
 Variant: torchvision's ``fasterrcnn_resnet50_fpn``, whose weights fit (of ``bbox_pred`` without the four rows of the
 background, which it never reads): two fully connected layers behind RoIAlign. Its ``_v2`` is ``rpn_convs: 2, box_convs:
 4, box_fcs: 1, box_norm: batch``. Both read P2 to P6 and pool from P2 to P5: ``anchor_scale: 8, roi_levels: [2, 3, 4,
-5]``; the default has the same sizes of anchors, 32 to 512 pixels, on P3 to P7.
+5]``; the default has the same sizes of anchors, 32 to 512 pixels, on P3 to P7. Those on MobileNetV3 have two maps of
+one size, hence ``steps``, and all sizes of anchors on each map, hence ``anchor_sizes``.
 Start: as published, N(0, .01) and N(0, .001) for the two predictors (Fast R-CNN, 2015), Caffe2's ``XavierFill`` and
 ``MSRAFill`` for the layers before them; torchvision leaves all but the convolutions to torch's default.
 Deviations: of the proposals see :mod:`detfuse.heads.rpn`; regions in a crowd that match no object learn nothing
@@ -19,7 +20,7 @@ exported graph it is a loop over the proposals; a ``.pt2`` has torchvision's RoI
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from torch import Tensor
 
@@ -76,8 +77,12 @@ class FasterRCNNHead(TwoStageHead[FasterRCNNOutputs]):
         rpn_convs: 3x3 convolutions before the proposals.
         anchor_scale: size (square root of the area) of a level's smallest anchor, in strides.
         scales_per_octave: anchor sizes between one level and the next.
+        anchor_sizes: of each level, in pixels, every level as many; None: as the two above say.
         aspect_ratios: heights / widths of the anchors.
         center_offset: centre of the anchors within the cell, in strides: 0 as torchvision, .5 the middle.
+        steps: distance of neighbouring cells in pixels, per level, where a map is smaller than its level says; None:
+            the strides.
+        grid: see :data:`detfuse.heads.dense.Grid`.
         single_level_anchors: if the neck gives one level only, the levels (log2 of the stride) whose anchors it
             carries.
         rpn_foreground_iou: an anchor with at least this IoU learns the object; so do the best anchors of every object.
@@ -88,6 +93,7 @@ class FasterRCNNHead(TwoStageHead[FasterRCNNOutputs]):
         train_proposals: proposals of an image that the second stage may learn from.
         candidates_per_level: boxes of each level that may become proposals, while detecting.
         proposals: of an image, that the second stage looks at while detecting: what it costs.
+        proposal_threshold: proposals have a higher score; 0: their number alone decides.
         proposal_iou: of two proposals of a level that overlap by more, the better one stays.
         roi_levels: levels that regions are pooled from; None: all.
         roi_size: cells that each region is pooled to, per side.
@@ -121,8 +127,11 @@ class FasterRCNNHead(TwoStageHead[FasterRCNNOutputs]):
         rpn_convs: NonNegativeInt = 1,
         anchor_scale: PositiveFloat = 4.0,
         scales_per_octave: PositiveInt = 1,
+        anchor_sizes: Sequence[Sequence[PositiveFloat]] | None = None,
         aspect_ratios: Sequence[PositiveFloat] = (0.5, 1.0, 2.0),
         center_offset: Fraction = 0.0,
+        steps: Sequence[PositiveInt] | None = None,
+        grid: Literal["exact", "torchvision"] = "exact",
         single_level_anchors: Sequence[PositiveInt] = (3, 4, 5, 6, 7),
         rpn_foreground_iou: Fraction = 0.7,
         rpn_background_iou: Fraction = 0.3,
@@ -132,6 +141,7 @@ class FasterRCNNHead(TwoStageHead[FasterRCNNOutputs]):
         train_proposals: PositiveInt = 2000,
         candidates_per_level: PositiveInt = 1000,
         proposals: PositiveInt = 1000,
+        proposal_threshold: FractionBelowOne = 0.0,
         proposal_iou: Fraction = 0.7,
         roi_levels: Sequence[NonNegativeInt] | None = None,
         roi_size: PositiveInt = 7,
@@ -182,8 +192,11 @@ class FasterRCNNHead(TwoStageHead[FasterRCNNOutputs]):
             num_convs=rpn_convs,
             anchor_scale=anchor_scale,
             scales_per_octave=scales_per_octave,
+            sizes=anchor_sizes,
             aspect_ratios=aspect_ratios,
             center_offset=center_offset,
+            steps=steps,
+            grid=grid,
             single_level_anchors=single_level_anchors,
             foreground_iou=rpn_foreground_iou,
             background_iou=rpn_background_iou,
@@ -193,6 +206,7 @@ class FasterRCNNHead(TwoStageHead[FasterRCNNOutputs]):
             positive_fraction=rpn_positive_fraction,
             smooth_l1_beta=smooth_l1_beta,
             candidates_per_level=candidates_per_level,
+            score_threshold=proposal_threshold,
         )
         self.box_head = BoxHead(in_spec.channels[0], roi_size, box_convs, box_norm, box_fcs, box_channels)
         self.cls_logits = vector_predictor(self.box_head.out_channels, num_classes + 1, 0.01)
@@ -247,7 +261,7 @@ class FasterRCNNHead(TwoStageHead[FasterRCNNOutputs]):
 
     def second(self, maps: Sequence[Tensor], boxes: Tensor) -> RoiPredictions:
         """What the second stage says of regions (B, R, 4)."""
-        strides = [2**level for level in self.roi_levels]
+        strides = [int(self.rpn.spacing[place]) for place in self._places]
         seen = self.box_head(
             pool_rois(maps, strides, boxes, size=self.roi_size, sampling_ratio=self.sampling_ratio)
         ).unflatten(0, boxes.shape[:2])

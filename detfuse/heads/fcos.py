@@ -7,8 +7,8 @@ ReLU, group norm. torchvision's weights fit with ``level_scales=False, center_of
 the positives of the batch (at least 1), over all processes.
 Deviations: points in a crowd that match nothing learn nothing (``crowd: background`` is torchvision, and ``normalizer:
 process`` its division by each process's own positives); the size ranges are half open and join also where the neck
-skips a level; a detection is never made from a cell that lies wholly in the padding. A single level takes objects of
-all sizes.
+skips a level; a detection is never made from a cell that lies wholly in the padding (``grid: torchvision`` makes some).
+A single level takes objects of all sizes.
 """
 
 from __future__ import annotations
@@ -85,6 +85,7 @@ class FCOSHead(TowerHead[FCOSOutputs]):
         score_threshold: candidates have a higher sqrt(class * centerness). .05 is the paper's; torchvision's .2 drops
             detections of low confidence, which cost little precision but much of AP's recall.
         candidates_per_level: at most.
+        grid: see :data:`detfuse.heads.dense.Grid`.
 
     Attributes:
         size_ranges: per level (least, bound) of the distance to the farthest side, in pixels.
@@ -115,8 +116,9 @@ class FCOSHead(TowerHead[FCOSOutputs]):
         prior_probability: OpenFraction = 0.01,
         score_threshold: FractionBelowOne = 0.05,
         candidates_per_level: PositiveInt = 1000,
+        grid: Literal["exact", "torchvision"] = "exact",
     ) -> None:
-        super().__init__(in_spec, num_classes, crowd, normalizer, score_threshold, candidates_per_level)
+        super().__init__(in_spec, num_classes, crowd, normalizer, score_threshold, candidates_per_level, grid)
         self.center_offset, self.center_sampling_radius = center_offset, center_sampling_radius
         self.focal_alpha, self.focal_gamma = focal_alpha, focal_gamma
         self.box_weight, self.centerness_weight = box_weight, centerness_weight

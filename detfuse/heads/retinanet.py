@@ -4,8 +4,9 @@ Paper: Focal Loss for Dense Object Detection, 2017, https://arxiv.org/abs/1708.0
 Variant: torchvision's (L1 on the offsets, no norm, anchors centred on the upper left corner of the cell); its weights
 fit. The sums are divided by the positives of each image (at least 1), then averaged over the images of all processes.
 Deviations: anchors in a crowd that match nothing learn nothing (``crowd: background`` is torchvision); anchors are not
-rounded to whole pixels; an object that touches no anchor claims none; a detection is never made from a cell that lies
-wholly in the padding; a single level carries the anchors of all levels, see ``single_level_anchors``.
+rounded to whole pixels, and a detection is never made from a cell that lies wholly in the padding (``grid:
+torchvision`` does both as it does); an object that touches no anchor claims none; a single level carries the anchors of
+all levels, see ``single_level_anchors``.
 """
 
 from __future__ import annotations
@@ -61,6 +62,8 @@ class RetinaNetHead(TowerHead[RetinaNetOutputs]):
         num_convs: convolutions of each of the two towers.
         tower_channels: their width; None is the neck's.
         norm: after each of them; "batch" mixes the statistics of the levels.
+        tower_bias: whether they have biases; None: unless a batch norm follows. False before "group" is torchvision's
+            v2.
         anchor_scale: size (square root of the area) of a level's smallest anchor, in strides.
         scales_per_octave: anchor sizes between one level and the next.
         aspect_ratios: heights / widths of the anchors.
@@ -80,6 +83,7 @@ class RetinaNetHead(TowerHead[RetinaNetOutputs]):
         prior_probability: of each class at the start.
         score_threshold: candidates have a higher score.
         candidates_per_level: at most.
+        grid: see :data:`detfuse.heads.dense.Grid`.
 
     Attributes:
         num_anchors: anchors per cell.
@@ -100,6 +104,7 @@ class RetinaNetHead(TowerHead[RetinaNetOutputs]):
         num_convs: NonNegativeInt = 4,
         tower_channels: PositiveInt | None = None,
         norm: Literal["none", "group", "batch"] = "none",
+        tower_bias: bool | None = None,
         anchor_scale: PositiveFloat = 4.0,
         scales_per_octave: PositiveInt = 3,
         aspect_ratios: Sequence[PositiveFloat] = (0.5, 1.0, 2.0),
@@ -117,8 +122,9 @@ class RetinaNetHead(TowerHead[RetinaNetOutputs]):
         prior_probability: OpenFraction = 0.01,
         score_threshold: FractionBelowOne = 0.05,
         candidates_per_level: PositiveInt = 1000,
+        grid: Literal["exact", "torchvision"] = "exact",
     ) -> None:
-        super().__init__(in_spec, num_classes, crowd, normalizer, score_threshold, candidates_per_level)
+        super().__init__(in_spec, num_classes, crowd, normalizer, score_threshold, candidates_per_level, grid)
         require_order(type(self).__name__, foreground_iou, background_iou)
         self.center_offset = center_offset
         self.foreground_iou, self.background_iou = foreground_iou, background_iou
@@ -131,10 +137,12 @@ class RetinaNetHead(TowerHead[RetinaNetOutputs]):
             raise InputError("RetinaNetHead has no anchors: give at least one scale, aspect ratio and single level")
         self.priors_per_cell = [self.num_anchors] * len(in_spec)
         self.register_buffer(
-            "fixed_point_anchors", anchors_of_levels(self.anchor_sizes, aspect_ratios), persistent=False
+            "fixed_point_anchors",
+            anchors_of_levels(self.anchor_sizes, aspect_ratios, whole=grid == "torchvision"),
+            persistent=False,
         )
 
-        channels = self.build_towers(attention, num_convs, tower_channels, norm, prior_probability)
+        channels = self.build_towers(attention, num_convs, tower_channels, norm, prior_probability, tower_bias)
         self.box_deltas = predictor(channels, self.num_anchors * 4)
 
     def describe(self) -> str:

@@ -4,20 +4,21 @@ Paper: Faster R-CNN, 2015, https://arxiv.org/abs/1506.01497; shared by the level
 https://arxiv.org/abs/1612.03144.
 Variant: torchvision's, whose weights fit: sigmoid instead of two-way softmax, smooth L1 that turns linear at 1/9.
 Deviations: as of RetinaNet's anchors (:mod:`detfuse.heads.retinanet`); a cell that lies wholly in the padding neither
-proposes nor teaches background.
+proposes nor teaches background. ``grid: torchvision`` has none of them.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from detfuse.attention.inserts import Sites
 from detfuse.errors import InputError
-from detfuse.heads.dense import DenseHead, Level, all_priors, by_prior, empty_maps, of_priors
+from detfuse.heads.dense import DenseHead, Grid, Level, all_priors, by_prior, empty_maps, of_priors
 from detfuse.heads.proposals import draw_sample
 from detfuse.heads.tower import ConvTower, attended_levels, predictor, shared_width
 from detfuse.losses import Normalizer, binary_cross_entropy, normalizer_of, smooth_l1_loss
@@ -25,6 +26,8 @@ from detfuse.ops.anchors import anchor_sizes, anchors_of_levels, from_fixed_poin
 from detfuse.ops.boxes import decode_deltas, encode_deltas
 from detfuse.ops.matching import Crowd, fitting_anchors, match_anchors
 from detfuse.structures import Batch, FeatureSpec, Size
+
+T = TypeVar("T")
 
 
 class RPNOutputs(NamedTuple):
@@ -49,8 +52,11 @@ class RegionProposalNetwork(DenseHead[RPNOutputs]):
         num_convs: 3x3 convolutions of the tower, as wide as the neck.
         anchor_scale: size (square root of the area) of a level's smallest anchor, in strides.
         scales_per_octave: anchor sizes between one level and the next.
+        sizes: of the anchors of each level, in pixels; None: as the two say.
         aspect_ratios: heights / widths of the anchors.
         center_offset: centre of the anchors within the cell, in strides.
+        steps: distance of neighbouring cells in pixels, per level; None: the strides.
+        grid: see :data:`detfuse.heads.dense.Grid`.
         single_level_anchors: if the neck gives one level only, the levels whose anchors it carries.
         foreground_iou: an anchor with at least this IoU learns the object; so do the best anchors of every object.
         background_iou: an anchor with less learns background.
@@ -60,6 +66,7 @@ class RegionProposalNetwork(DenseHead[RPNOutputs]):
         positive_fraction: of them at most.
         smooth_l1_beta: where the box loss turns linear.
         candidates_per_level: at most.
+        score_threshold: proposals have a higher score; 0: the number alone decides.
     """
 
     fixed_point_anchors: Tensor
@@ -73,8 +80,11 @@ class RegionProposalNetwork(DenseHead[RPNOutputs]):
         num_convs: int,
         anchor_scale: float,
         scales_per_octave: int,
+        sizes: Sequence[Sequence[float]] | None,
         aspect_ratios: Sequence[float],
         center_offset: float,
+        steps: Sequence[float] | None,
+        grid: Grid,
         single_level_anchors: Sequence[int],
         foreground_iou: float,
         background_iou: float,
@@ -84,20 +94,27 @@ class RegionProposalNetwork(DenseHead[RPNOutputs]):
         positive_fraction: float,
         smooth_l1_beta: float,
         candidates_per_level: int,
+        score_threshold: float,
     ) -> None:
-        super().__init__(in_spec, 1, crowd, normalizer, 0.0, candidates_per_level)
+        super().__init__(in_spec, 1, crowd, normalizer, score_threshold, candidates_per_level, grid)
+        self.spacing = self.spacing if steps is None else _one_per_level("steps", steps, in_spec, head)
         self.center_offset = center_offset
         self.foreground_iou, self.background_iou = foreground_iou, background_iou
         self.samples, self.positive_fraction = samples, positive_fraction
         self.smooth_l1_beta = smooth_l1_beta
 
         self.anchor_sizes = anchor_sizes(in_spec.strides, single_level_anchors, anchor_scale, scales_per_octave)
+        if sizes is not None:
+            self.anchor_sizes = [list(of_level) for of_level in _one_per_level("anchor_sizes", sizes, in_spec, head)]
+            _require_one_count(self.anchor_sizes, head)
         self.num_anchors = len(self.anchor_sizes[0]) * len(aspect_ratios)
         if not self.num_anchors:
             raise InputError(f"{head} has no anchors: give at least one scale, aspect ratio and single level")
         self.priors_per_cell = [self.num_anchors] * len(in_spec)
         self.register_buffer(
-            "fixed_point_anchors", anchors_of_levels(self.anchor_sizes, aspect_ratios), persistent=False
+            "fixed_point_anchors",
+            anchors_of_levels(self.anchor_sizes, aspect_ratios, whole=grid == "torchvision"),
+            persistent=False,
         )
 
         width = shared_width(in_spec, head)
@@ -155,9 +172,27 @@ class RegionProposalNetwork(DenseHead[RPNOutputs]):
         return decode_deltas(regression, priors)
 
     def ranking_of(self, score: float) -> float:
-        """Everything is a candidate: what is kept is a matter of number."""
-        return -torch.inf
+        """The score is the logit's sigmoid; above 0 everything is, and what is kept is a matter of number."""
+        return math.log(score / (1 - score)) if score else -math.inf
 
     def score_of(self, ranking: Tensor) -> Tensor:
         """The sigmoid, of the chosen only; 0 of -inf."""
         return ranking.sigmoid()
+
+
+def _one_per_level(name: str, given: Sequence[T], in_spec: FeatureSpec, head: str) -> list[T]:
+    if len(given) != len(in_spec):
+        raise InputError(
+            f"{head}: {name} has {len(given)} entries, but the neck gives {len(in_spec)} levels (strides "
+            f"{in_spec.strides}); give one for each, or null"
+        )
+    return list(given)
+
+
+def _require_one_count(sizes: Sequence[Sequence[float]], head: str) -> None:
+    counts = [len(of_level) for of_level in sizes]
+    if len(set(counts)) > 1:
+        raise InputError(
+            f"{head}: anchor_sizes has {counts} sizes for its levels, but one layer predicts for all of them: give "
+            "every level as many"
+        )

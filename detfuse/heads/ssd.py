@@ -1,29 +1,33 @@
-"""SSD's head: on each level a 3x3 predictor of its own gives class logits and box offsets for default boxes.
+"""SSD's head: on each level a predictor of its own gives class logits and box offsets for default boxes.
 
 Paper: SSD: Single Shot MultiBox Detector, 2016, https://arxiv.org/abs/1512.02325
 Variant: SSD300 with COCO's scales, as in torchvision, whose weights fit: softmax with the background as class 0,
 default boxes as fractions of the image, hard negatives 3:1 by loss within each image, sums divided by the positives of
-the batch (at least 1), over all processes.
+the batch (at least 1), over all processes. ``predictor: separable`` is SSDLite's (MobileNetV2, 2018,
+https://arxiv.org/abs/1801.04381, section 6.2).
 Fill: the authors' ``xavier`` of Caffe, by the fan-in alone, and zero biases; torchvision's counts the fan-out as well.
 Deviations: default boxes in a crowd that match nothing learn nothing (``crowd: background`` is torchvision, and
 ``normalizer: process`` its division by each process's own positives); an image without objects teaches its hardest
 negatives too (``min_negatives: 0`` is the original); the scales follow from the number of levels, so that the head
 works under any neck; a single level carries the boxes of all; the candidates are the best of each level, as in the
-other heads, where torchvision takes the best 400 of each class; cells that lie wholly in the padding neither detect nor
-teach; an object that no default box touches claims none.
+other heads, where torchvision takes the best 400 of each class (``candidates_per_class``); cells that lie wholly in the
+padding neither detect nor teach; an object that no default box touches claims none.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from detfuse.errors import InputError
 from detfuse.fill import fill_convolutions
-from detfuse.heads.dense import DenseHead, Level, all_priors, by_prior, empty_maps
+from detfuse.fusion.lite import lite_predictor
+from detfuse.heads.candidates import ANY_SIDE, best_of_level, finish
+from detfuse.heads.classes import ClassRows
+from detfuse.heads.dense import DenseHead, Level, all_priors, by_prior, empty_maps, of_priors
 from detfuse.losses import Normalizer, cross_entropy, normalizer_of, smooth_l1_loss
 from detfuse.ops.anchors import default_box_shapes, from_fixed_point, to_fixed_point
 from detfuse.ops.boxes import decode_deltas, encode_deltas
@@ -80,8 +84,12 @@ class SSDHead(DenseHead[SSDOutputs]):
         coder_weights: factors of the offsets (dx, dy, dw, dh); the original's variances .1 and .2 are 10 and 5.
         smooth_l1_beta: where the box loss turns from quadratic to linear.
         box_weight: factor of the box loss.
+        predictor: what gives the logits, and the offsets: a 3x3 convolution, or a depthwise one with norm and ReLU6,
+            then 1x1.
         score_threshold: candidates have a higher score.
         candidates_per_level: at most.
+        candidates_per_class: the best of each class over all levels, at most, in place of the best of each level, and
+            empty boxes among them: torchvision has 400; None: by the level.
 
     Attributes:
         scales: see above, as used.
@@ -112,10 +120,13 @@ class SSDHead(DenseHead[SSDOutputs]):
         coder_weights: tuple[PositiveFloat, PositiveFloat, PositiveFloat, PositiveFloat] = (10.0, 10.0, 5.0, 5.0),
         smooth_l1_beta: NonNegativeFloat = 1.0,
         box_weight: NonNegativeFloat = 1.0,
+        predictor: Literal["conv", "separable"] = "conv",
         score_threshold: FractionBelowOne = 0.01,
         candidates_per_level: PositiveInt = 1000,
+        candidates_per_class: PositiveInt | None = None,
     ) -> None:
         super().__init__(in_spec, num_classes, crowd, normalizer, score_threshold, candidates_per_level)
+        self.candidates_per_class, self.predictor = candidates_per_class, predictor
         self.foreground_iou = foreground_iou
         self.negative_ratio, self.min_negatives = negative_ratio, min_negatives
         self.smooth_l1_beta, self.box_weight = smooth_l1_beta, box_weight
@@ -134,8 +145,9 @@ class SSDHead(DenseHead[SSDOutputs]):
         self.register_buffer("fixed_point_coder", to_fixed_point(torch.tensor(coder_weights)), persistent=False)
 
         boxes = list(zip(in_spec.channels, self.num_boxes, strict=True))
-        self.cls_logits = nn.ModuleList(_predictor(channels, n * (num_classes + 1)) for channels, n in boxes)
-        self.box_deltas = nn.ModuleList(_predictor(channels, n * 4) for channels, n in boxes)
+        make = lite_predictor if predictor == "separable" else _predictor
+        self.cls_logits = nn.ModuleList(make(channels, n * (num_classes + 1)) for channels, n in boxes)
+        self.box_deltas = nn.ModuleList(make(channels, n * 4) for channels, n in boxes)
 
     def describe(self) -> str:
         """One line: levels, default boxes per cell and their scales."""
@@ -153,6 +165,11 @@ class SSDHead(DenseHead[SSDOutputs]):
             tuple(predict(x) for predict, x in zip(self.cls_logits, features, strict=True)),
             tuple(predict(x) for predict, x in zip(self.box_deltas, features, strict=True)),
         )
+
+    def class_rows(self) -> dict[str, ClassRows]:
+        """See :class:`detfuse.heads.classes.Classed`."""
+        last = "" if self.predictor == "conv" else "1."
+        return {f"cls_logits.{i}.{last}": ClassRows(n, background=1) for i, n in enumerate(self.num_boxes)}
 
     def default_boxes(self, outputs: SSDOutputs, image_sizes: Tensor) -> list[Tensor]:
         """The default boxes of each level, (B, H * W * n, 4) xyxy in the order of the logits.
@@ -206,6 +223,25 @@ class SSDHead(DenseHead[SSDOutputs]):
         descending = entropy.masked_fill(~negative, -torch.inf).sort(dim=1, descending=True).values
         rank = torch.arange(entropy.shape[1], device=entropy.device)
         return torch.where((rank < wanted) & (descending > -torch.inf), descending, 0.0).sum()
+
+    def candidates(self, outputs: SSDOutputs, image_sizes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The best of each level or of each class, see :class:`detfuse.protocols.Head`."""
+        if self.candidates_per_class is None:
+            return super().candidates(outputs, image_sizes)
+        with torch.autocast(image_sizes.device.type, enabled=False):
+            levels = list(self.levels(outputs, image_sizes))
+            ranking, regression, priors = (torch.cat(column, dim=1) for column in zip(*levels, strict=True))
+            inside = torch.cat(self.inside(outputs, image_sizes), dim=1)
+            best = [
+                best_of_level(of_class, inside, self.score_threshold, self.candidates_per_class)
+                for of_class in torch.split(ranking, 1, dim=2)
+            ]
+            rows, scores = (torch.cat([getattr(b, name) for b in best], dim=1) for name in ("priors", "scores"))
+            labels = torch.cat([torch.full_like(b.priors, label) for label, b in enumerate(best)], dim=1)
+            boxes = self.decode(of_priors(regression, rows), of_priors(priors, rows))
+            found = finish([boxes], [scores.clamp(min=0)], [labels], image_sizes, ANY_SIDE)
+            of_level = [torch.full_like(level.ranking[0, :, 0], i).long() for i, level in enumerate(levels)]
+            return (*found[:3], torch.cat(of_level)[rows])
 
     def levels(self, outputs: SSDOutputs, image_sizes: Tensor) -> Iterator[Level]:
         """Ranked by the class's softmax, which is the score."""

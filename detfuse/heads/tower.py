@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from detfuse.attention.inserts import HEAD_SITES, Sites, chosen_levels, make_insert, only_sites
 from detfuse.errors import InputError
+from detfuse.heads.classes import ClassRows
 from detfuse.heads.dense import Assigned, DenseHead, Maps, by_cell
 from detfuse.losses import focal_loss
 from detfuse.norms import group_norm
@@ -35,7 +36,13 @@ class TowerHead(DenseHead[Maps]):
     focal_gamma: float
 
     def build_towers(
-        self, attention: Sites | None, num_convs: int, tower_channels: int | None, norm: Norm, probability: float
+        self,
+        attention: Sites | None,
+        num_convs: int,
+        tower_channels: int | None,
+        norm: Norm,
+        probability: float,
+        bias: bool | None = None,
     ) -> int:
         """Make the towers and ``cls_logits``, which needs to know ``priors_per_cell``.
 
@@ -45,6 +52,7 @@ class TowerHead(DenseHead[Maps]):
             tower_channels: their width; None is the neck's.
             norm: after each convolution.
             probability: of each class at the start.
+            bias: of each convolution; None: unless a batch norm follows.
 
         Returns:
             The width of what the layers after the box tower read.
@@ -56,8 +64,8 @@ class TowerHead(DenseHead[Maps]):
         width = shared_width(self.in_spec, name)
         channels = _tower_width(name, num_convs, tower_channels, width)
         self.attended = attended_levels(attention, self.in_spec, num_convs, name)
-        self.cls_tower = ConvTower(width, channels, num_convs, norm, attention, "cls_tower")
-        self.box_tower = ConvTower(width, channels, num_convs, norm, attention, "box_tower")
+        self.cls_tower = ConvTower(width, channels, num_convs, norm, attention, "cls_tower", bias)
+        self.box_tower = ConvTower(width, channels, num_convs, norm, attention, "box_tower", bias)
         self.cls_logits = predictor(channels, self.priors_per_cell[0] * self.num_classes, probability)
         return channels
 
@@ -71,6 +79,10 @@ class TowerHead(DenseHead[Maps]):
         levels = list(zip(features, self.attended, strict=True))
         logits = tuple(self.cls_logits(self.cls_tower(x, attend=on)) for x, on in levels)
         return logits, [self.box_tower(x, attend=on) for x, on in levels]
+
+    def class_rows(self) -> dict[str, ClassRows]:
+        """See :class:`detfuse.heads.classes.Classed`."""
+        return {"cls_logits.": ClassRows(groups=self.priors_per_cell[0])}
 
     def class_loss(self, outputs: Maps, assigned: Assigned, share: Tensor) -> Tensor:
         """The focal loss of all classes; ``share`` is the weight of a prior that learns, by (B, A) or broadcast."""
@@ -103,6 +115,8 @@ class ConvTower(nn.Sequential):
         norm: ``none``; ``group``, see :func:`detfuse.norms.group_norm`; ``batch``, whose statistics mix all levels.
         attention: what stands after each ReLU (site ``head``), shared by the levels as the tower is.
         name: of the tower, to name its places.
+        bias: whether the convolutions have biases; None: unless a batch norm follows, before which one would have no
+            effect and no gradient.
     """
 
     def __init__(
@@ -113,15 +127,14 @@ class ConvTower(nn.Sequential):
         norm: Norm,
         attention: Sites | None = None,
         name: str = "tower",
+        bias: bool | None = None,
     ) -> None:
         super().__init__()
         self.out_channels = channels if num_convs else in_channels
+        bias = norm != "batch" if bias is None else bias
         for i in range(num_convs):
             block = _Layer()
-            # a bias before a batch norm would have no effect and no gradient
-            block.add_module(
-                "conv", nn.Conv2d(channels if i else in_channels, channels, 3, padding=1, bias=norm != "batch")
-            )
+            block.add_module("conv", nn.Conv2d(channels if i else in_channels, channels, 3, padding=1, bias=bias))
             if norm == "group":
                 block.add_module("norm", group_norm(channels))
             elif norm == "batch":

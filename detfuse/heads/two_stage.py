@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from detfuse.errors import InputError
+from detfuse.heads.classes import ClassRows
 from detfuse.heads.proposals import Proposals, propose, sample_rois
 from detfuse.heads.second_stage import RoiPredictions, second_stage_candidates, second_stage_loss
 from detfuse.losses import Normalizer
@@ -84,6 +85,10 @@ class TwoStageHead(nn.Module, ABC, Generic[Staged]):
         self.crowd, self.normalizer = crowd, normalizer
         self.score_threshold, self.max_candidates = score_threshold, max_candidates
         self.register_buffer("fixed_point_coder", to_fixed_point(torch.tensor(list(coder_weights))), persistent=False)
+
+    def class_rows(self) -> dict[str, ClassRows]:
+        """Of the second stage, see :class:`detfuse.heads.classes.Classed`."""
+        return {"cls_logits.": ClassRows(background=1), "box_deltas.": ClassRows(each=4)}
 
     @abstractmethod
     def best_boxes(self, outputs: Staged, image_sizes: Tensor, per_level: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -3,7 +3,8 @@
 Paper: SSD: Single Shot MultiBox Detector, 2016, https://arxiv.org/abs/1512.02325
 Variant: SSD300 on VGG-16 cut after conv4_3 and conv5_3; 300 x 300 pixels give maps of 38, 19, 10, 5, 3 and 1. Here
 conv5_3 is followed by pool5 (3x3, stride 1), fc6 (3x3, dilated by 6) and fc7 (1x1); with ``fc_channels: null`` the
-coarsest map is used as it is (mmdetection's SSDNeck). torchvision's weights fit.
+coarsest map is used as it is (mmdetection's SSDNeck). torchvision's weights fit. With ``extra_block: separable`` the
+extra levels are SSDLite's (:mod:`detfuse.fusion.lite`).
 Fill: the authors' ``xavier`` of Caffe, by the fan-in alone, and zero biases; fc6 and fc7 too, since no weights of VGG's
 linear layers are converted. torchvision's counts the fan-out as well.
 Deviations: no dropout after fc6 and fc7, as in torchvision; any backbone with two levels or more serves.
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from detfuse.attention.inserts import Sites, output_inserts
 from detfuse.errors import InputError
 from detfuse.fill import fill_convolutions
+from detfuse.fusion.lite import lite_extra
 from detfuse.norms import L2Norm
 from detfuse.ranges import PositiveFloat, PositiveInt, Range, checked
 from detfuse.structures import FeatureSpec
@@ -41,6 +43,8 @@ class SSDExtras(nn.Module):
         extra_channels: width of each extra level; a 1x1 convolution to half of it comes before its 3x3.
         extra_strides: of the 3x3 convolution of each: 2 pads by one pixel and serves any size, 1 does not pad and takes
             two pixels off the map.
+        extra_block: the two convolutions of an extra level with ReLU, or SSDLite's three with norm and ReLU6, which pad
+            at every stride.
 
     Raises:
         ValueError: if the backbone gives one level only, or an argument is out of range.
@@ -58,6 +62,7 @@ class SSDExtras(nn.Module):
         fc_dilation: PositiveInt = 6,
         extra_channels: Sequence[Annotated[int, Range(at_least=2)]] = (512, 256, 256, 256),
         extra_strides: Sequence[Literal[1, 2]] = (2, 2, 1, 1),
+        extra_block: Literal["conv", "separable"] = "conv",
     ) -> None:
         super().__init__()
         if len(in_spec) < 2:
@@ -80,11 +85,15 @@ class SSDExtras(nn.Module):
         )
         self.l2_norm = nn.Identity() if l2_norm_scale is None else L2Norm(in_spec.channels[0], l2_norm_scale)
         self.fc = nn.Identity() if fc_channels is None else _fc(in_spec.channels[-1], fc_channels, fc_dilation)
+        self.extra_block = extra_block
+        make = lite_extra if extra_block == "separable" else _extra
         self.extras = nn.ModuleList(
-            _extra(before, after, stride)
+            make(before, after, stride)
             for before, after, stride in zip(widths, extra_channels, extra_strides, strict=False)
         )
-        fill_convolutions(self)
+        fill_convolutions(self.fc)
+        if extra_block == "conv":
+            fill_convolutions(self.extras)
         self.outputs = output_inserts(attention, self.out_spec, "neck ssd_extras")
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
@@ -96,7 +105,7 @@ class SSDExtras(nn.Module):
         maps = [self.l2_norm(features[0]), *features[1:-1], self.fc(features[-1])]
         for extra, stride in zip(self.extras, self.extra_strides, strict=True):
             height, width = maps[-1].shape[-2:]
-            if stride == 1 and (height < 3 or width < 3):
+            if self.extra_block == "conv" and stride == 1 and (height < 3 or width < 3):
                 raise InputError(
                     f"SSDExtras: level {len(maps)} takes two pixels off a map of {height} x {width}, so nothing is "
                     "left. The published layout is for 300 x 300 pixels (data.transform.size=[300,300]); for other "

@@ -13,12 +13,12 @@ from detfuse.structures import Size
 _UNITS = 2.0**40  # per 1, of numbers in fixed point
 
 
-def grid_points(size: Size, stride: float, offset: float, device: torch.device) -> Tensor:
+def grid_points(size: Size, stride: float | tuple[float, float], offset: float, device: torch.device) -> Tensor:
     """One point per cell of a map, row by row.
 
     Args:
         size: (H, W) of the map.
-        stride: nominal stride of the map in pixels; the map's true ratio to the image may differ at odd sizes.
+        stride: nominal stride of the map in pixels, or (y, x); its true ratio to the image may differ at odd sizes.
         offset: place within the cell in strides: 0 is its upper left corner, .5 its middle.
         device: where to put them.
 
@@ -26,8 +26,9 @@ def grid_points(size: Size, stride: float, offset: float, device: torch.device) 
         (H * W, 2) float32, (x, y) in pixels.
     """
     height, width = size
-    y = (torch.arange(height, device=device, dtype=torch.float32) + offset) * stride
-    x = (torch.arange(width, device=device, dtype=torch.float32) + offset) * stride
+    down, across = stride if isinstance(stride, tuple) else (stride, stride)
+    y = (torch.arange(height, device=device, dtype=torch.float32) + offset) * down
+    x = (torch.arange(width, device=device, dtype=torch.float32) + offset) * across
     return torch.stack([x[None].expand(height, width), y[:, None].expand(height, width)], dim=-1).reshape(-1, 2)
 
 
@@ -51,26 +52,30 @@ def anchor_sizes(
     return [[size for stride in own for size in octave_sizes(scale * stride, per_octave)] for own in carried]
 
 
-def anchors_at_origin(sizes: Sequence[float], aspect_ratios: Sequence[float]) -> Tensor:
+def anchors_at_origin(sizes: Sequence[float], aspect_ratios: Sequence[float], *, whole: bool = False) -> Tensor:
     """Anchors of one cell, centred at 0.
 
     Args:
         sizes: square roots of the areas, in pixels.
         aspect_ratios: heights / widths.
+        whole: cut the sizes to whole pixels and round the corners, as torchvision does.
 
     Returns:
-        (R * S, 4) float32 xyxy, ratio by ratio and sizes within (torchvision's order, so that its weights fit). They
-        are not rounded to whole pixels, as torchvision's are.
+        (R * S, 4) float32 xyxy, ratio by ratio and sizes within (torchvision's order, so that its weights fit).
     """
     ratios = torch.tensor(aspect_ratios, dtype=torch.float64).sqrt()[:, None]
     edge = torch.tensor(sizes, dtype=torch.float64)
+    edge = edge.floor() if whole else edge
     width, height = (edge / ratios).flatten(), (edge * ratios).flatten()
-    return (torch.stack([-width, -height, width, height], dim=1) / 2).float()
+    anchors = (torch.stack([-width, -height, width, height], dim=1) / 2).float()
+    return anchors.round() if whole else anchors
 
 
-def anchors_of_levels(sizes: Sequence[Sequence[float]], aspect_ratios: Sequence[float]) -> Tensor:
+def anchors_of_levels(
+    sizes: Sequence[Sequence[float]], aspect_ratios: Sequence[float], *, whole: bool = False
+) -> Tensor:
     """:func:`anchors_at_origin` of every level, (L, R * S, 4) in fixed point."""
-    return to_fixed_point(torch.stack([anchors_at_origin(of_level, aspect_ratios) for of_level in sizes]))
+    return to_fixed_point(torch.stack([anchors_at_origin(of_level, aspect_ratios, whole=whole) for of_level in sizes]))
 
 
 def grid_anchors(at_origin: Tensor, points: Tensor) -> Tensor:

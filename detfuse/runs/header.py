@@ -14,7 +14,7 @@ from detfuse.detector import Detector
 from detfuse.files.text import write_json as write_json
 from detfuse.files.text import write_text as write_text
 from detfuse.runs.environment import describe_device
-from detfuse.structures import IMAGENET
+from detfuse.structures import IMAGENET, Pretrained
 from detfuse.training.length import run_length
 
 
@@ -27,6 +27,7 @@ def header(parts: Parts, trainer: Trainer, folder: Path, config: dict[str, Any])
         "model": describe(parts.detector, config),
         "head": parts.detector.head.describe(),
         **_attention_row(parts.detector),
+        **_weights_row(parts.detector),
         **_images_row(parts.detector),
         "batch": _batch(parts, trainer),
         "device": f"{describe_device(trainer.strategy.root_device)}, precision {trainer.precision}",
@@ -66,6 +67,12 @@ def _attention_row(detector: Detector) -> dict[str, str]:
         places.setdefault(f"{insert.site} {insert.kind}", []).append(insert.at)
     text = "; ".join(f"{what}: {', '.join(at)}" for what, at in places.items())
     return {"attention": text} if text else {}
+
+
+def _weights_row(detector: Detector) -> dict[str, str]:
+    """What the backbone's weights were read from; no row from scratch."""
+    told = Pretrained.of(detector.backbone)
+    return {"weights": f"backbone of {told.source}"} if told else {}
 
 
 def _images_row(detector: Detector) -> dict[str, str]:

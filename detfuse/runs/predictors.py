@@ -43,7 +43,7 @@ def open_predictor(invocation: Invocation, own: Collection[str]) -> Predictor:
     Raises:
         UserError: if settings were typed that an exported file does not leave open.
     """
-    path = Path(invocation.config["checkpoint"]).expanduser()
+    path = Path(invocation.config["checkpoint"] or "").expanduser()  # none where weights are named
     if format_of(path) is None:
         from detfuse.runs.stored import open_checkpoint  # here, so that an exported file is read without Lightning
 

@@ -120,8 +120,8 @@ def _candidates(
 
 
 def _require_same_categories(parts: Parts, checkpoint: Checkpoint) -> None:
-    if parts.data.categories != checkpoint.categories:
-        ours, theirs = parts.data.categories, checkpoint.categories
+    if parts.classes != checkpoint.categories:
+        ours, theirs = parts.classes, checkpoint.categories
         raise UserError(
             f"{checkpoint.path} was trained on the categories {_with_ids(theirs.names, theirs.ids)}; "
             f"the data set has {_with_ids(ours.names, ours.ids)}"

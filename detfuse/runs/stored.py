@@ -14,6 +14,7 @@ from detfuse.files.plain import read_mapping
 from detfuse.files.run_files import CONFIG
 from detfuse.runs.invocation import Invocation, read_typed
 from detfuse.runs.outputs import require_inside
+from detfuse.runs.published import open_published
 from detfuse.runs.stored_config import evaluated, resumed
 from detfuse.weights.checkpoint import Checkpoint, load_weights, read_checkpoint
 
@@ -37,6 +38,8 @@ def open_checkpoint(invocation: Invocation) -> tuple[Checkpoint, dict[str, Any]]
     Raises:
         UserError: if it cannot be used, or something was typed that its configuration does not have.
     """
+    if invocation.config.get("weights"):
+        return open_published(invocation)
     checkpoint = read_checkpoint(Path(invocation.config["checkpoint"]).expanduser())
     stored = as_stored(checkpoint.config, checkpoint.path, invocation.directories)
     return checkpoint, with_own_data(evaluated(stored, invocation), invocation.config)

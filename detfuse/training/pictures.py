@@ -78,7 +78,7 @@ class Pictures(pl.Callback):
         detections: list[Detections] = outputs["detections"]
         for i, found in enumerate(detections[: self.val_images - self._val_drawn]):
             height, width = batch.image_sizes[i].tolist()
-            image = batch.images[i, :, :height, :width]
+            image = batch.picture(i)[:, :height, :width]
             targets = Targets(*(column[i] for column in batch.targets)) if self.targets else None
             picture = draw_detections(
                 image,

@@ -50,7 +50,7 @@ def draw_targets(batch: Batch, categories: Categories, max_images: int = 8) -> T
     tiles = []
     for i in range(min(max_images, len(batch.images))):
         height, width = batch.image_sizes[i].tolist()
-        canvas = _Canvas(_hatched(batch.images[i].cpu(), height, width), TILE_SIDE)
+        canvas = _Canvas(_hatched(batch.picture(i).cpu(), height, width), TILE_SIDE)
         canvas.draw(_target_marks(Targets(*(column[i] for column in batch.targets)), categories))
         tiles.append(canvas.tensor())
     columns = {1: 1, 2: 2, 3: 3, 4: 2}.get(len(tiles), 4)

@@ -20,6 +20,8 @@ from detfuse.structures import Categories
 from detfuse.words import some
 
 _PREFIX = "detector."
+COUNTER = ".num_batches_tracked"
+"""End of the names of the numbers of batches that norms have seen."""
 _OF_TRAINING = ("loops", "callbacks", "optimizer_states", "lr_schedulers", "global_step")
 
 
@@ -131,10 +133,13 @@ def _require_weights(state: Mapping[str, Any], path: Path) -> None:
 def load_weights(detector: nn.Module, checkpoint: Checkpoint) -> None:
     """Put the checkpoint's weights into a detector, every one of them.
 
+    How many batches a norm has seen is no weight: it is taken where both have it.
+
     Raises:
         CheckpointError: naming the weights that are missing, left over, or of another shape.
     """
-    own, state = detector.state_dict(), checkpoint.detector_state
+    own = detector.state_dict()
+    state = {key: x for key, x in checkpoint.detector_state.items() if key in own or not key.endswith(COUNTER)}
     misfits = {
         key: f"{key} is {tuple(state[key].shape)} in the file, {tuple(value.shape)} in the detector"
         for key, value in own.items()
@@ -146,7 +151,8 @@ def load_weights(detector: nn.Module, checkpoint: Checkpoint) -> None:
     }
     # what is missing only the parts know: some find their weights under former names too
     loaded = detector.load_state_dict({key: x for key, x in state.items() if key not in misfits}, strict=False)
-    faults = [f"{key} is not in the file" for key in loaded.missing_keys if key not in misfits]
+    missing = [key for key in loaded.missing_keys if key not in misfits and not key.endswith(COUNTER)]
+    faults = [f"{key} is not in the file" for key in missing]
     faults += [f"{key} is not in the detector" for key in loaded.unexpected_keys]
     faults += misfits.values()
     if faults:

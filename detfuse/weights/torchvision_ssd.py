@@ -1,35 +1,17 @@
-"""torchvision's ``ssd300_vgg16`` as weights of the detector that ``experiment=ssd300_vgg16`` builds.
-
-torchvision: https://github.com/pytorch/vision (COCO_V1 has 25.1 mAP on val2017). Both expect images in 0..255, reduced
-by the mean (.48235, .45882, .40784) * 255.
-"""
+"""torchvision's ``ssd300_vgg16`` as weights of the detector of ``experiment=ssd300_vgg16``, of chosen classes."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from detfuse.errors import InputError
+from detfuse.weights.torchvision import PUBLISHED
+from detfuse.words import some
 
-_CLASSIFIER = re.compile(r"head\.classification_head\.module_list\.(\d+)\.(weight|bias)")
-_CONV5_BEGINS = 23  # its index in VGG-16's features: torchvision's SSD counts from there anew
-_FIXED = {
-    "backbone.scale_weight": "neck.l2_norm.scale",
-    **{f"backbone.extra.0.7.{i}.{kind}": f"neck.fc.{i}.{kind}" for i in (1, 3) for kind in ("weight", "bias")},
-}
-_PATTERNS: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str]], ...] = (
-    (re.compile(r"backbone\.features\.(\d+)\.(.+)"), lambda m: f"backbone.model.features.{m[1]}.{m[2]}"),
-    (
-        re.compile(r"backbone\.extra\.0\.(\d+)\.(weight|bias)"),
-        lambda m: f"backbone.model.features.{int(m[1]) + _CONV5_BEGINS}.{m[2]}",
-    ),
-    (re.compile(r"backbone\.extra\.([1-4])\.(\d+)\.(.+)"), lambda m: f"neck.extras.{int(m[1]) - 1}.{m[2]}.{m[3]}"),
-    (_CLASSIFIER, lambda m: f"head.cls_logits.{m[1]}.{m[2]}"),
-    (re.compile(r"head\.regression_head\.module_list\.(\d+)\.(.+)"), lambda m: f"head.box_deltas.{m[1]}.{m[2]}"),
-)
+_CLASSIFIER = "head.cls_logits."
 
 
 def from_torchvision_ssd(
@@ -46,31 +28,15 @@ def from_torchvision_ssd(
     Raises:
         ValueError: naming weights that belong to another model, or labels that it does not have.
     """
-    renamed: dict[str, Tensor] = {}
-    unknown = []
-    for key, value in state.items():
-        new = _renamed(key)
-        if new is None:
-            unknown.append(key)
-            continue
-        match = _CLASSIFIER.fullmatch(key)
-        if match is not None and label_ids is not None:
-            value = _of_labels(value, num_boxes[int(match[1])], label_ids)
-        renamed[new] = value
+    renamed, unknown = PUBLISHED["ssd300_vgg16"].table.to_ours(state)
     if unknown or not renamed:
-        shown = f"{', '.join(unknown[:4])}{', ...' if len(unknown) > 4 else ''}" if unknown else "nothing"
-        raise InputError(f"these are no weights of torchvision's ssd300_vgg16: it has no {shown}")
-    return renamed
-
-
-def _renamed(key: str) -> str | None:
-    if key in _FIXED:
-        return _FIXED[key]
-    for pattern, name in _PATTERNS:
-        match = pattern.fullmatch(key)
-        if match is not None:
-            return name(match)
-    return None
+        raise InputError(f"these are no weights of torchvision's ssd300_vgg16: it has no {some(unknown) or 'nothing'}")
+    if label_ids is None:
+        return renamed
+    return {
+        key: _of_labels(value, num_boxes[int(key.split(".")[2])], label_ids) if key.startswith(_CLASSIFIER) else value
+        for key, value in renamed.items()
+    }
 
 
 def _of_labels(value: Tensor, num_boxes: int, label_ids: Sequence[int]) -> Tensor:

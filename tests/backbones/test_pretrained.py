@@ -294,3 +294,56 @@ def test_what_was_read_is_named_as_the_backbone_names_it(tiny_file: Path, norm: 
     inserts = tuple(inserts_of(backbone))
     assert backbone.pretrained is not None
     assert backbone.pretrained.parameters == {name for name in names(backbone) if not name.startswith(inserts)}
+
+
+@pytest.mark.parametrize("prefix", ["_orig_mod.module.", "module.encoder.net.", "ema_model.module."])
+def test_any_common_prefix_is_stripped_and_told(tmp_path: Path, tiny_file: Path, prefix: str) -> None:
+    state = torch.load(tiny_file, weights_only=True)
+    torch.save({f"{prefix}{key}": value for key, value in state.items()}, tmp_path / "w.pth")
+    backbone = TimmBackbone(name=TINY, pretrained=str(tmp_path / "w.pth"))
+    assert backbone.pretrained is not None
+    assert backbone.pretrained.source.endswith(f"w.pth (without the prefix '{prefix}' of its names)")
+    assert backbone.pretrained.parameters == names(backbone)
+
+
+@pytest.mark.parametrize("averaged", ["model_ema", "state_dict_ema", "own"])
+def test_averaged_weights_are_taken_and_told(tmp_path: Path, tiny_file: Path, averaged: str) -> None:
+    raw = torch.load(tiny_file, weights_only=True)
+    mean = {key: value + 1 for key, value in raw.items()}
+    beside = {"detfuse": {"ema": {f"backbone.model.{k}": v for k, v in mean.items()}}} if averaged == "own" else {}
+    torch.save({"state_dict": raw, **(beside or {averaged: mean})}, tmp_path / "w.pth")
+    built = {ema: TimmBackbone(name=TINY, pretrained=str(tmp_path / "w.pth"), ema=ema) for ema in (True, False)}
+    weights = [next(built[ema].parameters()) for ema in (True, False)]
+    assert torch.allclose(weights[0], weights[1] + 1)
+    assert "averaged weights, not its raw" in str(built[True].pretrained)
+    assert "raw weights, not its averaged" in str(built[False].pretrained)
+
+
+@pytest.mark.parametrize("form", ["lukemelas", "lite"])
+def test_efficientnets_of_other_names_are_timms(tmp_path: Path, form: str) -> None:
+    """Blocks that are counted in a row, or by stage; the first does not expand."""
+    with torch.device("meta"):
+        model = timm.create_model("tf_efficientnet_lite0")
+    generator = torch.Generator().manual_seed(0)
+    state = {k: torch.rand(v.shape, generator=generator) for k, v in model.state_dict().items() if "num_" not in k}
+    places = list(dict.fromkeys(key.rsplit(".", 2)[0] for key in state if key.startswith("blocks.")))
+    around = {"conv_stem": ("_conv_stem", "stem.0"), "bn1": ("_bn0", "stem.1"), "conv_head": ("_conv_head", "head.0")}
+    around |= {"bn2": ("_bn1", "head.1"), "classifier": ("_fc", "fc")}
+    first = {"conv_dw": "_depthwise_conv", "bn1": "_bn1", "conv_pw": "_project_conv", "bn2": "_bn2"}
+    other = {"conv_pw": "_expand_conv", "bn1": "_bn0", "conv_dw": "_depthwise_conv", "bn2": "_bn1"}
+    other |= {"conv_pwl": "_project_conv", "bn3": "_bn2"}
+    theirs = {}
+    for key, value in state.items():
+        place, *layer = key.rsplit(".", 2)
+        if place in places:
+            named = (first if place == "blocks.0.0" else other)[layer[0]]
+            at = f"_blocks.{places.index(place)}" if form == "lukemelas" else place
+            theirs[f"{at}.{named}.{layer[1]}"] = value
+        else:
+            begins, kind = key.rsplit(".", 1)
+            theirs[f"{around[begins][form == 'lite']}.{kind}"] = value
+    torch.save(theirs, tmp_path / "w.pth")
+    backbone = TimmBackbone(name="tf_efficientnet_lite0", pretrained=str(tmp_path / "w.pth"))  # warnings are errors
+    found = backbone.model.state_dict()
+    assert all(torch.equal(value, state[key]) for key, value in found.items() if key in state)
+    assert len([key for key in found if key in state]) > 200

@@ -13,6 +13,7 @@ from torchvision.ops import box_iou
 from detfuse.heads.fcos import FCOSHead
 from detfuse.heads.retinanet import RetinaNetHead
 from detfuse.structures import Batch, FeatureSpec, Targets
+from detfuse.weights.torchvision import PUBLISHED
 
 WIDTH, CLASSES, SIZE = 32, 4, (128, 192)
 NUM_GROUPS = 4  # torchvision's 32 groups need 256 channels to be ours
@@ -54,16 +55,15 @@ def batch() -> Batch:
     return Batch(images, sizes, sizes, torch.ones(3, 2), torch.arange(3), targets)
 
 
-def copy_weights(reference: nn.Module, names: dict[str, str], head: nn.Module) -> None:
+def copy_weights(reference: nn.Module, model: str, head: nn.Module) -> None:
     """Give both heads the same weights, larger than at the start so that something is detected."""
     generator = torch.Generator().manual_seed(7)
-    state = {}
     for name, value in reference.head.state_dict().items():
         value.copy_(torch.randn(value.shape, generator=generator) * 0.08 + ("norm" in name))
-        for ours, theirs in names.items():
-            name = name.replace(theirs, ours)
-        state[name] = value
-    head.load_state_dict(state)
+    theirs = {f"head.{name}": value for name, value in reference.head.state_dict().items()}
+    state, unknown = PUBLISHED[model].table.to_ours(theirs)
+    assert not unknown
+    head.load_state_dict({name.removeprefix("head."): value for name, value in state.items()})
 
 
 def retinanets(**options: object) -> tuple[RetinaNet, RetinaNetHead]:
@@ -73,13 +73,7 @@ def retinanets(**options: object) -> tuple[RetinaNet, RetinaNetHead]:
     )
     settings = {"scales_per_octave": 1, "aspect_ratios": RATIOS, "crowd": "background", "candidates_per_level": 200}
     head = RetinaNetHead(SPEC, CLASSES, **settings, **options)  # type: ignore[arg-type]  # options vary by test
-    names = {
-        "cls_logits.": "classification_head.cls_logits.",
-        "box_deltas.": "regression_head.bbox_reg.",
-        **{f"cls_tower.{i}.conv.": f"classification_head.conv.{i}.0." for i in range(4)},
-        **{f"box_tower.{i}.conv.": f"regression_head.conv.{i}.0." for i in range(4)},
-    }
-    copy_weights(reference, names, head)
+    copy_weights(reference, "retinanet_resnet50_fpn", head)
     return reference, head
 
 
@@ -98,16 +92,7 @@ def fcoses() -> tuple[FCOS, FCOSHead]:
         if isinstance(layer, nn.GroupNorm):
             layer.num_groups = NUM_GROUPS
     head = FCOSHead(SPEC, CLASSES, level_scales=False, center_offset=0.0, crowd="background", candidates_per_level=200)
-    names = {
-        "cls_logits.": "classification_head.cls_logits.",
-        "box_distances.": "regression_head.bbox_reg.",
-        "box_centerness.": "regression_head.bbox_ctrness.",
-    }
-    for ours, theirs in (("cls_tower", "classification_head"), ("box_tower", "regression_head")):
-        for i in range(4):
-            names[f"{ours}.{i}.conv."] = f"{theirs}.conv.{3 * i}."
-            names[f"{ours}.{i}.norm."] = f"{theirs}.conv.{3 * i + 1}."
-    copy_weights(reference, names, head)
+    copy_weights(reference, "fcos_resnet50_fpn", head)
     return reference, head
 
 

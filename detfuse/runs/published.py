@@ -1,0 +1,88 @@
+"""Published weights in place of a checkpoint: a command then takes its settings from the experiment that it names."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from detfuse.build import build_data, without_pretrained
+from detfuse.errors import UserError
+from detfuse.runs.invocation import Invocation
+from detfuse.structures import Categories
+from detfuse.weights.checkpoint import Checkpoint
+from detfuse.weights.sources import Source, read_source
+
+
+def open_published(invocation: Invocation) -> tuple[Checkpoint, dict[str, Any]]:
+    """The weights that a command names, as a checkpoint would bring them, and the configuration it composed.
+
+    What was read is printed.
+
+    Raises:
+        UserError: if they cannot be used.
+    """
+    recipe = invocation.choices.get("experiment")
+    source = read_source(invocation.config["weights"], recipe)
+    if source.model is None:
+        raise UserError(f"weights={source.path}: this is a checkpoint of detfuse, give it by checkpoint=")
+    if recipe in (None, "none"):
+        raise UserError(f"weights: these are of torchvision's {source.model}: choose experiment={source.model}")
+    config = with_normalization_of(without_pretrained(invocation.config), source)
+    categories = source.categories or _of_data(config, source)
+    print(_told(source, categories), flush=True)
+    checkpoint = Checkpoint(
+        path=source.path,
+        config=config,
+        categories=categories,
+        detector_state=source.state,
+        epoch=0,
+        version=version("detfuse"),
+        is_ema=False,
+    )
+    return checkpoint, config
+
+
+def output_of(invocation: Invocation, name: str) -> Path:
+    """The folder of a command's results where nobody named one: beside the runs, not beside a cache."""
+    return Path("runs") / "published" / invocation.choices["experiment"] / name
+
+
+def with_normalization_of(config: dict[str, Any], source: Source) -> dict[str, Any]:
+    """The configuration with the images of the source, where it leaves them open.
+
+    Raises:
+        UserError: if it asks for others.
+    """
+    if source.normalization is None:
+        return config
+    node, numbers = config["detector"], source.normalization._asdict()
+    for name, wanted in numbers.items():
+        asked = node.get(name)
+        if asked is not None and any(abs(a - b) > 1e-3 * abs(b) for a, b in zip(asked, wanted, strict=True)):
+            raise UserError(f"detector.{name}={asked}: {source.name} expects {list(wanted)}; leave it out")
+    return {**config, "detector": {**node, **{name: list(wanted) for name, wanted in numbers.items()}}}
+
+
+def _of_data(config: dict[str, Any], source: Source) -> Categories:
+    """The data's classes, for weights that name none but have as many."""
+    data = build_data(config, size_divisor=1)
+    data.prepare_data()
+    data.setup("validate")
+    if len(data.categories) != source.num_classes:
+        raise UserError(
+            f"{source.path}: has {source.num_classes} classes and does not say which; the data have "
+            f"{len(data.categories)}. Weights of COCO have 91, of other data as many as these"
+        )
+    print(f"{source.path} does not name its {source.num_classes} classes: taken for the data's, in their order")
+    return data.categories
+
+
+def _told(source: Source, categories: Categories) -> str:
+    count = sum(value.numel() for value in source.state.values())
+    lines = [
+        f"weights: {source.name}: {len(source.state)} weights of {count / 1e6:.2f} M numbers, all of them mapped; "
+        f"{len(categories)} classes",
+        *(f"         {note}" for note in source.notes),
+    ]
+    return "\n".join(lines)
