@@ -69,6 +69,8 @@ PRIVATE = {
         "torch._subclasses.fake_tensor": "shapes and costs are found without memory",
         "torch.utils._python_dispatch": "weights start from their name: what they are drawn by is watched",
         "torch.utils._pytree": "likewise",
+        "torch.fx.experimental._config": "an exported file takes maps of a single row",
+        "program._guards_code": "likewise",
     },
     "pytorch-lightning": {
         "pytorch_lightning.loops.evaluation_loop._EvaluationLoop": "all processes know of each batch of an evaluation",
