@@ -90,7 +90,7 @@ def test_one_file_of_all_images_is_divided(tmp_path: Path, write_split: Any) -> 
     assert "instances_default.json" in data.description
     (tmp_path / "annotations/instances_default.json").rename(tmp_path / "annotations/instances_train.json")
     with pytest.raises(DataError, match=r"There is a train split .* no val split"):
-        module(tmp_path).setup("fit")
+        module(tmp_path).read("val")
 
 
 def test_nothing_recognised_says_what_was_looked_for(tmp_path: Path) -> None:
