@@ -224,7 +224,7 @@ class DetectionDataModule(ABC):
 
 @checked
 class FolderDataModule(DetectionDataModule):
-    """A data set that lies in a folder, in COCO's json, Pascal VOC's xml, YOLO's txt form or as rows of a CSV file.
+    """A data set that lies in a folder: COCO's json, Pascal VOC's xml, YOLO's txt, rows of a CSV file, or CVAT's xml.
 
     Args:
         size_divisor: see :class:`DetectionDataModule`.

@@ -80,6 +80,19 @@ def test_overrides_win(coco_root: Path, write_split: Any) -> None:
             module(coco_root, **wrong).setup("fit")
 
 
+def test_one_file_of_all_images_is_divided(tmp_path: Path, write_split: Any) -> None:
+    """As CVAT exports a task that nobody divided, with a file per kind of annotation."""
+    for kind in ("instances", "person_keypoints"):
+        write_split(tmp_path / f"annotations/{kind}_default.json", tmp_path / "images/default", [(20, 30)] * 5)
+    data = module(tmp_path, val_share=0.4)
+    data.setup("fit")
+    assert [len(data.indexes["train"]), len(data.indexes["val"])] == [3, 2]
+    assert "instances_default.json" in data.description
+    (tmp_path / "annotations/instances_default.json").rename(tmp_path / "annotations/instances_train.json")
+    with pytest.raises(DataError, match=r"There is a train split .* no val split"):
+        module(tmp_path).read("val")
+
+
 def test_nothing_recognised_says_what_was_looked_for(tmp_path: Path) -> None:
     (tmp_path / "odd").mkdir()
     with pytest.raises(DataError) as error:

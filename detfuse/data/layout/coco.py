@@ -64,6 +64,7 @@ def find_coco(root: Folder) -> dict[Split, SplitFiles]:
         return partial
     folders = [folder for name in ("annotations", ".") if (folder := root / name)]
     files = [file for folder in folders for file in root.files(folder, (".json",)) if _has_keys(file)]
+    files = [file for file in files if file.name.lower().startswith("instances")] or files  # beside keypoints, captions
     if len(files) != 1 or _DIVIDED.search(files[0].name):
         return {}
     whole = _recognised(root, files[0], _WHOLE, undivided=True)

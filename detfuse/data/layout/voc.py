@@ -7,6 +7,7 @@ from pathlib import Path
 
 from detfuse.data.index import DataError
 from detfuse.data.layout.files import NAMES, PICTURES, Folder, Pictures, Split, SplitFiles, is_there
+from detfuse.data.readers.cvat import is_cvat
 from detfuse.data.readers.voc import VOC, voc_records
 
 _ANNOTATIONS = ("Annotations", "Annotations/xmls", "xmls", "xml", "labels", ".")
@@ -83,7 +84,7 @@ def _base(root: Folder) -> Folder | None:
 
 
 def _holds_xml(folder: Path) -> bool:
-    return next(folder.glob("*.[xX][mM][lL]"), None) is not None
+    return any(not is_cvat(file) for file in folder.glob("*.[xX][mM][lL]"))
 
 
 def _by_folders(root: Folder) -> dict[Split, SplitFiles]:
