@@ -153,11 +153,21 @@ def test_a_check_that_fails_is_an_error_and_the_others_still_run(ill: Path) -> N
     assert "failed: ZeroDivisionError: no detector" in findings[0].what
 
 
+def test_reading_that_fails_is_an_error_of_its_split(ill: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = module(ill)
+    read = data.read
+    monkeypatch.setattr(data, "read", lambda split: read(split) if split == "val" else {}[split])
+    indexes, (finding,) = read_splits(data)
+    assert list(indexes) == ["val"]
+    assert (finding.severity, finding.split) == ("error", "train")
+    assert "failed: KeyError: 'train'" in finding.what
+
+
 def test_objects_and_levels_without_a_match_are_told_level_by_level(ill: Path) -> None:
     fit = Fit(("P3", "P4"), np.array([0, 1, 5, 6]), np.array([[2, 0], [1, 0], [0, 0], [0, 0]]))
     reach, idle = examined(case_of(ill, fit=lambda _: fit)[0], only=["reach", "idle-levels"])
     assert (reach.count, reach.total, reach.first[0]) == (2, 4, "3.png annotation 6")
-    assert "50 %; the levels fit: P3 50 %, P4 0.0 %; the median of those that fit none is" in reach.what
+    assert "50 %; the levels fit: P3 50 %, P4 0 %; the median of those that fit none is" in reach.what
     assert (idle.count, idle.total, idle.first) == (1, 2, ("P4",))
 
 

@@ -11,6 +11,7 @@ from detfuse.data.datamodule import DetectionDataModule, check_categories
 from detfuse.data.doctor.case import Finding
 from detfuse.data.index import AnnotationIndex, DataError, DataWarning
 from detfuse.data.layout import Split
+from detfuse.errors import UserError
 
 RECORDS = "records"
 """The name of this check among the others."""
@@ -32,7 +33,7 @@ def read_splits(data: DetectionDataModule) -> tuple[dict[Split, AnnotationIndex]
             warnings.simplefilter("always", DataWarning)
             try:
                 indexes[split] = data.read(split)
-            except DataError as error:
+            except Exception as error:  # as of any other check that fails
                 if all(finding.what != str(error) for finding in findings):  # such as a folder that is not there
                     findings.append(_refused(split, error))
         # a folder that nothing divides is read once, with both splits
@@ -45,9 +46,10 @@ def read_splits(data: DetectionDataModule) -> tuple[dict[Split, AnnotationIndex]
     return indexes, findings
 
 
-def _refused(split: str, error: DataError) -> Finding:
+def _refused(split: str, error: Exception) -> Finding:
+    what = str(error) if isinstance(error, UserError) else f"reading itself failed: {type(error).__name__}: {error}"
     return Finding(
-        "error", RECORDS, split, 1, 1, "", str(error), (), "then check again: reading ends at the first such fault"
+        "error", RECORDS, split, 1, 1, "", what, (), "then check again: reading ends at the first such fault"
     )
 
 
