@@ -17,12 +17,18 @@ from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_
 
 from detfuse.errors import InputError
 
+LARGEST = 2**32 - 1
+"""Of integers: no seed, size or count is larger."""
+LARGEST_FLOAT = 3.4028234663852886e38
+"""Of other numbers: above lies infinity, in the single precision that detectors compute in."""
+
 
 @dataclass(frozen=True)
 class Range:
-    """Finite numbers within bounds, for ``Annotated[int, Range(at_least=1)]``; without bounds, all finite numbers.
+    """Finite numbers within bounds, for ``Annotated[int, Range(at_least=1)]``; without bounds, all that are finite.
 
-    The bounds must be written as numbers, not as expressions: they are read from source.
+    Finite is what a detector can compute with: see :data:`LARGEST`. The bounds must be written as numbers, not as
+    expressions: they are read from source.
     """
 
     at_least: float | None = None
@@ -32,15 +38,10 @@ class Range:
     odd: bool = False
 
     def __contains__(self, value: object) -> bool:
-        if not isinstance(value, Real):
-            return False
-        try:
-            number = float(value)
-        except OverflowError:  # an integer of hundreds of digits
+        if not isinstance(value, Real) or too_large(value) or math.isnan(number := float(value)):
             return False
         return (
-            math.isfinite(number)
-            and (self.at_least is None or number >= self.at_least)
+            (self.at_least is None or number >= self.at_least)
             and (self.at_most is None or number <= self.at_most)
             and (self.above is None or number > self.above)
             and (self.below is None or number < self.below)
@@ -57,6 +58,13 @@ class Range:
         bounds = {"at least": self.at_least, "above": self.above, "at most": self.at_most, "below": self.below}
         listed = ["odd"] * self.odd + [f"{word} {bound}" for word, bound in bounds.items() if bound is not None]
         return f"be {' and '.join(listed) or 'finite'}".replace("above 0", "positive")
+
+
+def too_large(value: object) -> str:
+    """In words up to where numbers go, if a value lies beyond: whatever an argument is, it is not that."""
+    if isinstance(value, Integral):
+        return f"integers go to {LARGEST}" if abs(int(value)) > LARGEST else ""
+    return f"numbers go to {LARGEST_FLOAT:.2g}" if isinstance(value, Real) and abs(float(value)) > LARGEST_FLOAT else ""
 
 
 PositiveInt = Annotated[int, Range(at_least=1)]
@@ -159,7 +167,8 @@ def _must(hint: Any, value: Any) -> str:
         return f"be {', '.join(others)} or {last}" if others else f"be {last}"
     if origin is Annotated:
         is_no_integer = isinstance(value, str | float) and arguments[0] is int
-        return f"{arguments[1]}" + " (an integer)" * is_no_integer
+        beyond = f" ({words})" if (words := too_large(value)) else ""
+        return f"{arguments[1]}" + " (an integer)" * is_no_integer + beyond
     if isinstance(origin, type) and issubclass(origin, Sequence):
         fixed = origin is tuple and arguments[-1] is not Ellipsis and isinstance(value, Sequence)
         if fixed and len(value) != len(arguments):

@@ -28,6 +28,14 @@ def escaped(text: str) -> str:
     return escape(printable(text))
 
 
+def shortened(text: str, most: int = 1000) -> str:
+    """A message whose lines can be read, whatever was quoted in them: the middle of a longer one is left out."""
+    return "\n".join(
+        line if len(line) <= most else f"{line[: most * 3 // 4]} [...] {line[-most // 4 :]}"
+        for line in text.split("\n")
+    )
+
+
 def points(fraction: float | None, decimals: int = 2, *, unknown: str = "n/a") -> str:
     """AP, a fraction, in points of 100: .3914 is ``39.14``."""
     return unknown if fraction is None else f"{100 * fraction:.{decimals}f}"

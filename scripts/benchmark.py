@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import argparse
+import csv
+import io
 import os
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtr
 
 from detfuse.config import TrainSettings
 from detfuse.evaluation.replicates import ReplicateEvaluator
 from detfuse.files.text import write_text
 from detfuse.runs.threads import GENTLE
-from detfuse.statistics.comparison import holm
-from detfuse.statistics.intervals import LEVEL, equivalence_p, interval, variances_of
+from detfuse.statistics import simulation as sim
 from detfuse.visualize import axes, draw
 
 NUM_IMAGES, NUM_CLASSES, NUM_OBJECTS, NUM_DETECTIONS = 5000, 80, 36_000, 500_000
@@ -90,130 +93,131 @@ def _boxes(rng: np.random.Generator, size: int) -> NDArray[np.float64]:
     return np.column_stack([rng.uniform(0, 400, (size, 2)), np.exp(rng.uniform(np.log(8), np.log(250), (size, 2)))])
 
 
-SEEDS, IMAGES = (2, 3, 5, 10), (100, 500, 2000, 5000)
-METHODS = ("detfuse", "two-way t alone", "percentile bootstrap")
-GROUPS, RESAMPLES = 100, 300
-# Of a difference of AP, in points: standard deviation between seeds, between images, and of both together for one seed
-# and one image.
-NOISE = {"seeds dominate": (0.4, 3.0, 6.0), "images dominate": (0.35, 9.0, 18.0)}
+REPETITIONS = 4000
+GRID = {"seeds": (2, 3, 5, 10), "arms": (2, 3, 5, 8), "images": (100, 1000, 5000), "correlation": (0.0, 0.5)}
+PLANS = {"planned 2, 3, 5": ((2, 3, 5), (2, 3, 5)), "until decided, 3 to 8": (range(3, 9), (3,))}  # looks, planned ones
+RULES: dict[str, sim.Rule] = {"paired t, Holm": sim.paired_holm, "detfuse": sim.ours}
+DIFFERENCE, LIMIT = 2 * sim.SOURCES["seeds"][0], 0.5  # AP points: two standard deviations between seeds; what matters
+COLUMNS = ["source", "noise", "correlation", "images", "arms", "seeds", "looks", "rule", "false verdicts"]
+MEASURED = ["coverage", "false equivalents", "power", "share of the runs"]
 
 
-def crossed(
-    rng: np.random.Generator, noise: str, seeds: int, images: int
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Differences of two equal arms: (S,), and (S, G) with each of G groups of images left out.
-
-    The means of the groups are drawn, as a jackknife of a mean sees nothing else.
-    """
-    seed_effect, image_effect, residual = NOISE[noise]
-    size = images / GROUPS
-    groups = (
-        rng.normal(0, seed_effect, (seeds, 1))
-        + rng.normal(0, image_effect / size**0.5, (1, GROUPS))
-        + rng.normal(0, residual / size**0.5, (seeds, GROUPS))
-    )
-    total = groups.mean(axis=1)
-    return total, (GROUPS * total[:, None] - groups) / (GROUPS - 1)
-
-
-def covered(rng: np.random.Generator, noise: str, seeds: int, images: int, methods: int = len(METHODS)) -> list[bool]:
-    """Whether the 95 % interval of each method holds the true difference, 0, in one simulated ablation."""
-    total, without = crossed(rng, noise, seeds, images)
-    estimate, variances = float(total.mean()), variances_of(total, without)
-    found = interval(estimate, variances)
-    assert found.low is not None
-    assert found.high is not None
-    assert variances.total is not None
-    holds = [found.low <= 0 <= found.high]
-    if methods > 1:
-        holds.append(2 * stdtr(variances.freedom, -abs(estimate) / variances.total**0.5) >= LEVEL)
-    if methods > 2:
-        groups = GROUPS * total[:, None] - (GROUPS - 1) * without
-        by_seed = rng.multinomial(seeds, np.full(seeds, 1 / seeds), RESAMPLES)
-        by_group = rng.multinomial(GROUPS, np.full(GROUPS, 1 / GROUPS), RESAMPLES)
-        low, high = np.quantile(((by_seed @ groups) * by_group).sum(axis=1), (LEVEL / 2, 1 - LEVEL / 2))
-        holds.append(bool(low <= 0 <= high))
-    return holds
+def verdicts(repetitions: int = REPETITIONS) -> None:
+    """False verdicts, coverage and power of simulated ablations: .github/verdicts.csv and .github/verdicts.svg."""
+    rows = [row for cell in _cells() for row in _judged(cell, repetitions)]
+    rows += [
+        row for cell in _cells() if cell.seeds == 10 and cell.images == 5000 for row in _looked_at(cell, repetitions)
+    ]
+    folder = Path(__file__).resolve().parent.parent / ".github"
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [*COLUMNS, *MEASURED], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({key: f"{v:.4g}" if isinstance(v, float) else v for key, v in row.items()} for row in rows)
+    write_text(folder / "verdicts.csv", text.getvalue())
+    write_text(folder / "verdicts.svg", _figure(rows))
+    print(_summary(rows))
+    print(f"written to {folder}/verdicts.csv and verdicts.svg")
 
 
-def coverage(repetitions: int = 2000) -> None:
-    """Coverage of the 95 % interval over seeds x images, as a table and as .github/coverage.svg."""
-    rates = {}
-    print("| noise | seeds | images |", " | ".join(METHODS), "|\n|---|--:|--:|--:|--:|--:|")
-    for row, noise in enumerate(NOISE):
-        for seeds in SEEDS:
-            for images in IMAGES:
-                rng = np.random.default_rng([row, seeds, images])
-                rate = np.mean([covered(rng, noise, seeds, images) for _ in range(repetitions)], axis=0)
-                rates[noise, seeds, images] = rate
-                shown = " | ".join(f"{100 * value:.1f}" for value in rate)
-                print(f"| {noise} | {seeds} | {images:,} | {shown} |", flush=True)
-    figure = Path(__file__).resolve().parent.parent / ".github" / "coverage.svg"
-    write_text(figure, _figure(rates))
-    print(f"written to {figure}")
+def _cells() -> Iterator[sim.Cell]:
+    for source in sim.SOURCES:
+        for noise in sim.NOISES:
+            for seeds, arms, images, correlation in product(*GRID.values()):
+                if arms > 2 or noise != "one learnt nothing":
+                    yield sim.Cell(int(seeds), int(arms), int(images), noise, correlation, source)
 
 
-ARMS, LIMIT = (1, 5, 10), 0.5  # AP points
+def _judged(cell: sim.Cell, repetitions: int) -> Iterator[dict[str, Any]]:
+    layout = sim.draw(np.random.default_rng(_seed(cell)), cell, repetitions)
+    for name, rule in RULES.items():
+        rates = sim.rates(rule, layout, DIFFERENCE, LIMIT)
+        found = _about(cell, name, "one") | dict(zip(["false verdicts", *MEASURED], rates, strict=False))
+        if rule is not sim.ours:  # Holm corrected equivalence apart, which is not simulated
+            del found["false equivalents"]
+        yield found
 
 
-def falsely_equivalent(rng: np.random.Generator, arms: int, seeds: int = 5, images: int = 2000) -> tuple[bool, bool]:
-    """Whether any arm is called equivalent that differs by just as much as matters: corrected, and by itself.
-
-    In one simulated ablation where seeds dominate; the arms share the baseline's seeds and images.
-    """
-    baseline = crossed(rng, "seeds dominate", seeds, images)
-    p = []
-    for _ in range(arms):
-        arm = crossed(rng, "seeds dominate", seeds, images)
-        total, without = (LIMIT + (a - b) / 2**0.5 for a, b in zip(arm, baseline, strict=True))
-        p.append(equivalence_p(float(total.mean()), variances_of(total, without), LIMIT) or 0.0)
-    return min(holm(p)) < LEVEL, min(p) < LEVEL
+def _looked_at(cell: sim.Cell, repetitions: int) -> Iterator[dict[str, Any]]:
+    for plan, (looks, planned) in PLANS.items():
+        layout = sim.draw(np.random.default_rng(_seed(cell)), replace(cell, seeds=looks[-1]), repetitions)
+        for name, rule in RULES.items():
+            false, share = sim.looked_at(rule, layout, looks, planned if rule is sim.ours else None)
+            about = _about(replace(cell, seeds=looks[-1]), name, plan)
+            yield about | {"false verdicts": false, "share of the runs": share}
 
 
-def equivalence(repetitions: int = 4000) -> None:
-    """How often an ablation calls any arm equivalent that is not, by the number of arms."""
-    print("| arms | detfuse | each arm by its own interval |\n|--:|--:|--:|")
-    for arms in ARMS:
-        rng = np.random.default_rng([arms])
-        rates = np.mean([falsely_equivalent(rng, arms) for _ in range(repetitions)], axis=0)
-        print(f"| {arms} | {' | '.join(f'{100 * rate:.1f}' for rate in rates)} |", flush=True)
+def _about(cell: sim.Cell, rule: str, looks: str) -> dict[str, Any]:
+    return {**asdict(cell), "looks": looks, "rule": rule}
 
 
-LOWEST = 0.7
-LEFT, WIDTH, TOP, HEIGHT = 46, 262, 40, 190  # of the panels, pixels
-SHADES = dict(zip(IMAGES, ("#9ecae1", "#6baed6", "#2171b5", "#08306b"), strict=True))
+def _seed(cell: sim.Cell) -> list[int]:
+    return [cell.seeds, cell.arms, cell.images, sim.NOISES.index(cell.noise), int(10 * cell.correlation)]
 
 
-def _figure(rates: dict[tuple[str, int, int], NDArray[np.float64]]) -> str:
-    """A row per kind of noise, a panel per method."""
-    width, height = LEFT + len(METHODS) * WIDTH - 16, TOP + len(NOISE) * HEIGHT
-    title = "coverage of the 95 % interval in %, of simulated ablations"
-    parts = [draw.rect(0, 0, width, height, color="white"), draw.text(LEFT, 14, title, size=11)]
-    for row, noise in enumerate(NOISE):
-        for column, method in enumerate(METHODS):
-            panel = {cell[1:]: float(rate[column]) for cell, rate in rates.items() if cell[0] == noise}
-            parts += _panel(panel, f"{method}: {noise}", LEFT + column * WIDTH, TOP + row * HEIGHT)
-    for step, (images, shade) in enumerate(SHADES.items()):
-        parts.append(draw.dot(LEFT + 6 + 130 * step, height - 14, 4, shade))
-        parts.append(draw.text(LEFT + 16 + 130 * step, height - 10, f"{images:,} images", size=11))
+def _summary(rows: Sequence[dict[str, Any]]) -> str:
+    """What the docs quote, as tables."""
+    looks = list(dict.fromkeys(row["looks"] for row in rows))
+    lines = ["| looks | noise | " + " | ".join(f"{rule}: worst, mean" for rule in RULES) + " |", "|---|---|--:|--:|"]
+    for look, noise in product(looks, sim.NOISES):
+        shown = []
+        for rule in RULES:
+            found = [r["false verdicts"] for r in rows if (r["looks"], r["noise"], r["rule"]) == (look, noise, rule)]
+            shown.append(f"{100 * max(found):.1f}, {100 * np.mean(found):.1f}")
+        lines.append(f"| {look} | {noise} | {' | '.join(shown)} |")
+    for name, worst in (("coverage", min), ("false equivalents", max)):
+        values = {rule: [row[name] for row in rows if row["rule"] == rule and name in row] for rule in RULES}
+        told = [f"{rule} {100 * worst(found):.1f}" for rule, found in values.items() if found]
+        lines.append(f"worst {name}: {', '.join(told)}")
+    lines += ["| arms | correlation | rule | " + " | ".join(f"{s} seeds" for s in GRID["seeds"]) + " |"]
+    lines += ["|--:|--:|---|" + "--:|" * len(GRID["seeds"])]
+    for arms, correlation, rule in product(GRID["arms"], GRID["correlation"], RULES):
+        found = [f"{100 * _power(rows, rule, arms, correlation)[seeds]:.0f}" for seeds in GRID["seeds"]]
+        lines.append(f"| {arms} | {correlation:g} | {rule} | {' | '.join(found)} |")
+    return "\n".join(lines)
+
+
+def _power(rows: Sequence[dict[str, Any]], rule: str, arms: float, correlation: float) -> dict[float, float]:
+    """Seeds -> power, of equally noisy arms on 5,000 images where seeds dominate."""
+    wanted = {"rule": rule, "arms": arms, "correlation": correlation, "looks": "one"}
+    wanted |= {"noise": "equal", "images": 5000, "source": "seeds"}
+    return {row["seeds"]: row["power"] for row in rows if all(row[key] == value for key, value in wanted.items())}
+
+
+SHADES = dict(zip(RULES, ("#9e9e9e", "#2171b5"), strict=True))
+LEFT, TOP, WIDTH, HEIGHT, MOST = 46, 60, 560, 200, 0.18
+
+
+def _figure(rows: Sequence[dict[str, Any]]) -> str:
+    """Above, false verdicts of every cell by kind of noise; below, with looks."""
+    looks = list(dict.fromkeys(row["looks"] for row in rows))
+    title = "Family-wise false verdicts in %, of simulated ablations; a dot is one cell of the grid"
+    width, height = LEFT + WIDTH + 20, TOP + len(looks) * (HEIGHT + 40)
+    parts = [draw.rect(0, 0, width, height, color="white"), draw.text(LEFT, 16, title, size=11)]
+    for place, (rule, shade) in enumerate(SHADES.items()):
+        parts.append(draw.dot(LEFT + 6 + 130 * place, 32, 4, shade))
+        parts.append(draw.text(LEFT + 16 + 130 * place, 36, rule, size=11))
+    for number, look in enumerate(looks):
+        parts += _panel([r for r in rows if r["looks"] == look], look, TOP + number * (HEIGHT + 40))
     return draw.document(width, height, parts, title) + "\n"
 
 
-def _panel(rates: dict[tuple[int, int], float], title: str, left: int, top: int) -> list[str]:
-    """A group of dots per number of seeds, from few images (light) to many (dark); what is below lies on the edge."""
-    y = axes.Scale(LOWEST, 1, top + HEIGHT - 60, top)
-    parts = [draw.text(left + 100, top - 8, title, size=11, anchor="middle", bold=True)]
-    for tick in (0.7, 0.8, 0.9, 0.95, 1.0):
-        level, dash = ("#d62728", "4 3") if tick == 0.95 else (draw.RULE, None)
-        parts.append(draw.line(left, y(tick), left + 200, y(tick), color=level, dash=dash))
-        parts.append(draw.text(left - 6, y(tick) + 4, f"{100 * tick:.0f}", size=11, anchor="end"))
-    for place, seeds in enumerate(SEEDS):
-        middle = left + 25 + 50 * place
-        parts.append(draw.text(middle, y(LOWEST) + 18, f"{seeds} seeds", size=11, anchor="middle"))
-        for step, (images, shade) in enumerate(SHADES.items()):
-            rate = rates[seeds, images]
-            told = f"{images:,} images: {100 * rate:.1f} %"
-            parts.append(draw.dot(middle - 12 + 8 * step, y.inside(rate), 4, shade, title=told))
+def _panel(rows: Sequence[dict[str, Any]], look: str, top: int) -> list[str]:
+    y = axes.Scale(0, MOST, top + HEIGHT - 20, top)
+    called = "one look" if look == "one" else f"looks {look}"
+    parts = [draw.text(LEFT, top - 4, called, size=11, bold=True)]
+    for tick in (0.0, 0.05, 0.1, 0.15):
+        color, dash = ("#d62728", "4 3") if tick == 0.05 else (draw.RULE, None)
+        parts.append(draw.line(LEFT, y(tick), LEFT + WIDTH, y(tick), color=color, dash=dash))
+        parts.append(draw.text(LEFT - 6, y(tick) + 4, f"{100 * tick:.0f}", size=11, anchor="end"))
+    step = WIDTH / len(sim.NOISES)
+    for place, noise in enumerate(sim.NOISES):
+        middle = LEFT + (place + 0.5) * step
+        parts.append(draw.text(middle, top + HEIGHT, noise, size=9, anchor="middle"))
+        for side, (rule, shade) in enumerate(SHADES.items()):
+            found = sorted(r["false verdicts"] for r in rows if r["rule"] == rule and r["noise"] == noise)
+            left = middle + (side - 1) * 0.45 * step + 2
+            for i, value in enumerate(found):
+                parts.append(draw.dot(left + 0.38 * step * i / len(found), y.inside(value), 1.2, shade))
     return parts
 
 
@@ -387,8 +391,7 @@ def _differing(a: Any, b: Any) -> int:
 SECTIONS = {
     "kills": kills,
     "replicates": replicates,
-    "coverage": coverage,
-    "equivalence": equivalence,
+    "verdicts": verdicts,
     "threads": threads,
     "steps": steps,
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from detfuse.words import aligned, clock, escaped, listed, points, printable, ruled, signed, some
+from detfuse.words import aligned, clock, escaped, listed, points, printable, ruled, shortened, signed, some
 
 
 def test_points_and_differences_of_them() -> None:
@@ -43,3 +43,13 @@ def test_columns_are_as_wide_as_their_widest_cell() -> None:
         "longer      12     x",
     ]
     assert ruled(["name"], []) == ["name", "----"]
+
+
+def test_a_line_that_nobody_could_read_is_cut_in_its_middle() -> None:
+    text = "2 mistakes:\n" + "x" * 5000 + ": give a=b"
+    first, second = shortened(text).split("\n")
+    assert first == "2 mistakes:"
+    assert len(second) < 1100
+    assert second.startswith("xxx")
+    assert second.endswith("x: give a=b")
+    assert shortened("a\nb" * 400) == "a\nb" * 400

@@ -14,7 +14,7 @@ from hydra.errors import HydraException
 
 from detfuse.ablation.records import Arm, BudgetKind
 from detfuse.errors import InputError
-from detfuse.ranges import FractionBelowOne, Seed, checked
+from detfuse.ranges import FractionBelowOne, PositiveInt, Seed, checked
 
 Design = Literal["one_at_a_time", "factorial"]
 Equalised = Literal["norm", "block", "levels", "scale"]
@@ -55,6 +55,8 @@ class Ablation:
         allow: differences that would be refused.
         equivalence: a difference of AP, as a fraction, that nobody would care about.
         together: arms may differ from the baseline in several things at once; they are one choice then, and named so.
+        looks: numbers of seeds after which a verdict is drawn and decided arms stop; empty: once, after all seeds.
+        all_pairs: compare the arms with one another, too.
     """
 
     factors: dict[str, list[Any]] | None = None
@@ -68,6 +70,8 @@ class Ablation:
     allow: list[Allowed] = field(default_factory=list)
     equivalence: FractionBelowOne = 0.005
     together: bool = False
+    looks: list[PositiveInt] = field(default_factory=list)
+    all_pairs: bool = False
 
 
 def arms_of(page: Ablation) -> tuple[Arm, ...]:

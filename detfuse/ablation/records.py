@@ -6,6 +6,7 @@ An ablation lives in one folder::
     runs/<arm>/seed-<n>/       a run folder of ``train``, and beside its files state.json, cost.json, log.txt; of an arm
                                that shares another's training its metrics.json and predictions.json alone
     comparison.json            the statistics
+    looks.json                 every conclusion that was drawn; only ever appended to
     report/                    report.html, report.md, tables as CSV
 
 AP and its differences are fractions (0..1) here; people are shown points (0..100).
@@ -17,6 +18,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+
+from detfuse.statistics.records import VerdictKind
 
 BudgetKind = Literal["free", "params", "flops"]
 TOLERANCE = 0.02
@@ -64,6 +67,8 @@ class Plan:
         threads: of every run on the CPU, of which results depend by rounding; None where it was not decided yet.
         shares: arm -> the arm whose trained detectors it scores again, where it differs only in what comes after
             training; the others are trained.
+        looks: numbers of seeds after which a verdict is drawn and decided arms stop; empty: once, after all seeds.
+        all_pairs: the arms are compared with one another, too.
     """
 
     name: str
@@ -81,11 +86,47 @@ class Plan:
     start: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     threads: int | None = None
     shares: Mapping[str, str] = field(default_factory=dict)
+    looks: tuple[int, ...] = ()
+    all_pairs: bool = False
 
     @property
     def baseline(self) -> Arm:
         """What all other arms are compared with."""
         return self.arms[0]
+
+
+@dataclass(frozen=True)
+class LookVerdict:
+    """What a look said of an arm: the verdict, and the difference with the ends of its interval."""
+
+    kind: VerdictKind
+    text: str
+    estimate: float | None
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class Look:
+    """One conclusion drawn from the runs of an ablation; an entry of ``looks.json``.
+
+    Attributes:
+        number: 1 is the first.
+        num_seeds: of which all arms that were still open had been tried.
+        runs: digest of what the runs predicted: a conclusion from the same runs is the same look.
+        level: probability that any of its verdicts is false; that of all looks together stays below 5 %.
+        planned: whether it was planned.
+        verdicts: arm -> what was said of it.
+        closed: arms that need no more seeds: decided, or without a chance to be.
+    """
+
+    number: int
+    num_seeds: int
+    runs: str
+    level: float
+    planned: bool
+    verdicts: Mapping[str, LookVerdict]
+    closed: tuple[str, ...]
 
 
 @dataclass(frozen=True)

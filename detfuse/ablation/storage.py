@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from detfuse.ablation.records import DetectorCost, Plan, Run
+from detfuse.ablation.records import DetectorCost, Look, Plan, Run
 from detfuse.config.settings import check_name
 from detfuse.errors import InputError
 from detfuse.files.plain import read_json, read_yaml
@@ -19,6 +19,7 @@ from detfuse.statistics.records import Comparison, Score
 
 PLAN = "plan.yaml"
 COMPARISON = "comparison.json"
+LOOKS = "looks.json"
 
 
 def write_plan(folder: Path, plan: Plan) -> None:
@@ -57,9 +58,32 @@ def _is_setting(text: str) -> bool:
     return re.match(r"[+~]{0,2}(?!hydra[./@=]|hydra$)\w[\w./@-]*(=|$)", text) is not None
 
 
-def write_comparison(folder: Path, scores: Sequence[Score], comparisons: Sequence[Comparison]) -> None:
+def write_comparison(
+    folder: Path, scores: Sequence[Score], comparisons: Sequence[Comparison], pairs: Sequence[Comparison] = ()
+) -> None:
     """``comparison.json``: all that the statistics say."""
-    write_json(folder / COMPARISON, {"scores": to_plain(scores), "comparisons": to_plain(comparisons)})
+    parts = {"scores": scores, "comparisons": comparisons, "pairs": pairs}
+    write_json(folder / COMPARISON, {name: to_plain(part) for name, part in parts.items()})
+
+
+def read_looks(folder: Path) -> list[Look]:
+    """All conclusions that were drawn; none in a folder of which none has been drawn.
+
+    Raises:
+        StorageError: if ``looks.json`` is damaged.
+    """
+    path = folder / LOOKS
+    if not path.is_file():
+        return []
+    content = loaded(path, read_json)
+    if not isinstance(content, list):
+        raise StorageError(f"{path}: expected a list of looks; the looks that were taken count, so restore it")
+    return [from_plain(Look, entry, f"{path}, look {number}") for number, entry in enumerate(content, 1)]
+
+
+def append_look(folder: Path, look: Look) -> None:
+    """Add a conclusion to ``looks.json``; those that are there stay as they are."""
+    write_json(folder / LOOKS, [to_plain(one) for one in (*read_looks(folder), look)])
 
 
 def write_run(run: Run) -> None:

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from detfuse.ablation.design import Ablation, PlanError
+from detfuse.ablation.looks import closed_arms
 from detfuse.ablation.plan.outline import plan_text, runs_table
 from detfuse.ablation.plan.prepared import Prepared, prepare, store, stored_plan
-from detfuse.ablation.records import Run
+from detfuse.ablation.records import Plan, Run
 from detfuse.ablation.run.jobs import (
     begin_of,
     folder_of,
@@ -29,7 +30,7 @@ from detfuse.ablation.run.jobs import (
 from detfuse.ablation.run.launcher import LocalLauncher
 from detfuse.ablation.run.monitor import Monitor
 from detfuse.ablation.run.runner import Job, Runner, state_of
-from detfuse.ablation.storage import PLAN
+from detfuse.ablation.storage import PLAN, read_looks
 from detfuse.cli.commands import AblateSettings
 from detfuse.config.schema.overrides import key_of
 from detfuse.errors import UserError
@@ -75,25 +76,31 @@ def run(invocation: Invocation) -> None:
         refuse_other_environment(jobs, slots, prepared.plan)
         said = store(folder, prepared)
         print(f"\n{said}" if said else "", flush=True)
-        runs = _run_all(jobs, slots, facts, folder)
-        conclude(folder, prepared, runs)
+        command = _typed_without_seeds(invocation)
+        for num_seeds in [*prepared.plan.looks, len(prepared.plan.seeds)]:
+            wanted = _wanted(jobs, prepared.plan, folder, num_seeds)
+            if num_seeds < len(prepared.plan.seeds):
+                _look(wanted, slots, facts, folder, prepared, num_seeds)
+        runs = _run_all(wanted, slots, facts, folder)
+        conclude(folder, prepared, runs, command)
     _require_all(runs, "start the same command to try them again")
 
 
-def conclude(folder: Path, prepared: Prepared, runs: Sequence[Run]) -> None:
+def conclude(folder: Path, prepared: Prepared, runs: Sequence[Run], command: Sequence[str] = ()) -> None:
     """Print and report what the runs say.
 
     Args:
         folder: of the ablation.
         prepared: what was planned.
-        runs: every planned run, finished or not.
+        runs: every run that is wanted, finished or not.
+        command: that was typed, without its seeds.
     """
     from detfuse.ablation.report.conclusion import write_conclusion
 
     plan = prepared.plan
     print(f"\n{plan.name}: {len(runs)} runs, each scored by its last checkpoint\n")
     print(runs_table(runs), flush=True)
-    print(f"\n{write_conclusion(folder, prepared, runs)}\nfolder: {folder}", flush=True)
+    print(f"\n{write_conclusion(folder, prepared, runs, command)}\nfolder: {folder}", flush=True)
 
 
 def _conclude_again(folder: Path, settings: AblateSettings, invocation: Invocation) -> None:
@@ -107,13 +114,14 @@ def _conclude_again(folder: Path, settings: AblateSettings, invocation: Invocati
     }
     prepared = replace(prepared, resolved=placed)
     plan = prepared.plan
-    runs = [
-        state_of(Job(arm.name, seed, folder_of(folder, arm.name, seed), (), plan.shares.get(arm.name, "")))
+    jobs = [
+        Job(arm.name, seed, folder_of(folder, arm.name, seed), (), plan.shares.get(arm.name, ""))
         for seed in plan.seeds
         for arm in plan.arms
     ]
+    runs = [state_of(job) for job in _wanted(jobs, plan, folder, len(plan.seeds))]
     refuse_mixed_environments(runs, plan)
-    conclude(folder, prepared, runs)
+    conclude(folder, prepared, runs, _typed_without_seeds(invocation))
     _require_all(runs, "start the command without report_only to make them")
 
 
@@ -136,7 +144,7 @@ def _page(invocation: Invocation, settings: AblateSettings) -> Ablation:
             f"ablation={option}: its YAML is no plan; begin it with `_target_: {target}`, then {', '.join(known)}"
         )
     page = Ablation(**{key: value for key, value in node.items() if key != "_target_"})
-    typed = {name: getattr(settings, name) for name in ("seeds", "budget", "equalise", "allow")}
+    typed = {name: getattr(settings, name) for name in ("seeds", "budget", "equalise", "allow", "looks", "all_pairs")}
     return replace(page, **{name: value for name, value in typed.items() if value is not None})
 
 
@@ -144,6 +152,12 @@ def _common(invocation: Invocation) -> list[str]:
     """What was typed besides the ablation's own settings: overrides of ``train`` for all arms."""
     own = {field.name for field in fields(AblateSettings)} | {"ablation"}
     return [text for text in invocation.typed if key_of(text).split(".")[0] not in own]
+
+
+def _typed_without_seeds(invocation: Invocation) -> list[str]:
+    """The command that was typed, as words; to type it again with more seeds."""
+    typed = [text for text in invocation.typed if key_of(text) not in ("seeds", "overwrite", "report_only")]
+    return ["python", "scripts/ablate.py", *_flags(invocation), *typed]
 
 
 def _flags(invocation: Invocation) -> list[str]:
@@ -224,6 +238,30 @@ def _run_all(
     predicted = {name: arm.seconds or 0.0 for name, arm in facts.items()}
     with _stopped_by_signals(folder), Monitor(epochs, predicted, slots=len(slots)) as monitor:
         return Runner(LocalLauncher(), slots, begin_of(jobs), monitor).run(jobs)
+
+
+def _wanted(jobs: Sequence[Job], plan: Plan, folder: Path, num_seeds: int) -> list[Job]:
+    """The runs of the first seeds, but for those that no arm needs any more; what is there stays in."""
+    closed = closed_arms(plan, read_looks(folder))
+    seeds = plan.seeds[:num_seeds]
+    return [job for job in jobs if job.seed in seeds and (job.arm not in closed or state_of(job).state == "finished")]
+
+
+def _look(
+    jobs: Sequence[Job],
+    slots: Sequence[Mapping[str, str]],
+    facts: Mapping[str, Facts],
+    folder: Path,
+    prepared: Prepared,
+    num_seeds: int,
+) -> None:
+    """Run what the next planned look needs, and take it, unless it was taken."""
+    if any(look.num_seeds >= num_seeds for look in read_looks(folder)):
+        return
+    from detfuse.ablation.report.conclusion import write_look
+
+    runs = _run_all(jobs, slots, facts, folder)
+    print(f"\n{runs_table(runs)}\n\n{write_look(folder, prepared, runs)}\n", flush=True)
 
 
 @contextmanager

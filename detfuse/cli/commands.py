@@ -54,6 +54,8 @@ class AblateSettings(Settings):
         budget: what is held equal to the baseline; null takes the plan's.
         equalise: what an arm brings along and is set to the baseline's; null takes the plan's.
         allow: differences that would be refused; null takes the plan's.
+        looks: numbers of seeds after which a verdict is drawn and decided arms stop; null takes the plan's.
+        all_pairs: compare the arms with one another, too; null takes the plan's.
         jobs: runs at a time; they share the processors, and each has a GPU of its own where there are any.
         plan_only: show the plan with its cost and stop.
         report_only: conclude again from the runs that there are.
@@ -69,6 +71,8 @@ class AblateSettings(Settings):
     budget: Literal["free", "params", "flops"] | None
     equalise: list[Literal["norm", "block", "levels", "scale"]] | None
     allow: list[Literal["levels", "environment", "schedule"]] | None
+    looks: list[PositiveInt] | None
+    all_pairs: bool | None
     jobs: PositiveInt
     plan_only: bool
     report_only: bool
@@ -171,7 +175,6 @@ class ExportSettings(Settings):
     Args:
         checkpoint: path of a ``.ckpt``.
         format: ``onnx``, or ``pt2`` (torch's exported program).
-        size: [height, width] that images are padded to; None: the smallest that all validation images fit.
         output: path of the file; None puts it into the checkpoint's run folder.
     """
 
@@ -180,7 +183,6 @@ class ExportSettings(Settings):
 
     checkpoint: str
     format: Literal["onnx", "pt2"]
-    size: tuple[PositiveInt, PositiveInt] | None
     output: str | None
 
     def __post_init__(self) -> None:
@@ -193,7 +195,7 @@ export = Command(
     purpose="Write a checkpoint's detector with its NMS as one file for other programs, and check that file.",
     examples="""\
         {command} checkpoint=runs/default/defaults/checkpoints/best.ckpt
-        {command} checkpoint=best.ckpt format=pt2 size=[256,320] output=detector.pt2
+        {command} checkpoint=best.ckpt format=pt2 output=detector.pt2
         {command} checkpoint=best.ckpt combine=nms combine.iou_threshold=0.5""",
     run=_run_of("export_run"),
 )

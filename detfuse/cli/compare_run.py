@@ -21,7 +21,7 @@ from detfuse.evaluation.scoring import score_runs
 from detfuse.files.text import write_json, write_text
 from detfuse.runs.invocation import Invocation
 from detfuse.runs.outputs import note_made, require_folder
-from detfuse.statistics.comparison import Statistics, judge, leave_out
+from detfuse.statistics.comparison import Statistics, judge, weightings
 from detfuse.statistics.records import Comparison, Difference, Score
 from detfuse.statistics.verdict import Subject
 from detfuse.words import points, ruled, signed
@@ -44,10 +44,17 @@ def run(invocation: Invocation) -> None:
         side: {seed: partial(_read, path, counts) for seed, path in enumerate(paths)} for side, paths in sides.items()
     }
     evaluator = ReplicateEvaluator(truth)
-    weights = leave_out(evaluator.num_images)
+    weights = weightings(evaluator.num_images)
     runs = score_runs(evaluator, readers, weights, named=lambda side, seed: str(sides[side][seed]))
     subject: Subject = "models" if len(sides["a"]) == 1 else "arms"
-    results = judge(runs, evaluator.metrics, "b", equivalence=settings.equivalence, subject=subject)
+    results = judge(
+        runs,
+        evaluator.metrics,
+        "b",
+        equivalence=settings.equivalence,
+        subject=subject,
+        num_images=evaluator.num_images,
+    )
     print(_header(sides, annotations, truth, counts), _text(results), sep="\n\n")
     if folder is not None:
         write_json(folder / "comparison.json", asdict(results))
@@ -147,9 +154,9 @@ _COLUMNS: dict[str, Callable[[Difference], Any]] = {
     "se_seeds": lambda difference: difference.se_seeds,
     "se_images": lambda difference: difference.se_images,
     "p": lambda difference: difference.p,
-    "p_holm": lambda difference: difference.p_holm,
+    "p_corrected": lambda difference: difference.p_corrected,
     "p_equivalent": lambda difference: difference.p_equivalent,
-    "p_equivalent_holm": lambda difference: difference.p_equivalent_holm,
+    "p_equivalent_corrected": lambda difference: difference.p_equivalent_corrected,
     "method": lambda difference: difference.method,
 }
 

@@ -8,41 +8,54 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from detfuse.build import build_combine, build_data, instantiate, size_divisor
+from detfuse.build import build_combine, build_data, build_evaluator, instantiate, size_divisor
 from detfuse.cli.commands import ExportSettings
 from detfuse.data import Transforms
-from detfuse.data.collate import padded_size
+from detfuse.data.datamodule import DetectionDataModule
 from detfuse.data.dataset import DetectionDataset, Key
 from detfuse.data.generators import Shapes
+from detfuse.detector import Detector
 from detfuse.errors import UserError
 from detfuse.export import (
     Agreement,
     Deployed,
     Description,
+    Exported,
     Picture,
     Resize,
     agreement_of,
+    chosen,
     program_of,
     read_exported,
+    scores_of,
     written,
 )
+from detfuse.protocols import Combine
 from detfuse.runs.header import describe
 from detfuse.runs.invocation import Invocation
 from detfuse.runs.outputs import note_made, require_file
 from detfuse.runs.run_folder import run_folder_of
 from detfuse.runs.stored import open_checkpoint, trained_detector
-from detfuse.structures import Size
+from detfuse.structures import Categories, Size
+from detfuse.words import shown
 
-_PICTURES = 3
+_SCORED = 24
+"""Validation images that AP is compared on."""
+_COMPARED = 4
+"""Those of them that candidates are compared on, number by number."""
+_THIN: tuple[Size, ...] = ((12, 480), (480, 12))
+"""(height, width) of drawings that leave maps of a single row or column."""
+_DRAWN: tuple[Size, ...] = ((240, 320), (320, 240), (280, 280), (160, 320))
+"""(height, width) of what is drawn where there are no validation images."""
 
 
 def run(invocation: Invocation) -> None:
     """Write ``output``, by default ``<checkpoint's name>.<format>`` in the checkpoint's run folder.
 
-    The file computes what the detector computes for an image padded to the same size. ``predict`` and ``evaluate`` with
-    the checkpoint pad each batch as little as they can; as norms and biases let the padding reach the scores, theirs
-    differ, the more the larger the file's size is than its images.
+    The file takes images of any size, any number of one padded size at a time, and finds in them what the detector
+    finds when it is evaluated: that is checked, in AP, before the file counts.
     """
     settings = ExportSettings.of(invocation.config)
     checkpoint, config = open_checkpoint(invocation)
@@ -51,101 +64,94 @@ def run(invocation: Invocation) -> None:
     deployed = Deployed(detector, combine)
     transform: Transforms = instantiate(config["data"]["transform"])()
     divisor = transform.divisor(size_divisor(detector.backbone.out_spec))
-    given = _given_size(settings.size, transform, divisor)
-    dataset = _validation(config, divisor, needed=given is None)
-    fitting = None if dataset is None else _largest(dataset, transform, divisor)
-    size = given or fitting
-    assert size is not None
     description = Description(
         version=version("detfuse"),
         model=describe(detector, config),
         categories=checkpoint.categories,
-        size=size,
-        resize=Resize(transform.size, transform.short_side, transform.long_side),
+        resize=Resize(transform.size, transform.short_side, transform.longest_side),
+        divisor=divisor,
         combine=config["combine"],
     )
     default = run_folder_of(checkpoint.path) / f"{checkpoint.path.stem}.{settings.format}"
     path = require_file(Path(settings.output).expanduser() if settings.output else default)
-    pictures = _fitting(dataset, transform, size) or _drawn(size)
+    data = _validation(config, divisor, checkpoint.categories)
     print(f"model   {description.model}")
-    print(f"size    {size[0]} x {size[1]} pixels (height x width): images are resized and padded to it", flush=True)
-    if fitting is not None and fitting != size:
-        print(
-            f"        the validation images take {fitting[0]} x {fitting[1]}; more padding shifts scores, through norms"
-        )
-    program = program_of(deployed, size)
+    print(f"takes   {_taken(description)}, any number at a time", flush=True)
+    program = program_of(deployed, description)
     with written(path, settings.format, program, description) as draft:
-        agreement = agreement_of(read_exported(draft), detector, combine, pictures)
+        _check(read_exported(draft), detector, combine, config, data)
     note_made(path)
-    print(f"check   {_told(agreement, pictures)}")
     print(f"written to {path} ({path.stat().st_size / 2**20:.1f} MiB)")
 
 
-def _given_size(typed: Size | None, transform: Transforms, divisor: int) -> Size | None:
-    """The padded size, unless it depends on the images.
-
-    Raises:
-        UserError: if the typed one is not what the detector is ever given.
-    """
-    size = None if typed is None else (typed[0], typed[1])  # YAML's lists are no tuples
-    if transform.size is not None:
-        if size not in (None, transform.size):
-            raise UserError(
-                f"size={typed}: the checkpoint's images all have exactly {list(transform.size)}; leave size out"
-            )
-        return transform.size
-    if size is not None and padded_size(*size, divisor) != size:
-        raise UserError(
-            f"size={typed}: height and width must be multiples of {divisor}, to which the detector's images are "
-            f"padded; {list(padded_size(*size, divisor))} are"
-        )
-    return size
+def _taken(description: Description) -> str:
+    exact = description.resize.size
+    if exact:
+        return f"images resized to {exact[0]} x {exact[1]} pixels (height x width)"
+    return f"images of any size, padded to multiples of {description.divisor} pixels"
 
 
-def _validation(config: dict[str, Any], divisor: int, *, needed: bool) -> DetectionDataset | None:
-    """The validation images; None if they are not here and not needed."""
+def _validation(config: dict[str, Any], divisor: int, categories: Categories) -> DetectionDataModule | str:
+    """The checkpoint's data with its validation split, or why it cannot be used."""
     try:
         data = build_data(config, divisor)
         data.prepare_data()
         data.setup("validate")
     except (UserError, OSError) as error:
-        if not needed:
-            return None
-        raise UserError(
-            f"the size to pad images to follows from the validation images, which cannot be read ({error}); "
-            "give size=[HEIGHT,WIDTH], or data.root"
-        ) from error
-    return data.dataset("val")
+        return str(error)
+    if data.categories != categories:
+        return f"the categories of {data.indexes['val'].source} are not the checkpoint's"
+    return data
 
 
-def _largest(dataset: DetectionDataset, transform: Transforms, divisor: int) -> Size:
-    """The smallest padded size into which every image fits."""
-    sizes = [transform.resized(int(height), int(width)) for height, width in np.unique(dataset.index.sizes, axis=0)]
-    return padded_size(max(height for height, _ in sizes), max(width for _, width in sizes), divisor)
+def _check(
+    exported: Exported, detector: Detector, combine: Combine, config: dict[str, Any], data: DetectionDataModule | str
+) -> None:
+    """Compare file and detector, and say what was compared.
+
+    Raises:
+        ExportError: if they differ.
+    """
+    if isinstance(data, str):
+        print(f"check   AP is not compared, for there are no validation images: {data}")
+        pictures = _drawings(exported.transform, *_DRAWN, *_THIN)
+    else:
+        index = chosen(data.indexes["val"], data.transform, data.size_divisor, _SCORED)
+        few = chosen(index, data.transform, data.size_divisor, _COMPARED)
+        samples = DetectionDataset(few, data.transform, train=False, seed=data.seed)
+        pictures = [Picture(shown(name), samples[Key(0, i)].image) for i, name in enumerate(few.file_names)]
+        pictures += _drawings(exported.transform, *_THIN)
+    agreement = agreement_of(exported, detector, combine, pictures)
+    if not isinstance(data, str):
+        dataset = DetectionDataset(index, data.transform, train=False, seed=data.seed)
+        batches = data.loader.evaluate(dataset, size_divisor=data.size_divisor)
+        scores = scores_of(exported, detector, combine, index, batches, build_evaluator(config, index))
+        file, evaluated = map(_points, (scores.file, scores.detector))
+        print(f"check   mAP {file} of the file, {evaluated} of the detector as evaluated, on {_shapes(index.sizes)}")
+    print(f"        {_told(agreement, pictures)}")
 
 
-def _fitting(dataset: DetectionDataset | None, transform: Transforms, size: Size) -> list[Picture]:
-    """The fullest validation images that fit."""
-    if dataset is None:
-        return []
-    index = dataset.index
-    order = np.argsort(-index.counts, kind="stable").tolist()
-    resized = (transform.resized(*(int(side) for side in index.sizes[i])) for i in order)
-    fitting = [i for i, (height, width) in zip(order, resized, strict=True) if height <= size[0] and width <= size[1]]
-    return [Picture(index.file_names[i], dataset[Key(0, i)].image) for i in fitting[:_PICTURES]]
+def _points(ap: float) -> str:
+    return "n/a" if ap < 0 else f"{100 * ap:.1f}"
 
 
-def _drawn(size: Size) -> list[Picture]:
-    """Generated pictures of just this size, where there are no validation images."""
+def _shapes(sizes: NDArray[np.int64]) -> str:
+    wide, tall = (int((sizes[:, i] > sizes[:, 1 - i]).sum()) for i in (1, 0))
+    counts = {"landscape": wide, "portrait": tall, "square": len(sizes) - wide - tall}
+    told = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+    return f"{len(sizes)} validation images ({told})"
+
+
+def _drawings(transform: Transforms, *sizes: Size) -> list[Picture]:
+    """Generated pictures of these sizes, resized as images are."""
     shapes = Shapes(
-        num_train=1, num_val=_PICTURES, image_size=256, min_size=16.0, max_size=160.0, max_objects=6, data_seed=0
+        num_train=1, num_val=len(sizes), image_size=256, min_size=16.0, max_size=160.0, max_objects=6, data_seed=0
     )
-    exact = Transforms(size=size)
     pictures = []
-    for number in range(_PICTURES):
+    for number, size in enumerate(sizes):
         pixels = shapes.draw("val", number).pixels.round().astype(np.uint8)
-        image = torch.from_numpy(pixels).permute(2, 0, 1)
-        pictures.append(Picture(f"drawing {number + 1}", exact.evaluate(image).image))
+        image = Transforms(size=size).evaluate(torch.from_numpy(pixels).permute(2, 0, 1)).image
+        pictures.append(Picture(f"a drawing of {size[0]} x {size[1]}", transform.evaluate(image).image))
     return pictures
 
 

@@ -35,6 +35,7 @@ from detfuse.config.schema.overrides import place_of
 from detfuse.errors import UserError, explained
 from detfuse.runs.invocation import Invocation
 from detfuse.runs.threads import wait_gently
+from detfuse.words import shortened
 
 # Flags that Hydra answers by itself, whatever the configuration says.
 _HYDRAS_OWN = {"--hydra-help", "--version", "--shell-completion", "-sc"}
@@ -77,7 +78,7 @@ class Command:
         problems = check(argv, self.settings)
         if problems:
             count = "1 mistake" if len(problems) == 1 else f"{len(problems)} mistakes"
-            print(f"{count}:", *(f"  {problem}" for problem in problems), sep="\n", file=sys.stderr)
+            print(f"{count}:", *(f"  {shortened(problem)}" for problem in problems), sep="\n", file=sys.stderr)
             sys.exit(_COMMAND_LINE)
         directories = [conf_dir()]
         if line.config_dir is not None:
@@ -155,7 +156,7 @@ def _run_all(command: Command, directories: list[Path]) -> None:
                 sys.exit(_USER if mistake is not None else _BUG)
             # A sweep survives its failures: whatever went wrong in one run, the next is another.
             reason = f"{mistake}" if mistake is not None else f"{type(error).__name__}: {error}"
-            failures.append(f"{' '.join(invocation.typed)}: {reason}")
+            failures.append(shortened(f"{' '.join(invocation.typed)}: {reason}"))
 
     try:
         _hydra(command, task)
@@ -210,7 +211,7 @@ def _invocation(config: DictConfig, directories: list[Path]) -> Invocation:
 def _tell(mistake: UserError, error: Exception) -> None:
     if os.environ.get(_FULL_ERROR) == "1":
         traceback.print_exception(error)
-    print(f"error: {mistake}", file=sys.stderr)
+    print(f"error: {shortened(str(mistake))}", file=sys.stderr)
 
 
 def _tell_bug(error: Exception, invocation: Invocation) -> None:

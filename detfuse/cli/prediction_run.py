@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from detfuse.cli.commands import PredictSettings
-from detfuse.data import load_image
+from detfuse.data import Transforms, load_image
 from detfuse.errors import UserError
 from detfuse.evaluation import coco_results, rows_of
 from detfuse.export import ExportError
@@ -57,6 +57,7 @@ def run(invocation: Invocation) -> None:
             failed.append(str(error))
             print(f"{file}: left out", flush=True)
             continue
+        _tell_if_extreme(predictor.transform, image, file)
         found = _select(predicted, settings.threshold)
         picture = draw_detections(image, found, predictor.categories, threshold=settings.threshold)
         written = save_picture(output / name, picture)
@@ -126,6 +127,16 @@ def _predicted(predictor: Predictor, image: Tensor, file: Path) -> Detections:
         return predictor(image)
     except ExportError as error:  # it does not fit
         raise UserError(f"{file}: {error}") from error
+
+
+def _tell_if_extreme(transform: Transforms, image: Tensor, file: Path) -> None:
+    height, width = image.shape[-2:]
+    if transform.is_extreme(height, width):
+        resized = " x ".join(map(str, transform.resized(height, width)))
+        print(
+            f"{shown(str(file))}: {height} x {width} pixels (height x width) would become monstrous, so its longer "
+            f"side is capped: {resized}. Another cap is for training to choose (data.transform.long_side)"
+        )
 
 
 def _select(found: Detections, threshold: float) -> Detections:

@@ -60,11 +60,12 @@ def run(invocation: Invocation) -> None:
     resume = run_folder.folder_to_resume(settings.resume, base)
     require_folder(resume or base)
     config = config_to_resume(resume, invocation) if resume else invocation.config
-    begun = resumption(resume) if resume else None
+    begun = resumption(resume, invocation.directories) if resume else None
     pl.seed_everything(config["seed"], workers=True, verbose=False)
     parts = build_parts(config, stage="fit", pretrained=resume is None)
     if begun:
         begun.require_same(parts.data, config)
+        begun.require_fit(parts.detector)
     config = parts.module.config  # with the numbers that were left to the backbone's weights
     numbered = settings.name == "auto" or invocation.multirun
     with run_folder.locked(resume) if resume else _new(settings, base, numbered=numbered) as held:

@@ -89,6 +89,7 @@ class DetectionDataModule(ABC):
         for split in _SPLITS_OF.get(stage, ("val",)):
             if split not in self.indexes:
                 self.indexes[split] = self.read(split)
+                _warn_of_extreme_shapes(self.indexes[split], self.transform)
                 if split == "train":
                     self._hold_back()
         if len(self.indexes) == 2:
@@ -223,7 +224,7 @@ class DetectionDataModule(ABC):
 
 @checked
 class FolderDataModule(DetectionDataModule):
-    """A data set that lies in a folder, in COCO's json, Pascal VOC's xml, YOLO's txt form or as rows of a CSV file.
+    """A data set that lies in a folder: COCO's json, Pascal VOC's xml, YOLO's txt, rows of a CSV file, or CVAT's xml.
 
     Args:
         size_divisor: see :class:`DetectionDataModule`.
@@ -425,6 +426,20 @@ def check_categories(train: AnnotationIndex, val: AnnotationIndex) -> None:
         + "\n  ".join(problems + renamed + moved)
         + "\nGive both files the same list of categories; one that never occurs in a split may stay in its list"
     )
+
+
+def _warn_of_extreme_shapes(index: AnnotationIndex, transform: Transforms) -> None:
+    thin = [i for i, size in enumerate(index.sizes.tolist()) if transform.is_extreme(*size)]
+    if thin:
+        first = index.sizes[thin[0]].tolist()
+        resized, given = (" x ".join(map(str, size)) for size in (transform.resized(*first), first))
+        warnings.warn(
+            f"{index.source}: {len(thin)} images are so thin that their longer side is capped, such as "
+            f"{shown(index.file_names[thin[0]])}: {given} pixels (height x width) become {resized}; choose the cap by "
+            "data.transform.long_side",
+            DataWarning,
+            stacklevel=3,
+        )
 
 
 def _warn_of_shared_images(train: AnnotationIndex, val: AnnotationIndex) -> None:

@@ -24,6 +24,8 @@ Generators = Callable[[str], np.random.Generator]
 """Name of a step -> its generator."""
 
 _XYXY = BoundingBoxFormat.XYXY
+LONGEST = 16
+"""Times its shorter side that an image's longer side may become where nothing else is asked for."""
 _TURN = 4 / 3  # how much a crop's aspect may differ from the image's, as a factor
 
 
@@ -133,7 +135,7 @@ class Resize:
     Args:
         size: exact (height, width), whatever the aspect; None: by the sides.
         short_side: the shorter side in pixels.
-        long_side: cap on the longer side, or None.
+        long_side: cap on the longer side; None: :data:`LONGEST` times the shorter one.
         jitter: (low, high) of the factor.
     """
 
@@ -142,7 +144,7 @@ class Resize:
     def __init__(self, size: Size | None, short_side: int, long_side: int | None, jitter: tuple[float, float]) -> None:
         self.size = size
         self.short_side = short_side
-        self.long_side = long_side
+        self.long_side = LONGEST * short_side if long_side is None else long_side
         self.jitter = jitter
 
     def __call__(self, scene: Scene, generator: np.random.Generator, others: Scenes) -> Scene:
@@ -153,10 +155,7 @@ class Resize:
         """(height, width) that an image gets: at least one pixel."""
         if self.size is not None:
             return self.size
-        scale = self.short_side / min(height, width)
-        if self.long_side is not None:
-            scale = min(scale, self.long_side / max(height, width))
-        scale *= factor
+        scale = min(self.short_side / min(height, width), self.long_side / max(height, width)) * factor
         return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
 
     @staticmethod
@@ -166,7 +165,7 @@ class Resize:
             return scene
         boxes, _ = functional.resize_bounding_boxes(scene.objects.boxes, scene.size, list(size), format=_XYXY)
         return scene._replace(
-            image=functional.resize(scene.image, list(size), antialias=True),
+            image=_resized(scene.image, size),
             objects=scene.objects._replace(boxes=_clipped(boxes, size)),  # rounding may leave the image
             scale=(scene.scale[0] * (size[0] / scene.size[0]), scene.scale[1] * (size[1] / scene.size[1])),
         )
@@ -211,6 +210,13 @@ class Colour:
         factor = 1 + self.strength * (2 * float(generator.random()) - 1)
         adjust = getattr(functional, f"adjust_{self.name}")
         return scene._replace(image=adjust(scene.image, factor))
+
+
+def _resized(image: Tensor, size: Size) -> Tensor:
+    # of bytes torch makes no single pixel: it takes them for another layout, and stops
+    computed = image.float() if size == (1, 1) else image
+    resized: Tensor = functional.resize(computed, list(size), antialias=True)
+    return resized.round().to(image.dtype)
 
 
 def _clipped(boxes: Tensor, size: Size) -> Tensor:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from math import inf, prod
+from math import prod
 from typing import Literal
 
 from torch import Tensor
 
 from detfuse.data.scene import Objects, Sample, Scene, Scenes
-from detfuse.data.steps import Colour, Crop, Flip, Generators, Resize, Step
+from detfuse.data.steps import LONGEST, Colour, Crop, Flip, Generators, Resize, Step
 from detfuse.errors import InputError
 from detfuse.ranges import Fraction, PositiveFloat, PositiveFraction, PositiveInt, checked
 from detfuse.structures import Size
@@ -25,7 +25,8 @@ class Transforms:
         size: exact [height, width] of the resized image, whatever the aspect of the file: it is fed as it is, without
             padding (SSD: [300, 300]); None: by its sides, as follows.
         short_side: the resized image's shorter side in pixels; unused with ``size``.
-        long_side: cap on its longer side (the shorter one then becomes smaller); None for no cap; unused with ``size``.
+        long_side: cap on its longer side (the shorter one then becomes smaller); None: 16 times ``short_side``, so that
+            an image of a few rows cannot become a monstrous one; unused with ``size``.
         flip: probability of a horizontal flip.
         scale_jitter: [low, high] factor on the resized size, drawn uniformly per image; None for none.
         crop: probability of a random crop, before resizing.
@@ -87,6 +88,15 @@ class Transforms:
         """(height, width) that an image gets: at least one pixel, and equal for training without crop and jitter."""
         return self._resize.target(height, width)
 
+    @property
+    def longest_side(self) -> int:
+        """The cap on the longer side, also where none was asked for; unused with an exact size."""
+        return self._resize.long_side
+
+    def is_extreme(self, height: int, width: int) -> bool:
+        """Whether an image is so thin that its longer side is capped though nothing asked for it."""
+        return self.size is None and self.long_side is None and max(height, width) > LONGEST * min(height, width)
+
     def smallest(self, height: int, width: int) -> Size:
         """(height, width) that an image gets in training at the least: cropped nearest to a square, jittered down."""
         cropped = (height, width) if self._crop is None else self._crop.smallest(height, width)
@@ -101,7 +111,7 @@ class Transforms:
         target, factor = self._resize.target, self._resize.jitter[1]
         if self.size is not None or self._crop is None:
             return [target(height, width, factor)]
-        largest_at = inf if self.long_side is None else self.long_side / self.short_side  # longer by shorter side
+        largest_at = self.longest_side / self.short_side  # longer by shorter side
         lying, standing = self._crop.longest(height, width), self._crop.longest(width, height)
         found = []
         if lying >= 1:  # an aspect from 1 / standing to lying

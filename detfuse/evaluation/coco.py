@@ -18,7 +18,7 @@ from detfuse.evaluation.metrics import METRICS, UNDEFINED, CocoMetrics, metrics_
 from detfuse.evaluation.results import matched_ids, results_of
 from detfuse.evaluation.rows import Row
 from detfuse.ranges import NonNegativeFloat, PositiveFloat, PositiveInt, checked
-from detfuse.structures import Categories, Detections
+from detfuse.structures import Categories, Detections, ImageId
 
 __all__ = ["METRICS", "UNDEFINED", "CocoEvaluator", "CocoMetrics", "coco_results"]
 
@@ -103,7 +103,10 @@ def _sides(given: Mapping[str, tuple[float, float]]) -> dict[str, tuple[float, f
 _NOTHING = Detections(torch.zeros(0, 4), torch.zeros(0), *torch.zeros(2, 0, dtype=torch.int64))
 
 
-def coco_results(detections: Mapping[int, Detections] | Mapping[str, Detections], categories: Categories) -> Results:
+def coco_results(
+    detections: Mapping[int, Detections] | Mapping[str, Detections] | Mapping[ImageId, Detections],
+    categories: Categories,
+) -> Results:
     """Detections as results, with the images and, in each, the detections in the order given.
 
     Args:

@@ -8,7 +8,7 @@ the last digit, and an image of weight 2 counts as if it were there twice.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
 from typing import Any, NamedTuple
 
@@ -93,12 +93,37 @@ class Replicates:
         Raises:
             ValueError: if the weights have another shape, or are negative or not finite.
         """
+        return self._in_batches(weights, self._batch)
+
+    def resampled(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        """What the average precisions might be on other images like these, by B random weightings.
+
+        Other images also have other numbers of objects of each class. So a class enters the six means times the weight
+        of its objects, which on average is 1. Of a class with many images that changes next to nothing; one whose
+        objects lie in a single image, and whose AP therefore is the same under all weights, is as uncertain as it is
+        large. Its own value says nothing of other images.
+
+        Args:
+            weights: as :meth:`evaluate` takes them, of mean 1.
+
+        Returns:
+            (B, 6 + number of categories) like :meth:`evaluate`, but for the means; -1 for a class that has objects in
+            fewer than two images.
+
+        Raises:
+            ValueError: see :meth:`evaluate`.
+        """
+        return self._in_batches(weights, self._resampled)
+
+    def _in_batches(
+        self, weights: NDArray[np.float64], score: Callable[[NDArray[np.float64]], NDArray[np.float64]]
+    ) -> NDArray[np.float64]:
         if weights.ndim != 2 or weights.shape[1] != self.num_images:
             raise InputError(f"weights are {weights.shape}, expected (replicates, {self.num_images} images)")
         if not np.isfinite(weights).all() or (weights < 0).any():
             raise InputError("weights must be finite and at least 0")
         exact = np.round(weights * FRACTION) / FRACTION
-        batches = [self._batch(exact[start : start + self._size]) for start in range(0, len(exact), self._size)]
+        batches = [score(exact[start : start + self._size]) for start in range(0, len(exact), self._size)]
         return np.concatenate(batches) if batches else np.zeros((0, len(SUMMARY) + len(self._rankings)))
 
     def _batch(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -107,6 +132,27 @@ class Replicates:
         np.copyto(precision, self._unweighted, where=precision == UNDEFINED)
         summary = [_means(precision, *DEFINITIONS[name][1:3], slice(None)) for name in SUMMARY]
         return np.stack([*summary, *columns], axis=1)
+
+    def _resampled(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        precision = self._precisions(np.ascontiguousarray(weights.T))
+        np.copyto(precision, self._unweighted, where=precision == UNDEFINED)
+        columns = [_means(precision, None, "all", slice(k, k + 1)) for k in range(len(self._rankings))]
+        single = [len(set(areas[AREAS.index("all")].objects.tolist())) < 2 for areas in self._rankings]
+        summary = [self._weighted_mean(precision, weights, *DEFINITIONS[name][1:3]) for name in SUMMARY]
+        values = np.stack([*summary, *columns], axis=1)
+        values[:, len(SUMMARY) :][:, single] = UNDEFINED
+        return values
+
+    def _weighted_mean(
+        self, precision: NDArray[np.float64], weights: NDArray[np.float64], iou: float | None, area: str
+    ) -> NDArray[np.float64]:
+        """(A, B, T, R, K) -> (B,): every class times the weight of its objects."""
+        kept = [k for k, areas in enumerate(self._rankings) if len(areas[AREAS.index(area)].objects)]
+        if not kept:
+            return np.full(len(weights), UNDEFINED)
+        values = np.stack([_means(precision, iou, area, slice(k, k + 1)) for k in kept])
+        presence = np.stack([weights[:, self._rankings[k][AREAS.index(area)].objects].mean(axis=1) for k in kept])
+        return np.asarray((values * presence).mean(axis=0))
 
     def _precisions(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
         """(images, B) -> (A, B, T, R, K); -1 where no object has weight."""

@@ -39,7 +39,7 @@ def value_of(row: Row, key: str, name: str) -> Any:
     try:
         return row[key]
     except KeyError:
-        raise InputError(f"{name}: '{key}' is missing (it has {', '.join(map(str, row)) or 'nothing'})") from None
+        raise InputError(f"{name}: '{key}' is missing (it has {', '.join(map(str, row)) or 'nothing':.200})") from None
     except TypeError:
         raise InputError(f"{name}: expected an object, got {row!r:.60}") from None
 

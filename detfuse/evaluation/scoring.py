@@ -20,10 +20,10 @@ another."""
 
 
 class Scored(NamedTuple):
-    """One run's metrics under B weightings of the images, and what tells its detections from others.
+    """One run's metrics on these images and what they might be on others, and what tells its detections from others.
 
     Attributes:
-        values: (B, metrics) 0..1; NaN where undefined.
+        values: (1 + B, metrics) 0..1; NaN where undefined.
         fingerprint: equal for equal detections, whatever their order in the file.
     """
 
@@ -43,7 +43,7 @@ def score_runs(
     Args:
         evaluator: of the ground truth.
         predictions: of all runs.
-        weights: (B, images), see :meth:`Replicates.evaluate`.
+        weights: (B, images) random ones, see :meth:`Replicates.resampled`.
         named: what errors call the run of an arm and a seed.
 
     Raises:
@@ -69,5 +69,5 @@ def score_runs(
 
 
 def _scored(run: Replicates, weights: NDArray[np.float64]) -> Scored:
-    values = run.evaluate(weights)
+    values = np.concatenate([run.evaluate(np.ones((1, run.num_images))), run.resampled(weights)])
     return Scored(np.where(values == UNDEFINED, np.nan, values), run.fingerprint)

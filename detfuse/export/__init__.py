@@ -5,6 +5,7 @@ from detfuse.export.deployed import OUTPUTS, Deployed, place
 from detfuse.export.description import Description, ExportError, Resize
 from detfuse.export.exported import Exported, read_exported
 from detfuse.export.formats import FORMATS, Format, format_of, program_of, written
+from detfuse.export.scored import Scores, chosen, scores_of
 
 __all__ = [
     "FORMATS",
@@ -17,10 +18,13 @@ __all__ = [
     "Format",
     "Picture",
     "Resize",
+    "Scores",
     "agreement_of",
+    "chosen",
     "format_of",
     "place",
     "program_of",
     "read_exported",
+    "scores_of",
     "written",
 ]

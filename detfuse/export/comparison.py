@@ -54,23 +54,23 @@ class Agreement:
 
 
 def agreement_of(exported: Exported, detector: Detector, combine: Combine, pictures: Sequence[Picture]) -> Agreement:
-    """Run both on the same pictures, padded to the same size.
+    """Run both on the same pictures, each padded as evaluation pads it.
 
     Args:
         exported: the file.
         detector: what it was exported from, in evaluation mode.
         combine: likewise.
-        pictures: that fit the exported size.
+        pictures: of any sizes.
 
     Raises:
         ExportError: if they differ by more than rounding, or the detector's outputs are not finite.
     """
-    box_tolerance = max(_LEAST_BOX_TOLERANCE, _BOX_TOLERANCE * max(exported.description.size))
-    tolerance = torch.tensor([box_tolerance] * 4 + [_SCORE_TOLERANCE], dtype=torch.float64)
     candidates = found = 0
     greatest = torch.zeros(2, dtype=torch.float64)
     for picture in pictures:
-        inputs = place(picture.image, exported.description.size, picture.name)
+        inputs = place(picture.image, exported.description.divisor)
+        box_tolerance = max(_LEAST_BOX_TOLERANCE, _BOX_TOLERANCE * max(inputs[0].shape[-2:]))
+        tolerance = torch.tensor([box_tolerance] * 4 + [_SCORE_TOLERANCE], dtype=torch.float64)
         with torch.inference_mode():
             expected = Detections(*(column[0] for column in detector.candidates(*inputs)))
         if expected.broken:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from detfuse.data.collate import padded_size
 from detfuse.detector import Detector
 from detfuse.export.description import ExportError
 from detfuse.ops.calibration import calibrated, require_lines
 from detfuse.ops.postprocess import Nms, SoftNms
 from detfuse.ops.suppression import Suppression
 from detfuse.protocols import Combine
-from detfuse.structures import Size
 
 INPUTS = ("images", "image_sizes")
 DETECTIONS = ("boxes", "scores", "labels", "levels", "count")
@@ -21,7 +21,7 @@ OUTPUTS = (*DETECTIONS, *CANDIDATES)
 
 
 class Deployed(nn.Module):
-    """Normalisation, detector and suppression for one image of a fixed padded size.
+    """Normalisation, detector and suppression, for any number of images of one padded size.
 
     Args:
         detector: in evaluation mode, on the CPU, in float32.
@@ -50,48 +50,39 @@ class Deployed(nn.Module):
         """See :data:`OUTPUTS`.
 
         Args:
-            images: (1, 3, H, W) uint8 RGB, padded at the bottom and the right.
-            image_sizes: (1, 2) int64, (height, width) of the image within the padding.
+            images: (B, 3, H, W) uint8 RGB, padded at the bottom and the right.
+            image_sizes: (B, 2) int64, (height, width) of the images within the padding.
 
         Returns:
-            Boxes (1, M, 4) xyxy in pixels of the resized image, scores, labels, levels (1, M), best first and 0 beyond
-            the count (1,); then the k candidates, not calibrated, (1, k, 4) and (1, k).
+            Boxes (B, M, 4) xyxy in pixels of the resized image, scores, labels, levels (B, M), best first and 0 beyond
+            the count (B,); then the k candidates, not calibrated, (B, k, 4) and (B, k).
         """
         candidates = self.detector.candidates(images, image_sizes)
-        boxes, scores, labels, levels = (column[0] for column in candidates)
+        boxes, scores, labels, levels = candidates
         told = scores if self.lines is None else calibrated(scores, levels, self.lines)
         rows, taken, count = self.suppression(boxes, told, labels)
-        found = torch.arange(len(rows), device=rows.device) < count
+        found = torch.arange(rows.shape[1], device=rows.device) < count[:, None]
         detections = (
-            torch.where(found[:, None], boxes.index_select(0, rows), 0.0),
+            torch.where(found[..., None], boxes.gather(1, rows[..., None].expand(-1, -1, 4)), 0.0),
             taken,
-            torch.where(found, labels.index_select(0, rows), 0),
-            torch.where(found, levels.index_select(0, rows), 0),
+            torch.where(found, labels.gather(1, rows), 0),
+            torch.where(found, levels.gather(1, rows), 0),
             count,
         )
-        return (*(column[None] for column in detections), *candidates)
+        return (*detections, *candidates)
 
 
-def place(image: Tensor, size: Size, what: str = "the image") -> tuple[Tensor, Tensor]:
-    """One resized image as the exported file takes it.
+def place(image: Tensor, divisor: int) -> tuple[Tensor, Tensor]:
+    """One resized image as an exported file takes it: padded as evaluation pads it, and no more.
 
     Args:
         image: (3, h, w) uint8.
-        size: (H, W) to pad it to.
-        what: name of the image for the message.
+        divisor: height and width become multiples of it.
 
     Returns:
         Images (1, 3, H, W) uint8 and image sizes (1, 2).
-
-    Raises:
-        ExportError: if it is larger.
     """
     height, width = image.shape[-2:]
-    if height > size[0] or width > size[1]:
-        raise ExportError(
-            f"{what} is {height} x {width} pixels (height x width) after resizing, which does not fit into the "
-            f"exported size of {size[0]} x {size[1]}; export again with size=[H,W] of at least that"
-        )
-    images = torch.zeros(1, 3, *size, dtype=torch.uint8)
+    images = torch.zeros(1, 3, *padded_size(height, width, divisor), dtype=torch.uint8)
     images[0, :, :height, :width] = image
     return images, torch.tensor([[height, width]], dtype=torch.int64)

@@ -36,16 +36,16 @@ class Description:
         version: of detfuse that wrote it.
         model: the detector in a line, for people.
         categories: the classes.
-        size: (H, W) that images are padded to.
-        resize: how they are resized before.
+        resize: how images are resized.
+        divisor: height and width of the resized images are padded to multiples of it, at the bottom and the right.
         combine: the suppression in the file, with its settings, for people.
     """
 
     version: str
     model: str
     categories: Categories
-    size: Size
     resize: Resize
+    divisor: int
     combine: dict[str, Any]
 
     def transform(self) -> Transforms:
@@ -65,25 +65,38 @@ class Description:
             path: of that file, for messages.
 
         Raises:
-            ExportError: if it was not written by this program.
+            ExportError: if it was not written by this program, or by an older one whose files take one size only.
         """
         try:
             content = json.loads(text)
+            if "divisor" not in content and "size" in content:
+                raise _of_one_size(path, content)
             description = cls(
                 version=_typed(content["version"], str),
                 model=_typed(content["model"], str),
                 categories=Categories.from_dict(content["categories"]),
-                size=_size(content["size"]),
                 resize=_resize(content["resize"]),
+                divisor=_typed(content["divisor"], int),
                 combine=_typed(content["combine"], dict),
             )
             description.transform()
+            if description.divisor < 1:
+                raise InputError(f"expected a divisor of at least 1, got {description.divisor}")
+        except ExportError:
+            raise
         except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise ExportError(
                 f"{path}: its description ({KEY!r} in its metadata) is malformed "
                 f"({type(error).__name__}: {error}); export the checkpoint again"
             ) from error
         return description
+
+
+def _of_one_size(path: Path, content: dict[str, Any]) -> ExportError:
+    return ExportError(
+        f"{path}: was exported by detfuse {content.get('version')!r:.20}, whose files pad every image to "
+        f"{content['size']!r:.40}, which costs AP wherever evaluation pads less; export the checkpoint again"
+    )
 
 
 def _typed(value: Any, kind: type) -> Any:

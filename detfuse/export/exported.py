@@ -23,7 +23,7 @@ class Exported:
     Args:
         path: of the file.
         description: what the file says about itself.
-        call: images (1, 3, H, W) uint8 and image sizes (1, 2) to the outputs.
+        call: images (B, 3, H, W) uint8 and image sizes (B, 2) to the outputs.
     """
 
     def __init__(self, path: Path, description: Description, call: _Call) -> None:
@@ -39,22 +39,30 @@ class Exported:
 
     @torch.inference_mode()
     def run(self, images: Tensor, image_sizes: Tensor) -> dict[str, Tensor]:
-        """The file's outputs by name; see :meth:`detfuse.export.Deployed.forward`."""
-        return dict(zip(OUTPUTS, self._call(images, image_sizes), strict=True))
-
-    def __call__(self, image: Tensor) -> Detections:
-        """Detections in pixels of the image (3, H, W) uint8.
+        """The file's outputs by name; see :meth:`detfuse.export.Deployed.forward`.
 
         Raises:
-            ExportError: if it is larger, after resizing, than what the file takes.
+            ExportError: if the file cannot compute images of this size.
         """
+        try:
+            outputs = self._call(images, image_sizes)
+        except Exception as error:  # whatever the engine's kernels say of it; onnxruntime's errors have no base
+            height, width = images.shape[-2:]
+            raise ExportError(
+                f"{self.path}: cannot compute images of {height} x {width} pixels (height x width): "
+                f"{str(error).strip()[:300]}; predict them with the checkpoint"
+            ) from error
+        return dict(zip(OUTPUTS, outputs, strict=True))
+
+    def __call__(self, image: Tensor) -> Detections:
+        """Detections in pixels of the image (3, H, W) uint8."""
         sample = self.transform.evaluate(image)
-        found = detections(self.run(*place(sample.image, self.description.size)))
+        found = detections(self.run(*place(sample.image, self.description.divisor)))
         return found.to_original(torch.tensor(sample.scale), torch.tensor(sample.original_size))
 
 
 def detections(outputs: dict[str, Tensor]) -> Detections:
-    """The rows that are detections, of the outputs of a file, in pixels of the resized image.
+    """The rows that are detections, of the outputs of a file for one image, in pixels of the resized image.
 
     Before them come candidates with the score NaN, if there are any: the file's suppression leaves them out.
     """

@@ -10,17 +10,18 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import torch
-from torch.export import ExportedProgram
+from torch.export import Dim, ExportedProgram
+from torch.fx.experimental import _config as symbols
 
-from detfuse.export.deployed import INPUTS, OUTPUTS, Deployed, place
+from detfuse.export.deployed import INPUTS, OUTPUTS, Deployed
 from detfuse.export.description import KEY, Description, ExportError
 from detfuse.export.program import EXTRA_FILE
 from detfuse.export.translations import translations
-from detfuse.structures import Size
 
 Format = Literal["onnx", "pt2"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 _OPSET = 18  # of ONNX; the exporter's own
+_TRACED = (9, 10)  # odd however often it is halved: then no map that is made larger fits by chance, and all are cut
 
 
 def format_of(path: Path) -> Format | None:
@@ -28,10 +29,33 @@ def format_of(path: Path) -> Format | None:
     return next((name for name in FORMATS if path.suffix.lower() == f".{name}"), None)
 
 
-def program_of(deployed: Deployed, size: Size) -> ExportedProgram:
-    """The graph of a detector for images padded to ``size``; every shape in it is fixed."""
-    with torch.no_grad():
-        return torch.export.export(deployed, place(torch.zeros(3, *size, dtype=torch.uint8), size))
+def program_of(deployed: Deployed, description: Description) -> ExportedProgram:
+    """The graph of a detector, for any number of images of any size that the description's padding can have.
+
+    An exact size (``resize.size``) is the only one; else height and width are free, down to one divisor.
+
+    Raises:
+        ExportError: if a part of the detector computes with sizes in a way that holds for one of them only.
+    """
+    divisor, exact = description.divisor, description.resize.size
+    size = exact or (_TRACED[0] * divisor, _TRACED[1] * divisor)
+    free = {} if exact else {2: divisor * Dim("rows", min=1), 3: divisor * Dim("columns", min=1)}
+    batch = Dim("batch", min=1)
+    example = torch.zeros(2, 3, *size, dtype=torch.uint8), torch.tensor([size, size], dtype=torch.int64)
+    try:
+        # without this the tracer takes a side of 1 for another kind of size
+        with torch.no_grad(), symbols.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]  # torch adds it
+            program = torch.export.export(deployed, example, dynamic_shapes=({0: batch} | free, {0: batch}))
+    except RuntimeError as error:  # the base of all that it says of sizes
+        reason = next((line for line in str(error).splitlines() if "specialized" in line), str(error))
+        raise ExportError(
+            f"the detector's graph would hold for images of one size only ({reason.strip(' -')[:300]}): a part of it "
+            "computes a number from a size, or chooses by one. Let it take sizes from the maps' shapes; or train with "
+            "data.transform.size=[HEIGHT,WIDTH], whose file needs no other size"
+        ) from error
+    # what the tracer assumed of sizes decides the layout of maps of one cell in memory, and would refuse small images
+    program._guards_code = []
+    return program
 
 
 @contextmanager

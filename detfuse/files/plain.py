@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -65,11 +66,18 @@ def _problem(value: Any, depth: int) -> str:
         return f"has a text of more than {_LONGEST:,} characters"
     if unresolved := [text for text in texts if "${" in text]:
         return f"has the unresolved value {unresolved[0]!r:.60}"
-    if isinstance(value, int) and not -(2**63) <= value < 2**64:
-        return "is a number of more digits than 64 bits hold"
+    if isinstance(value, int) and not _fits(value):
+        return f"is {_TOO_LONG}"
     if value is not None and not isinstance(value, str | int | float | dict | list):
         return f"is a {type(value).__name__}, and a configuration is plain text and numbers"
     return ""
+
+
+_TOO_LONG = "a number of more digits than 64 bits hold"
+
+
+def _fits(number: int) -> bool:
+    return -(2**63) <= number < 2**64
 
 
 def read_yaml(file: Path) -> Any:
@@ -86,14 +94,34 @@ def read_yaml(file: Path) -> Any:
     return content
 
 
+def read_mapping(file: Path) -> dict[str, Any]:
+    """The content of a YAML file that has keys; see :func:`read_yaml`.
+
+    Raises:
+        OSError: if it cannot be opened.
+        InputError: if it has none, too.
+    """
+    content = read_yaml(file)
+    if not isinstance(content, dict):
+        raise InputError(f"{file}: expected a mapping; it was cut or edited")
+    return content
+
+
 def read_json(file: Path) -> Any:
     """The content of a JSON file, which has nothing but plain data, each value once.
 
     Raises:
         OSError: if it cannot be opened.
-        InputError: if it is no JSON.
+        InputError: if it is no JSON, or has integers that no column and no float could take.
     """
-    return _parsed(file, json.loads)
+    return _parsed(file, partial(json.loads, parse_int=_whole))
+
+
+def _whole(digits: str) -> int:
+    number = int(digits)
+    if not _fits(number):
+        raise InputError(f"{digits[:20]}... is {_TOO_LONG}")
+    return number
 
 
 def _parsed(file: Path, parse: Callable[[str], Any]) -> Any:

@@ -40,7 +40,7 @@ def from_plain(cls: type[T], data: Any, where: str = "") -> T:
         where: named in errors, such as the file.
 
     Raises:
-        StorageError: for missing and unknown keys and values of another type.
+        StorageError: for missing and unknown keys, values of another type, and what the record itself refuses.
     """
     if not isinstance(data, Mapping):
         raise StorageError(f"{where or cls.__name__}: expected the keys of a {cls.__name__}, got {_shown(data)}")
@@ -51,7 +51,11 @@ def from_plain(cls: type[T], data: Any, where: str = "") -> T:
     problems += [f"{name!r} is missing" for name, field in known.items() if name not in data and _is_required(field)]
     if problems:
         raise StorageError(f"{start}{'; '.join(problems)} (a {cls.__name__} has {', '.join(known)})")
-    return cls(**{name: _read(hints[name], value, f"{start}{name}") for name, value in data.items()})
+    read = {name: _read(hints[name], value, f"{start}{name}") for name, value in data.items()}
+    try:
+        return cls(**read)
+    except InputError as error:  # they do not go together
+        raise StorageError(f"{start}{error}") from error
 
 
 def _is_required(field: Field[Any]) -> bool:
@@ -106,7 +110,8 @@ def _key(kind: Any, key: Any, where: str) -> Any:
     """JSON's keys are text, whatever they were."""
     if kind is not int or isinstance(key, int):
         return key
-    _expect(str(key).removeprefix("-").isdecimal(), key, where, "whole numbers as keys")
+    digits = str(key).removeprefix("-")
+    _expect(digits.isdecimal() and len(digits) < 20, key, where, "whole numbers as keys")
     return int(key)
 
 

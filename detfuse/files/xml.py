@@ -11,8 +11,8 @@ from detfuse.errors import InputError
 _LARGEST = 64 * 2**20  # bytes; an image's annotations take some thousands
 
 
-def read_xml(path: Path) -> Element:
-    """The root element of a file.
+def read_xml(path: Path, *, largest: int = _LARGEST) -> Element:
+    """The root element of a file of no more than so many bytes.
 
     A document type is refused, whatever it declares: entities are where XML reads other files and grows without bound,
     and annotations need none.
@@ -21,8 +21,8 @@ def read_xml(path: Path) -> Element:
         InputError: naming the file, if it cannot be opened, is too large, declares a document type or is no XML.
     """
     try:
-        if path.stat().st_size > _LARGEST:
-            raise InputError(f"{path}: {path.stat().st_size / 2**20:,.0f} MB are too large for one image's annotations")
+        if path.stat().st_size > largest:
+            raise InputError(f"{path}: {path.stat().st_size / 2**20:,.0f} MB are too large for annotations in XML")
         content = path.read_bytes()
     except OSError as error:
         raise InputError(f"{path}: the annotation file cannot be opened ({error.strerror})") from error

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from detfuse.ops.anchors import grid_points
 from detfuse.ops.boxes import clip_to_images
@@ -44,7 +45,14 @@ def best_of_level(scores: Tensor, inside: Tensor, threshold: float, limit: int) 
     num_classes = scores.shape[2]
     unwanted = (scores <= threshold) | ~inside[..., None]  # not of > : NaN is neither, and is to be seen
     flat = scores.masked_fill(unwanted, -torch.inf).flatten(1)
-    values, place = flat.topk(min(limit, flat.shape[1]), dim=1)
+    count: object = flat.shape[1]
+    if isinstance(count, torch.SymInt):
+        # A graph for maps of any size: from small ones too it takes as many, of which the last are no candidates. A
+        # number that depends on the map's size would be in every later shape, and slow to trace and to read.
+        values, place = F.pad(flat, (0, limit), value=-torch.inf).topk(limit, dim=1)
+        place = torch.where(values == -torch.inf, 0, place)
+    else:
+        values, place = flat.topk(min(limit, flat.shape[1]), dim=1)
     return Best(values, place // num_classes, place % num_classes)
 
 

@@ -76,5 +76,5 @@ def pool_rois(
 
 def regions_of(boxes: Tensor) -> Tensor:
     """Boxes (B, R, 4) as torchvision's poolings take them, (B * R, 5) float32: which image, and the box."""
-    images = torch.arange(len(boxes), device=boxes.device, dtype=torch.float32)
+    images = torch.arange(boxes.shape[0], device=boxes.device, dtype=torch.float32)
     return torch.cat([images[:, None, None].expand(-1, boxes.shape[1], 1), boxes.float()], dim=-1).flatten(0, 1)

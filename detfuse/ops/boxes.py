@@ -2,8 +2,8 @@
 
 Boxes are xyxy pixels. torchvision's coders and clipping take one image at a time, and some of its functions select by
 boolean masks, which waits for the GPU and cannot be exported; these take (B, ...) and do neither. Its ``box_iou`` takes
-batches, but half as fast on a CPU (coordinates are last), and gives NaN for two empty boxes, as padded rows are; where
-neither matters (:mod:`detfuse.ops.postprocess`, :mod:`detfuse.ops.suppression`) it serves.
+batches, but half as fast on a CPU (coordinates are last), and gives NaN for two empty boxes, as padded rows are, and as
+boxes become that are cut at the border of their image.
 """
 
 from __future__ import annotations

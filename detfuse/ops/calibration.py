@@ -27,8 +27,8 @@ _EDGE = 1e-6  # scores of 0 and 1 have no logit
 
 
 def calibrated(scores: Tensor, levels: Tensor, lines: Sequence[Sequence[float]]) -> Tensor:
-    """Scores (k,) by the lines of their levels (k,); of padding (score 0) and NaN as they are."""
-    slope, offset = torch.tensor([list(line) for line in lines], device=scores.device)[levels].unbind(1)
+    """Scores (..., k) by the lines of their levels (..., k); of padding (score 0) and NaN as they are."""
+    slope, offset = torch.tensor([list(line) for line in lines], device=scores.device)[levels].unbind(-1)
     found = (slope * torch.logit(scores.float(), _EDGE) + offset).sigmoid()
     return torch.where((scores == 0) | scores.isnan(), scores, found.to(scores.dtype))
 

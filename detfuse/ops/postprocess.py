@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torchvision.ops import box_iou, nms
+from torchvision.ops import nms
 
+from detfuse.ops.boxes import pairwise_iou
 from detfuse.ops.calibration import calibrated, require_lines
 from detfuse.ranges import FiniteFloat, Fraction, PositiveFloat, PositiveInt, checked
 from detfuse.structures import Detections
@@ -127,7 +128,7 @@ class SoftNms:
             rows.append(best)
             taken_scores.append(remaining[best])
             is_taken = is_taken.index_fill(0, best, True)
-            decay = self._decay(box_iou(boxes[best][None], boxes)[0])
+            decay = self._decay(pairwise_iou(boxes[best][None, None], boxes)[0, 0])
             lowered = remaining * decay
             remaining = lowered if self.class_agnostic else torch.where(labels == labels[best], lowered, remaining)
         taken, scores = torch.stack(rows), torch.stack(taken_scores)

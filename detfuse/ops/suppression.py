@@ -13,8 +13,9 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import batched_nms, box_iou
+from torchvision.ops import batched_nms
 
+from detfuse.ops.boxes import pairwise_iou
 from detfuse.ops.postprocess import Nms, SoftNms
 
 _GONE = -1.0
@@ -40,16 +41,16 @@ class Suppression(nn.Module):
         self.least = combine.score_threshold if isinstance(combine, SoftNms) else 0.0
 
     def forward(self, boxes: Tensor, scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What is detected in one image.
+        """What is detected in each image.
 
         Args:
-            boxes: (k, 4) xyxy.
-            scores: (k,); 0 is no candidate, and NaN is none here (the file gives the candidates too).
-            labels: (k,).
+            boxes: (B, k, 4) xyxy.
+            scores: (B, k); 0 is no candidate, and NaN is none here (the file gives the candidates too).
+            labels: (B, k).
 
         Returns:
-            Rows (M,) of the candidates taken, best first, their scores (M,), and how many there are (); the rest of
-            the M ``max_detections`` rows is 0.
+            Rows (B, M) of the candidates taken, best first, their scores (B, M), and how many there are (B,); the rest
+            of the M ``max_detections`` rows is 0.
         """
         return _suppressed(
             boxes,
@@ -84,35 +85,40 @@ def _suppressed(
     least: float,
     across_classes: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The loop; see :meth:`Suppression.forward`."""
+    """The loop, over all images at once; see :meth:`Suppression.forward`."""
     boxes, scores = boxes.float(), scores.float()
-    places = torch.arange(len(scores), device=scores.device)
+    places = torch.arange(scores.shape[1], device=scores.device)
     slots = torch.arange(limit, device=scores.device)
 
-    def goes_on(count: Tensor, remaining: Tensor, rows: Tensor, taken: Tensor) -> Tensor:
-        return (count < limit) & (remaining.max() >= least)
+    def goes_on(step: Tensor, count: Tensor, remaining: Tensor, rows: Tensor, taken: Tensor) -> Tensor:
+        return (step < limit) & (remaining.max() >= least)
 
-    def take(count: Tensor, remaining: Tensor, rows: Tensor, taken: Tensor) -> tuple[Tensor, ...]:
-        best = remaining.argmax()[None]  # of several the first, which keeps the order given
-        score = remaining.index_select(0, best)
-        left = lowered(remaining, box_iou(boxes.index_select(0, best), boxes)[0])
+    def take(step: Tensor, count: Tensor, remaining: Tensor, rows: Tensor, taken: Tensor) -> tuple[Tensor, ...]:
+        best = remaining.argmax(dim=1, keepdim=True)  # of several the first, which keeps the order given
+        score = remaining.gather(1, best)
+        box = boxes.gather(1, best[..., None].expand(-1, -1, 4))
+        left = lowered(remaining, pairwise_iou(box, boxes[:, None])[:, 0])
         if not across_classes:
-            left = torch.where(labels == labels.index_select(0, best), left, remaining)
-        here = slots == count
+            left = torch.where(labels == labels.gather(1, best), left, remaining)
+        found = score >= least  # other images may have more
+        here = (slots == step) & found
         return (
-            count + 1,
+            step + 1,
+            count + found[:, 0],
             torch.where((places == best) | (remaining == _GONE), _GONE, left),
             torch.where(here, best, rows),
             torch.where(here, score, taken),
         )
 
+    images = scores.shape[0]
     start = (
         torch.zeros((), dtype=torch.int64, device=scores.device),
+        torch.zeros(images, dtype=torch.int64, device=scores.device),
         torch.where(scores > 0, scores, _GONE),
-        torch.zeros_like(slots),
-        torch.zeros_like(slots, dtype=torch.float32),
+        torch.zeros(images, limit, dtype=torch.int64, device=scores.device),
+        torch.zeros(images, limit, device=scores.device),
     )
-    count, _, rows, taken = torch.while_loop(goes_on, take, start)  # type: ignore[no-untyped-call]  # torch's
+    _, count, _, rows, taken = torch.while_loop(goes_on, take, start)  # type: ignore[no-untyped-call]  # torch's
     return rows, taken, count
 
 
@@ -136,12 +142,8 @@ def best_apart(
     if torch.compiler.is_exporting():
         hard = partial(_without, threshold=iou_threshold)
         ordered = torch.where(scores.isnan(), torch.inf, scores)  # the loop takes NaN for no box
-        found = [
-            _suppressed(*image, lowered=hard, limit=limit, least=0.0, across_classes=False)
-            for image in zip(boxes, ordered, groups, strict=True)
-        ]
-        taken = torch.stack([taken for _, taken, _ in found])
-        return torch.stack([rows for rows, _, _ in found]), torch.where(taken.isinf(), torch.nan, taken)
+        rows, taken, _ = _suppressed(boxes, ordered, groups, lowered=hard, limit=limit, least=0.0, across_classes=False)
+        return rows, torch.where(taken.isinf(), torch.nan, taken)
     kept = kept_by_nms(boxes, scores, groups, iou_threshold)
     taken, rows = torch.where(kept, scores, 0.0).topk(limit, dim=1)
     return rows, taken

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import subprocess
 from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
@@ -63,8 +64,8 @@ def read_environment(folder: Path) -> dict[str, str] | None:
 
 def threads_of_runs(folders: Iterable[Path]) -> int | None:
     """With how many threads the first of these runs that tells it was made; None if none does."""
-    found = (read_environment(folder) for folder in folders)
-    return next((int(made["threads"]) for made in found if made and "threads" in made), None)
+    told = ((read_environment(folder) or {}).get("threads", "") for folder in folders)
+    return next((int(number) for number in told if re.fullmatch("[1-9][0-9]{0,3}", number)), None)
 
 
 def describe_device(used: torch.device) -> str:

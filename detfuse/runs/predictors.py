@@ -23,6 +23,11 @@ class Predictor(Protocol):
     @property
     def categories(self) -> Categories: ...
 
+    @property
+    def transform(self) -> Transforms:
+        """How it resizes images."""
+        ...
+
     def __call__(self, image: Tensor) -> Detections:
         """Detections in pixels of the image (3, H, W) uint8."""
         ...

@@ -7,14 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
+from detfuse.config import as_stored
 from detfuse.config.kinds import keys_of
 from detfuse.data import DetectionDataModule
-from detfuse.errors import UserError
+from detfuse.errors import InputError, UserError
 from detfuse.files.run_files import BEST, LAST
 from detfuse.runs.run_folder import checkpoint_of
 from detfuse.runs.stored_config import value_at
 from detfuse.training.datamodule import LightningData
-from detfuse.weights.checkpoint import CheckpointError, read_training
+from detfuse.weights.checkpoint import Checkpoint, CheckpointError, load_weights, read_training
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,7 @@ class Resumption:
     Attributes:
         checkpoint: the file.
         config: the configuration in it.
+        weights: in it, the average too where there is one.
         epochs: that are done.
         seen: batches of the next epoch that are done too.
         step: optimizer steps that are done.
@@ -32,6 +36,7 @@ class Resumption:
 
     checkpoint: Path
     config: Mapping[str, Any]
+    weights: tuple[Checkpoint, ...]
     epochs: int
     seen: int
     step: int
@@ -57,6 +62,15 @@ class Resumption:
         if 0 <= max_epochs < self.epochs + bool(self.seen):
             raise UserError(f"trainer.max_epochs={max_epochs}: the run has come to {self}; it cannot be made shorter")
 
+    def require_fit(self, detector: nn.Module) -> None:
+        """See that its weights are those of the run's detector, which gets them.
+
+        Raises:
+            CheckpointError: naming those that are missing, left over, or of another shape.
+        """
+        for weights in self.weights:
+            load_weights(detector, weights)
+
     def require_processes(self, number: int) -> None:
         """See that within an epoch the rest of its batches is the same.
 
@@ -80,41 +94,49 @@ class Resumption:
         return f"step {self.step}{within}"
 
 
-def resumption(folder: Path) -> Resumption:
+def resumption(folder: Path, directories: list[Path]) -> Resumption:
     """The checkpoint that a run folder goes on from, its checksums compared.
+
+    Args:
+        folder: of the run.
+        directories: the shipped configuration and the user's, which say what one in a checkpoint may be.
 
     Raises:
         UserError: if it is damaged, naming what else there is.
     """
     checkpoint = folder / checkpoint_of(folder)
     try:
-        return _read(checkpoint)
-    except CheckpointError as error:
-        raise UserError(f"{error}. {_what_else(folder, checkpoint)}") from error
+        return _read(checkpoint, directories)
+    except InputError as error:
+        raise UserError(f"{error}. {_what_else(folder, checkpoint, directories)}") from error
 
 
-def _read(checkpoint: Path) -> Resumption:
-    read, training = read_training(checkpoint)
+def _read(checkpoint: Path, directories: list[Path]) -> Resumption:
+    read, trained, training = read_training(checkpoint)
+    config = as_stored(read.config, checkpoint, directories)
     try:
         loop = training["loops"]["fit_loop"]
         epoch, batch = loop["epoch_progress"]["current"], loop["epoch_loop.batch_progress"]["current"]
         return Resumption(
             checkpoint=checkpoint,
-            config=read.config,
+            config=config,
+            weights=(read, trained),
             epochs=int(epoch["processed"]),
             seen=int(batch["processed"]) if epoch["started"] > epoch["processed"] else 0,
             step=int(training["global_step"]),
             data=training.get(LightningData.__qualname__),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise CheckpointError(f"{checkpoint}: what it says of the training is incomplete ({error!r})") from error
 
 
-def _what_else(folder: Path, damaged: Path) -> str:
+def _what_else(folder: Path, damaged: Path, directories: list[Path]) -> str:
     for other in (folder / LAST, folder / BEST):
         if other != damaged and other.is_file():
             try:
-                return f"{other} is whole ({_read(other)}): delete {damaged}, and the run goes on from there"
-            except CheckpointError:
+                return (
+                    f"{other} is whole ({_read(other, directories)}): delete {damaged}, and the run goes on from there"
+                )
+            except InputError:
                 return f"{other} is damaged too: overwrite=true begins again"
     return f"There is no other checkpoint in {damaged.parent}: overwrite=true begins again"

@@ -218,12 +218,12 @@ def checkpoint_of(folder: Path) -> Path:
 
     A run that was killed before it first wrote ``last.ckpt`` may have a ``best.ckpt``, which holds as much.
     """
-    return BEST if (folder / BEST).is_file() and not (folder / LAST).is_file() else LAST
+    return BEST if (folder / BEST).is_file() and not (folder / LAST).exists() else LAST
 
 
 def can_continue(folder: Path) -> bool:
     """Whether a folder holds a run with a checkpoint to go on from."""
-    return (folder / CONFIG).is_file() and (folder / checkpoint_of(folder)).is_file()
+    return (folder / CONFIG).is_file() and (folder / checkpoint_of(folder)).exists()
 
 
 def start_again(base: Path) -> bool:

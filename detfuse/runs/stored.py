@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,9 @@ from detfuse.build import build_data, build_detector
 from detfuse.config import as_stored
 from detfuse.data.datamodule import GeneratedDataModule
 from detfuse.detector import Detector
-from detfuse.errors import UserError
-from detfuse.files.plain import read_json, read_yaml
-from detfuse.files.run_files import COMMAND, CONFIG
-from detfuse.runs.invocation import Invocation
+from detfuse.files.plain import read_mapping
+from detfuse.files.run_files import CONFIG
+from detfuse.runs.invocation import Invocation, read_typed
 from detfuse.runs.outputs import require_inside
 from detfuse.runs.stored_config import evaluated, resumed
 from detfuse.weights.checkpoint import Checkpoint, load_weights, read_checkpoint
@@ -27,12 +26,9 @@ def config_to_resume(folder: Path, invocation: Invocation) -> dict[str, Any]:
     """
     require_inside(folder, filter(Path.is_symlink, folder.rglob("*")))
     source = folder / CONFIG
-    config = as_stored(_read(source, read_yaml), source, invocation.directories)
-    command = folder / COMMAND
-    choices = _read(command, read_json).get("choices") if command.is_file() else {}
-    if not isinstance(choices, dict):
-        raise UserError(f"{command}: has no 'choices'; delete the file, or take another copy of the run folder")
-    return with_own_data(resumed(config, choices, invocation), invocation.config)
+    config = as_stored(read_mapping(source), source, invocation.directories)
+    typed = read_typed(folder)
+    return with_own_data(resumed(config, typed.choices if typed else {}, invocation), invocation.config)
 
 
 def open_checkpoint(invocation: Invocation) -> tuple[Checkpoint, dict[str, Any]]:
@@ -66,10 +62,3 @@ def trained_detector(checkpoint: Checkpoint, config: Mapping[str, Any]) -> Detec
     detector = build_detector(config, len(checkpoint.categories))
     load_weights(detector, checkpoint)
     return detector
-
-
-def _read(file: Path, read: Callable[[Path], Any]) -> dict[str, Any]:
-    content = read(file)
-    if not isinstance(content, dict):
-        raise UserError(f"{file}: expected a mapping; it was cut or edited")
-    return content

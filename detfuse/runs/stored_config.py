@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any
 
@@ -16,7 +17,7 @@ _FREE_ON_RESUME = ("trainer.max_epochs", *keys_of("machine", "display", "data"))
 _LEFT_TO_THE_WEIGHTS = ("detector.mean", "detector.std")  # null asks for what is stored as numbers
 
 
-def resumed(stored: dict[str, Any], stored_choices: dict[str, str], invocation: Invocation) -> dict[str, Any]:
+def resumed(stored: dict[str, Any], stored_choices: Mapping[str, str], invocation: Invocation) -> dict[str, Any]:
     """The stored configuration with the typed changes that a resumed run may have.
 
     Only what was typed is compared: a default that changed since is no change of this run.

@@ -1,13 +1,15 @@
 """From the scored runs of every arm under every seed to scores, differences with intervals, and verdicts.
 
-All arms and seeds are scored on the same images. The variance over images is a delete-a-group jackknife with the same
-groups for every run, so that what two arms find equally hard cancels.
+All arms and seeds are scored on the same images, under the same random weightings of them (the Bayesian bootstrap of
+Rubin, Annals of Statistics 9, 1981, https://doi.org/10.1214/aos/1176345338), so that what two arms find equally hard
+cancels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from math import isnan, nan
 from typing import Protocol
 
@@ -15,20 +17,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detfuse.errors import InputError
-from detfuse.statistics.intervals import Interval, Variances, equivalence_p, interval, variances_of
-from detfuse.statistics.records import Comparison, Difference, Score, Verdict
+from detfuse.statistics.dunnett import Family
+from detfuse.statistics.intervals import LEVEL, Interval, Variances, equivalence_p, interval, variances_of_images
+from detfuse.statistics.noise import Moderated, moderated
+from detfuse.statistics.records import Comparison, Difference, Score, SeedNoise, Verdict
 from detfuse.statistics.verdict import LEARNT, Question, Subject, decide
 
 MAIN = "mAP"
-GROUPS = 100  # of images; with fewer images each is a group
+WEIGHTINGS = 100
+Runs = Mapping[str, Mapping[int, "ScoredRun"]]
+"""Arm -> seed -> what it scored."""
 
 
 class ScoredRun(Protocol):
-    """One run under the weights of :func:`leave_out`."""
+    """One run on these images, and under :func:`weightings` of them."""
 
     @property
     def values(self) -> NDArray[np.float64]:
-        """(1 + G, metrics): on all images, then without each group of them; NaN where undefined."""
+        """(1 + B, metrics): on all images, then what it might be on others; NaN where undefined."""
 
     @property
     def fingerprint(self) -> bytes:
@@ -37,30 +43,45 @@ class ScoredRun(Protocol):
 
 @dataclass(frozen=True)
 class Statistics:
-    """Scores of every arm and metric, and every arm but the baseline against it."""
+    """Scores of every arm and metric, and every arm but the baseline against it.
+
+    Attributes:
+        scores: of every arm and metric.
+        comparisons: with the baseline.
+        pairs: all arms with one another, judged as a family of their own; empty unless asked for.
+    """
 
     scores: tuple[Score, ...]
     comparisons: tuple[Comparison, ...]
+    pairs: tuple[Comparison, ...] = ()
 
 
 def judge(
-    runs: Mapping[str, Mapping[int, ScoredRun]],
+    runs: Runs,
     metrics: Sequence[str],
     baseline: str,
     *,
     equivalence: float = 0.005,
     missing: Mapping[str, Mapping[int, str]] | None = None,
     subject: Subject = "arms",
+    num_images: int | None = None,
+    level: float = LEVEL,
+    next_level: float | None = None,
+    all_pairs: bool = False,
 ) -> Statistics:
     """Compare every arm with the baseline, paired by seed.
 
     Args:
-        runs: arm -> seed -> what it scored.
+        runs: of every arm.
         metrics: names of the values; ``mAP``, which the verdicts are about, is the first.
         baseline: name of the arm that the others are compared with.
         equivalence: a difference of AP (a fraction) that nobody would care about; 0 if any matters.
         missing: arm -> seed -> why this run has no predictions.
         subject: see :class:`detfuse.statistics.verdict.Question`.
+        num_images: that were scored; None if they are many.
+        level: probability that any verdict of all arms is false; less than 5 % where there are several looks.
+        next_level: what is left for the next look; None if that is another experiment.
+        all_pairs: compare the arms with one another, too.
 
     Raises:
         ValueError: if there is no such baseline or no other arm.
@@ -74,36 +95,207 @@ def judge(
         for arm, by_seed in runs.items()
         for k, metric in enumerate(metrics)
     ]
-    pairs = [_pair(arm, baseline, runs, missing or {}, metrics) for arm in runs if arm != baseline]
-    return Statistics(tuple(scores), tuple(_decided(pairs, equivalence, subject)))
+    judging = _Judging(metrics, missing or {}, equivalence, subject, num_images, level, next_level or level)
+    against = judging.family(runs, [(arm, baseline) for arm in runs if arm != baseline], correlation=0.5)
+    pairs = judging.family(runs, [(b, a) for a, b in combinations(runs, 2)], correlation=0.0) if all_pairs else ()
+    return Statistics(tuple(scores), against, pairs)
 
 
-def leave_out(num_images: int) -> NDArray[np.float64]:
-    """Weights of a delete-a-group jackknife: all images, then all but one group at a time; (1 + G, images)."""
-    groups = min(num_images, GROUPS)
-    order = np.random.default_rng(0).permutation(num_images)  # images side by side in a file are often alike
-    weights = np.ones((1 + groups, num_images))
-    weights[1 + order % groups, np.arange(num_images)] = 0
-    return weights
+def weightings(num_images: int) -> NDArray[np.float64]:
+    """Random weights of the images, of mean 1 and never 0; (B, images), none for a single image.
+
+    Gamma weights of this shape make the variance of a mean that of the textbook, with n - 1.
+    """
+    if num_images < 2:
+        return np.ones((0, num_images))
+    shape = max(1 - 2 / num_images, 0.5)
+    weights = np.random.default_rng(0).gamma(shape, size=(WEIGHTINGS, num_images))
+    return np.asarray(np.maximum(weights / weights.mean(axis=1, keepdims=True), 1e-5), np.float64)
 
 
 @dataclass(frozen=True)
 class _Pair:
-    """An arm and the baseline before the verdict, which needs the p values of all arms."""
+    """An arm and what it is compared with, before anything is borrowed.
+
+    Attributes:
+        comparison: who, and which seeds.
+        a: (S, 1 + B, metrics) of the arm.
+        b: of the other.
+        same: every detection of every seed is the same.
+    """
 
     comparison: Comparison
-    variances: Variances | None
-    identical: bool
-    best: float  # the higher mean of the two; NaN if there is none
+    a: NDArray[np.float64]
+    b: NDArray[np.float64]
+    same: bool
 
     @property
-    def main(self) -> Difference:
-        return self.comparison.differences[0]
+    def difference(self) -> NDArray[np.float64]:
+        """(S, 1 + B, metrics)."""
+        return self.a - self.b
 
-    def p_equivalent(self, equivalence: float) -> float | None:
-        if self.variances is None or self.main.estimate is None:
-            return None
-        return equivalence_p(self.main.estimate, self.variances, equivalence)
+    def best(self, main: int) -> float:
+        """The higher mean of the two; NaN if there is none."""
+        return max(float(side[:, 0, main].mean()) for side in (self.a, self.b)) if len(self.a) else nan
+
+    def identical(self, main: int) -> bool:
+        """Equal detections with equal scores; among equal confidences the order of the rows can change AP."""
+        return self.same and not self.difference[:, 0, main].any()
+
+
+@dataclass(frozen=True)
+class _Judging:
+    metrics: Sequence[str]
+    missing: Mapping[str, Mapping[int, str]]
+    equivalence: float
+    subject: Subject
+    num_images: int | None
+    level: float
+    next_level: float
+
+    def family(self, runs: Runs, pairs: Iterable[tuple[str, str]], correlation: float) -> tuple[Comparison, ...]:
+        """Judge pairs of arms, all of them at once: they lend one another their noise and share the level."""
+        main = self.metrics.index(MAIN)
+        made = [self._pair(arm, other, runs) for arm, other in pairs]
+        noise = _moderated(made, lends=[_learnt(pair, main) for pair in made])
+        tested = [len(p.a) > 0 and not p.identical(main) and not p.best(main) < LEARNT for p in made]
+        family = Family(max(sum(tested), 1), correlation)
+        return tuple(self._judged(pair, place, noise, family, tested[place]) for place, pair in enumerate(made))
+
+    def _pair(self, arm: str, other: str, runs: Runs) -> _Pair:
+        ours, theirs = runs[arm], runs[other]
+        reasons = {name: dict(self.missing.get(name, {})) for name in (arm, other)}
+        wanted = sorted({*ours, *theirs, *reasons[arm], *reasons[other]})
+        seeds = tuple(seed for seed in wanted if seed in ours and seed in theirs)
+        dropped = {
+            seed: "; ".join(
+                f"{name}: {reasons[name].get(seed, 'no predictions')}"
+                for name in (arm, other)
+                if seed not in runs[name]
+            )
+            for seed in wanted
+            if seed not in seeds
+        }
+        record = Comparison(arm, other, seeds, dropped, (), Verdict("missing", ""), None)
+        if not seeds:
+            nothing = np.empty((0, 1, len(self.metrics)))
+            return _Pair(record, nothing, nothing, False)
+        a, b = (np.stack([side[seed].values for seed in seeds]) for side in (ours, theirs))
+        same = all(ours[seed].fingerprint == theirs[seed].fingerprint for seed in seeds)
+        return _Pair(record, a, b, same)
+
+    def _judged(self, pair: _Pair, place: int, noise: _Noise | None, family: Family, tested: bool) -> Comparison:
+        record, main = pair.comparison, self.metrics.index(MAIN)
+        if not record.seeds:
+            nothing = Difference(MAIN, {}, None, None, None, None, None, "no pair of runs")
+            why = f"{record.arm} cannot be compared with {record.baseline}: no seed of which both ran."
+            return replace(record, differences=(nothing,), verdict=Verdict("missing", why))
+        variances = [self._variances(pair, place, k, noise) for k in range(len(self.metrics))]
+        entries = [
+            _difference(name, record.seeds, pair.difference[:, 0, k], variances[k], pair.a[:, 0, k])
+            for k, name in enumerate(self.metrics)
+        ]
+        defined = entries[main].estimate is not None
+        if defined and tested:
+            entries[main] = self._corrected(entries[main], variances[main], family)
+        question = Question(record.arm, record.baseline, self.equivalence, self.subject, family, self.next_level)
+        return replace(
+            record,
+            differences=tuple(entries),
+            pairing_correlation=_correlation(pair.a[:, 0, main], pair.b[:, 0, main]),
+            noise=noise.of(main, place) if noise is not None and len(record.seeds) > 1 and defined else None,
+            verdict=self._verdict(pair, entries[main], variances[main], question),
+        )
+
+    def _variances(self, pair: _Pair, place: int, metric: int, noise: _Noise | None) -> Variances:
+        difference = pair.difference[..., metric]
+        num_seeds = len(difference)
+        images, both = variances_of_images(difference[:, 0], difference[:, 1:])
+        freedom = WEIGHTINGS - 1.0
+        if self.num_images is not None and self.num_images > 1:
+            freedom = 1 / (1 / freedom + 1 / (self.num_images - 1))
+        if num_seeds < 2 or noise is None:
+            return Variances(None, images, 0.0, num_seeds, 0.0, freedom)
+        seeds, seeds_freedom = noise.variance(metric, place)
+        return Variances(seeds / num_seeds, images, both, num_seeds, seeds_freedom, freedom)
+
+    def _corrected(self, difference: Difference, variances: Variances, family: Family) -> Difference:
+        """The main metric's: the interval that decides holds for all arms at once."""
+        assert difference.estimate is not None
+        found = interval(difference.estimate, variances, family=family, level=self.level)
+        return replace(
+            difference,
+            low=found.low,
+            high=found.high,
+            p_corrected=found.p,
+            p_equivalent=equivalence_p(difference.estimate, variances, self.equivalence),
+            p_equivalent_corrected=equivalence_p(difference.estimate, variances, self.equivalence, family),
+        )
+
+    def _verdict(self, pair: _Pair, main: Difference, variances: Variances, question: Question) -> Verdict:
+        arm, baseline = question.arm, question.baseline
+        if main.estimate is None:
+            return Verdict("missing", f"{arm} cannot be compared with {baseline}: {main.method}.")
+        place = self.metrics.index(MAIN)
+        if pair.best(place) < LEARNT:
+            both = f"neither {arm} nor {baseline} reaches one AP point"
+            return Verdict("undecided", f"Undecided: {both}: nothing was learnt that could be compared.")
+        if pair.identical(place):
+            return Verdict("identical", f"{arm} and {baseline} are identical, detection by detection.")
+        verdict = decide(question, main.estimate, Interval(main.low, main.high, main.p), variances, main.method)
+        if pair.same:
+            order = "The detections are the same, but equal confidences stand in another order, which AP depends on."
+            return replace(verdict, text=f"{verdict.text} {order}")
+        return verdict
+
+
+@dataclass(frozen=True)
+class _Noise:
+    """Between seeds, of every metric and pair; (metrics, pairs) with more than one seed."""
+
+    found: Moderated
+    own: NDArray[np.float64]
+    column: Mapping[int, int]  # place of a pair -> its column
+    lenders: Sequence[Sequence[str]]  # of every metric
+
+    def variance(self, metric: int, place: int) -> tuple[float, float]:
+        """Of one seed's difference, with its degrees of freedom."""
+        at = metric, self.column[place]
+        return float(self.found.variance[at]), float(self.found.freedom[at])
+
+    def of(self, metric: int, place: int) -> SeedNoise:
+        """For people."""
+        at = metric, self.column[place]
+        share = float(self.found.share[at])
+        return SeedNoise(
+            own=float(self.own[at]) ** 0.5,
+            lent=float(self.found.lent[metric]) ** 0.5 if share > 0 else None,
+            lenders=tuple(self.lenders[metric]) if share > 0 else (),
+            share=share,
+            used=float(self.found.variance[at]) ** 0.5,
+            freedom=float(self.found.freedom[at]),
+        )
+
+
+def _moderated(pairs: Sequence[_Pair], lends: Sequence[bool]) -> _Noise | None:
+    """What the pairs show of the noise between seeds; None if none has two seeds."""
+    several = [place for place, pair in enumerate(pairs) if len(pair.a) > 1]
+    if not several:
+        return None
+    own = np.stack([pairs[place].difference[:, 0].var(axis=0, ddof=1) for place in several], axis=1)
+    freedom = np.broadcast_to([len(pairs[place].a) - 1.0 for place in several], own.shape)
+    lending = np.broadcast_to([lends[place] for place in several], own.shape) & (own > 0)  # NaN is not
+    found = moderated(np.nan_to_num(own), freedom, lending)
+    records = [pair.comparison for pair in pairs]
+    with_one = len({record.baseline for record in records}) == 1
+    called = [record.arm if with_one else f"{record.arm} - {record.baseline}" for record in records]
+    names = [[called[place] for place, lent in zip(several, row, strict=True) if lent] for row in lending]
+    return _Noise(found, own, {place: column for column, place in enumerate(several)}, names)
+
+
+def _learnt(pair: _Pair, main: int) -> bool:
+    """Whether both arms found something: what learnt nothing has no noise, and nothing to tell others."""
+    return len(pair.a) > 0 and min(float(side[:, 0, main].mean()) for side in (pair.a, pair.b)) >= LEARNT
 
 
 def _score_record(arm: str, metric: str, per_seed: Mapping[int, float]) -> Score:
@@ -117,122 +309,40 @@ def _score_record(arm: str, metric: str, per_seed: Mapping[int, float]) -> Score
     )
 
 
-def _pair(
-    arm: str,
-    baseline: str,
-    runs: Mapping[str, Mapping[int, ScoredRun]],
-    missing: Mapping[str, Mapping[int, str]],
-    metrics: Sequence[str],
-) -> _Pair:
-    ours, theirs = runs[arm], runs[baseline]
-    reasons = {name: dict(missing.get(name, {})) for name in (arm, baseline)}
-    wanted = sorted({*ours, *theirs, *reasons[arm], *reasons[baseline]})
-    seeds = tuple(seed for seed in wanted if seed in ours and seed in theirs)
-    dropped = {
-        seed: "; ".join(
-            f"{name}: {reasons[name].get(seed, 'no predictions')}" for name in (arm, baseline) if seed not in runs[name]
-        )
-        for seed in wanted
-        if seed not in seeds
-    }
-    record = Comparison(arm, baseline, seeds, dropped, (), Verdict("missing", ""), None)
-    if not seeds:
-        nothing = Difference(MAIN, {}, None, None, None, None, None, "no pair of runs")
-        return _Pair(replace(record, differences=(nothing,)), None, False, nan)
-    a, b = (np.stack([side[seed].values for seed in seeds]) for side in (ours, theirs))
-    entries = [_difference(metric, seeds, a[..., k], b[..., k]) for k, metric in enumerate(metrics)]
-    identical = all(ours[seed].fingerprint == theirs[seed].fingerprint for seed in seeds)
-    main = metrics.index(MAIN)
-    correlation = _correlation(a[:, 0, main], b[:, 0, main])
-    differences = tuple(difference for difference, _ in entries)
-    best = max(float(side[:, 0, main].mean()) for side in (a, b))
-    record = replace(record, differences=differences, pairing_correlation=correlation)
-    return _Pair(record, entries[main][1], identical, best)
-
-
 def _difference(
-    metric: str, seeds: Sequence[int], a: NDArray[np.float64], b: NDArray[np.float64]
-) -> tuple[Difference, Variances | None]:
-    """(S, 1 + G) of both arms -> one metric's difference; the ground truth decides whether it is defined."""
-    if np.isnan(a[:, 0]).any():
-        return Difference(metric, {}, None, None, None, None, None, "undefined: nothing to find"), None
-    difference = a - b
-    variances = variances_of(difference[:, 0], None if np.isnan(difference).any() else difference[:, 1:])
-    estimate = float(difference[:, 0].mean())
-    found: Interval = interval(estimate, variances)
-    return (
-        Difference(
-            metric=metric,
-            per_seed={seed: float(value) for seed, value in zip(seeds, difference[:, 0], strict=True)},
-            estimate=estimate,
-            low=found.low,
-            high=found.high,
-            se_seeds=None if variances.seeds is None else variances.seeds**0.5,
-            se_images=None if variances.images is None else variances.images**0.5,
-            method=found.method,
-            p=found.p,
-        ),
-        variances,
+    metric: str, seeds: Sequence[int], values: NDArray[np.float64], variances: Variances, arm: NDArray[np.float64]
+) -> Difference:
+    """One metric's difference with an interval of its own; the ground truth decides whether it is defined."""
+    if np.isnan(arm).any():
+        return Difference(metric, {}, None, None, None, None, None, "undefined: nothing to find")
+    estimate = float(values.mean())
+    found = interval(estimate, variances)
+    return Difference(
+        metric=metric,
+        per_seed={seed: float(value) for seed, value in zip(seeds, values, strict=True)},
+        estimate=estimate,
+        low=found.low,
+        high=found.high,
+        se_seeds=None if variances.seeds is None else variances.seeds**0.5,
+        se_images=None if variances.images is None else variances.images**0.5,
+        method=_method(variances),
+        p=found.p,
     )
+
+
+def _method(variances: Variances) -> str:
+    whole = variances.crossed
+    if whole is None:
+        return "no interval: one seed, and the images do not allow one"
+    seeds = f"{variances.num_seeds} seeds (df {variances.seeds_freedom:.1f})"
+    if variances.seeds is None:
+        return f"t over {WEIGHTINGS} random weightings of the images; seeds are not covered"
+    if variances.images is None:
+        return f"t over {seeds}; images are not covered"
+    return f"two-way t over {seeds} and {WEIGHTINGS} random weightings of the images, df {whole[1]:.1f}"
 
 
 def _correlation(a: NDArray[np.float64], b: NDArray[np.float64]) -> float | None:
     if len(a) < 3 or not (a.std() > 0 and b.std() > 0):  # of undefined scores it is NaN
         return None
     return float(np.corrcoef(a, b)[0, 1])
-
-
-def _decided(pairs: Sequence[_Pair], equivalence: float, subject: Subject) -> list[Comparison]:
-    """Correct the main metric's p values over the arms and judge each pair.
-
-    That arms differ and that they are equivalent are two families, each corrected by Holm over the same arms.
-    """
-    tested = [number for number, pair in enumerate(pairs) if pair.main.p is not None and not pair.identical]
-    p_equivalent = [pair.p_equivalent(equivalence) for pair in pairs]
-    differ = _corrected({number: pairs[number].main.p for number in tested})
-    equal = _corrected({number: p_equivalent[number] for number in tested})
-    decided = []
-    for number, pair in enumerate(pairs):
-        comparison = pair.comparison
-        main = replace(
-            pair.main,
-            p_holm=differ.get(number),
-            p_equivalent=p_equivalent[number],
-            p_equivalent_holm=equal.get(number),
-        )
-        question = Question(comparison.arm, comparison.baseline, equivalence, max(len(tested), 1), subject)
-        decided.append(
-            replace(
-                comparison,
-                differences=(main, *comparison.differences[1:]),
-                verdict=_verdict(pair, main, question),
-            )
-        )
-    return decided
-
-
-def _corrected(p: Mapping[int, float | None]) -> dict[int, float]:
-    given = {number: value for number, value in p.items() if value is not None}
-    return dict(zip(given, holm(list(given.values())), strict=True))
-
-
-def _verdict(pair: _Pair, main: Difference, question: Question) -> Verdict:
-    if pair.variances is None or main.estimate is None:
-        why = "no seed of which both ran" if not pair.comparison.seeds else main.method
-        return Verdict("missing", f"{question.arm} cannot be compared with {question.baseline}: {why}.")
-    if pair.identical:
-        return Verdict("identical", f"{question.arm} and {question.baseline} are identical, detection by detection.")
-    if pair.best < LEARNT:
-        both = f"neither {question.arm} nor {question.baseline} reaches one AP point"
-        return Verdict("undecided", f"Undecided: {both}: nothing was learnt that could be compared.")
-    found = Interval(main.low, main.high, main.p, main.method)
-    return decide(question, main.estimate, found, pair.variances, main.p_holm, main.p_equivalent_holm)
-
-
-def holm(p: Sequence[float]) -> list[float]:
-    """Holm's step-down correction (Scandinavian Journal of Statistics 6, 1979); in the order given."""
-    order = np.argsort(p, kind="stable")
-    factors = np.arange(len(p), 0, -1)
-    corrected = np.empty(len(p))
-    corrected[order] = np.minimum(np.maximum.accumulate(np.asarray(p, np.float64)[order] * factors), 1)
-    return [float(value) for value in corrected]

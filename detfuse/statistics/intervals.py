@@ -1,21 +1,26 @@
-"""The 95 % interval of a mean difference over seeds and images.
+"""The interval of a mean difference over seeds and images.
 
 The layout is crossed: every seed of both arms is scored on the same images, so a difference varies with the seed, with
 the images, and with both together. Its variance is that of the seeds plus that of the images less their interaction,
 which both contain; Satterthwaite's approximation gives the degrees of freedom (Biometrics Bulletin 2, 1946,
-https://doi.org/10.2307/3002019). With two or three seeds this alone covers too little where seeds dominate, since by
-chance the few seeds may agree: the interval is therefore never narrower than the paired t interval over the seeds.
-The coverage that decided this is in .github/STATISTICS.md.
+https://doi.org/10.2307/3002019). The seeds' part is moderated by what all arms show (:mod:`detfuse.statistics.noise`).
+With two or three seeds the sum alone covers too little where seeds dominate, since by chance the few seeds may agree:
+the interval is therefore never narrower than that of the seeds alone. The coverage that decided this is in
+.github/STATISTICS.md.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from math import inf, sqrt
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtr, stdtrit  # Student's t: distribution and quantile
+from scipy.special import stdtrit  # the quantile of Student's t
+
+from detfuse.statistics.dunnett import ALONE, Family, critical, critical_values, p_value
+from detfuse.statistics.noise import expected_freedom
 
 LEVEL = 0.05
 
@@ -29,133 +34,152 @@ class Variances:
         images: variance from the images, the interaction included; None where it cannot be estimated.
         both: the interaction alone; 0 where seeds or images are missing.
         num_seeds: S.
-        num_groups: groups of images left out in turn.
+        seeds_freedom: degrees of freedom of ``seeds``; S - 1 if nothing was borrowed.
+        images_freedom: of ``images``.
     """
 
     seeds: float | None
     images: float | None
     both: float
     num_seeds: int
-    num_groups: int
+    seeds_freedom: float
+    images_freedom: float
 
     @property
-    def total(self) -> float | None:
-        """Variance of the mean; of two sources at least the larger one."""
+    def crossed(self) -> tuple[float, float] | None:
+        """Variance of the mean and its degrees of freedom; None without any source."""
         if self.seeds is None or self.images is None:
-            return self.images if self.seeds is None else self.seeds
-        return max(self.seeds + self.images - self.both, self.seeds, self.images)
+            alone = (self.images, self.images_freedom) if self.seeds is None else (self.seeds, self.seeds_freedom)
+            return None if alone[0] is None else (alone[0], alone[1])
+        total, freedom = crossed(self.seeds, self.seeds_freedom, self.images, self.images_freedom, self.both)
+        return float(total), float(freedom)
 
     @property
-    def freedom(self) -> float:
-        """Satterthwaite's degrees of freedom of the total, at least those of the smaller part."""
-        seeds, groups = self.num_seeds - 1, self.num_groups - 1
-        if self.seeds is None or self.images is None:
-            return groups if self.seeds is None else seeds
-        noise = self.seeds**2 / seeds + self.images**2 / groups + self.both**2 / (seeds * groups)
-        total = self.total or 0.0
-        return max(total**2 / noise, min(seeds, groups)) if noise > 0 else min(seeds, groups)
+    def parts(self) -> list[tuple[float, float]]:
+        """Variances with their degrees of freedom, each of which the interval allows for: the whole, and the seeds'."""
+        whole = self.crossed
+        seeds = [(self.seeds, self.seeds_freedom)] if self.seeds is not None and self.images is not None else []
+        return [*([] if whole is None else [whole]), *seeds]
+
+
+def crossed(seeds: Any, seeds_freedom: Any, images: Any, images_freedom: Any, both: Any) -> tuple[Any, Any]:
+    """Variance of a mean difference, at least that of either source, and Satterthwaite's degrees of freedom.
+
+    Args:
+        seeds: its variance from the seeds; numbers or arrays, like all others.
+        seeds_freedom: degrees of freedom of it.
+        images: variance from the images.
+        images_freedom: degrees of freedom of it.
+        both: of the interaction, which both contain.
+    """
+    total = np.maximum(np.maximum(seeds + images - both, seeds), images)
+    noise = seeds**2 / seeds_freedom + images**2 / images_freedom + both**2 / (seeds_freedom * images_freedom)
+    least = np.minimum(seeds_freedom, images_freedom)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        freedom = np.where(noise > 0, np.maximum(total**2 / noise, least), least)
+    return total, freedom
 
 
 @dataclass(frozen=True)
 class Interval:
-    """Ends of the interval, p of no difference, and how they came about; None where there is nothing to go by."""
+    """Ends of the interval, p of no difference; None where there is nothing to go by."""
 
     low: float | None
     high: float | None
     p: float | None
-    method: str
 
 
-def variances_of(differences: NDArray[np.float64], without: NDArray[np.float64] | None) -> Variances:
-    """Variances of the mean over seeds.
+def variances_of_images(differences: NDArray[np.float64], weighted: NDArray[np.float64]) -> tuple[float | None, float]:
+    """Variance of a mean over seeds from the images, and how much of it is their interaction with the seeds.
 
     Args:
-        differences: (S,) of each seed, on all images.
-        without: (S, G) of each seed, with one group of images left out at a time; None if that is not defined.
+        differences: (S,) of each seed, on these images.
+        weighted: (S, B) of each seed, under random weights of the images; NaN where that is not defined.
+
+    Returns:
+        None for what cannot be told: fewer than two weightings, or a difference that no weighting changes.
     """
-    num_seeds = len(differences)
-    seeds = float(differences.var(ddof=1)) / num_seeds if num_seeds > 1 else None
-    if without is None or without.shape[1] < 2:
-        return Variances(seeds, None, 0.0, num_seeds, 0)
-    groups = without.shape[1]
-    # Delete-a-group jackknife: pseudo-values behave like one measurement per group.
-    pseudo = groups * differences[:, None] - (groups - 1) * without
-    by_group = pseudo.mean(axis=0)
-    images = float(by_group.var(ddof=1)) / groups
-    both = 0.0
-    if num_seeds > 1:
-        residual = pseudo - pseudo.mean(axis=1, keepdims=True) - by_group + pseudo.mean()
-        both = float((residual**2).sum()) / ((num_seeds - 1) * (groups - 1) * num_seeds * groups)
-    return Variances(seeds, images, both, num_seeds, groups)
+    num_seeds, replicates = weighted.shape
+    if replicates < 2 or np.isnan(weighted).any():
+        return None, 0.0
+    images = float(weighted.mean(axis=0).var(ddof=1))
+    # A few units in the last place are no variance.
+    if images <= 1e-24 and np.abs(differences).max() > 1e-12:
+        return None, 0.0
+    if num_seeds < 2:
+        return images, 0.0
+    single = float(weighted.var(axis=1, ddof=1).mean())
+    return images, min(max((single - images) / (num_seeds - 1), 0.0), images)
 
 
-def interval(estimate: float, variances: Variances) -> Interval:
-    """The 95 % interval around a mean difference."""
-    total, freedom = variances.total, variances.freedom
-    if total is None:
-        return Interval(None, None, None, "no interval: one seed, and the images do not allow one")
-    half = _quantile(1 - LEVEL / 2, freedom) * sqrt(total)
-    if variances.seeds is None:
-        method = f"jackknife over {variances.num_groups} groups of images; seeds are not covered"
-    elif variances.images is None:
-        method = f"paired t over {variances.num_seeds} seeds; images are not covered"
-    else:
-        seeds, groups = variances.num_seeds, variances.num_groups
-        method = f"two-way t over {seeds} seeds and {groups} groups of images, df {freedom:.1f}"
-        alone = _quantile(1 - LEVEL / 2, seeds - 1) * sqrt(variances.seeds)
-        if alone > half:
-            half, method = alone, f"paired t over {seeds} seeds (wider than with the images' variance)"
-    return Interval(estimate - half, estimate + half, _p_of(estimate, variances), method)
+def interval(estimate: float, variances: Variances, *, family: Family = ALONE, level: float = LEVEL) -> Interval:
+    """The interval around a mean difference that with probability 1 - ``level`` holds the truth.
+
+    Args:
+        estimate: the difference.
+        variances: what it rests on.
+        family: of differences, of which the intervals hold all at once.
+        level: of all of them together.
+    """
+    if not variances.parts:
+        return Interval(None, None, None)
+    half = max(critical(family, freedom, level) * sqrt(variance) for variance, freedom in variances.parts)
+    return Interval(estimate - half, estimate + half, _p_of(abs(estimate), variances, family))
 
 
-def equivalence_p(estimate: float, variances: Variances, limit: float) -> float | None:
+def equivalence_p(estimate: float, variances: Variances, limit: float, family: Family = ALONE) -> float | None:
     """P of the hypothesis that the true difference is ``limit`` or more, to either side; None without a variance.
 
     Two one-sided tests, of which the one of the nearer limit counts (Schuirmann, Journal of Pharmacokinetics and
-    Biopharmaceutics 15, 1987, https://doi.org/10.1007/BF01068419), each at half the level: p is below .05 exactly where
-    the 95 % interval lies inside of ±``limit``.
+    Biopharmaceutics 15, 1987, https://doi.org/10.1007/BF01068419), each at half the level: p is below the level exactly
+    where the interval lies inside of ±``limit``.
     """
-    if variances.total is None:
+    if not variances.parts:
         return None
-    return _p_of(limit - abs(estimate), variances) if abs(estimate) < limit else 1.0
+    return _p_of(limit - abs(estimate), variances, family) if abs(estimate) < limit else 1.0
 
 
-def _p_of(distance: float, variances: Variances) -> float:
+def _p_of(distance: float, variances: Variances, family: Family) -> float:
     """Two-sided p of this distance from the hypothesis, by the wider of the two intervals."""
-    assert variances.total is not None
-    p = _p(distance, variances.total, variances.freedom)
-    if variances.seeds is None or variances.images is None:
-        return p
-    return max(p, _p(distance, variances.seeds, variances.num_seeds - 1))
+    return max(_p(distance, variance, freedom, family) for variance, freedom in variances.parts)
 
 
-def half_width(seeds: float, images: float, num_seeds: int, level: float = LEVEL, power: float | None = None) -> float:
+def half_width(
+    seeds: float,
+    images: float,
+    num_seeds: int,
+    level: float = LEVEL,
+    power: float | None = None,
+    *,
+    family: Family = ALONE,
+) -> float:
     """Half the interval to be expected with another number of seeds; the difference it resolves, if ``power`` is given.
 
     Args:
         seeds: variance of the difference of one pair of runs between seeds, on these images.
         images: variance of the difference from the images that no number of seeds removes.
         num_seeds: at least 2.
-        level: 1 - confidence.
-        power: probability of finding the difference; None for half the interval.
+        level: of the whole family.
+        power: probability of finding one difference; None for half the interval.
+        family: of differences that are judged together.
     """
-    part = seeds / num_seeds
+    part, alone = seeds / num_seeds, expected_freedom(num_seeds, family.size)
     total = part + images
-    freedom = (num_seeds - 1) * (total / part) ** 2 if part > 0 else inf
+    freedom = alone * (total / part) ** 2 if part > 0 else inf
     return max(
-        _factor(freedom, level, power) * sqrt(total),
-        _factor(num_seeds - 1, level, power) * sqrt(part),
+        _factor(freedom, level, power, family) * sqrt(total),
+        _factor(alone, level, power, family) * sqrt(part),
     )
 
 
-def _factor(freedom: float, level: float, power: float | None) -> float:
-    return _quantile(1 - level / 2, freedom) + (_quantile(power, freedom) if power is not None else 0.0)
+def _factor(freedom: float, level: float, power: float | None, family: Family) -> float:
+    return float(critical_values(family, freedom, level)) + (_quantile(power, freedom) if power is not None else 0.0)
 
 
-def _p(estimate: float, variance: float, freedom: float) -> float:
+def _p(distance: float, variance: float, freedom: float, family: Family) -> float:
     if variance <= 0:
-        return float(estimate == 0)
-    return 2 * float(stdtr(freedom, -abs(estimate) / sqrt(variance)))
+        return float(distance == 0)
+    return p_value(distance / sqrt(variance), family, freedom)
 
 
 def _quantile(probability: float, freedom: float) -> float:

@@ -31,15 +31,16 @@ class Difference:
         metric: ``mAP``, ``AP50``, ``AP75``, ``APs``, ``APm``, ``APl``, or ``mAP/<category>`` for one class.
         per_seed: seed -> difference.
         estimate: mean over the seeds; None where the metric is undefined.
-        low: end of the 95 % interval over seeds and images; None where there is none.
+        low: end of the 95 % interval over seeds and images; None where there is none. Of the main metric it is the one
+            that decides: it holds for all arms, and all looks, at once. The rest is exploratory.
         high: the other end.
-        se_seeds: standard error from the seeds alone (None with one seed).
+        se_seeds: standard error from the seeds alone (None with one seed), by the noise that was borrowed too.
         se_images: standard error from the images alone.
         method: how the interval was made.
-        p: of the hypothesis of no difference.
-        p_holm: corrected for the number of arms; only for the main metric, the rest is exploratory.
+        p: of the hypothesis of no difference, of this arm alone.
+        p_corrected: for all arms (Dunnett); only for the main metric.
         p_equivalent: of the hypothesis of a difference that matters (``Plan.equivalence`` or more); likewise.
-        p_equivalent_holm: corrected for the number of arms.
+        p_equivalent_corrected: for all arms.
     """
 
     metric: str
@@ -51,9 +52,30 @@ class Difference:
     se_images: float | None
     method: str
     p: float | None = None
-    p_holm: float | None = None
+    p_corrected: float | None = None
     p_equivalent: float | None = None
-    p_equivalent_holm: float | None = None
+    p_equivalent_corrected: float | None = None
+
+
+@dataclass(frozen=True)
+class SeedNoise:
+    """How much one seed's difference varies between seeds in the main metric, and what was borrowed from where.
+
+    Attributes:
+        own: standard deviation of this pair's differences.
+        lent: root of the mean variance of the pairs that lend; None if none does.
+        lenders: arms whose pairs lend, this one included if it does.
+        share: of the variance that is used, how much is lent, 0..1; the rest is the pair's own.
+        used: standard deviation that the interval rests on.
+        freedom: its degrees of freedom; S - 1 if nothing was borrowed.
+    """
+
+    own: float
+    lent: float | None
+    lenders: tuple[str, ...]
+    share: float
+    used: float
+    freedom: float
 
 
 @dataclass(frozen=True)
@@ -78,6 +100,7 @@ class Comparison:
         verdict: of the main metric.
         pairing_correlation: of the two arms' scores over the seeds; None with fewer than three.
         shared_start: share of the arm's parameters (0..1) that started equal to the baseline's; None if unknown.
+        noise: of the main metric between seeds; None with one seed.
     """
 
     arm: str
@@ -88,3 +111,4 @@ class Comparison:
     verdict: Verdict
     pairing_correlation: float | None
     shared_start: float | None = None
+    noise: SeedNoise | None = None

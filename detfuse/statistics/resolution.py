@@ -14,9 +14,8 @@ from math import sqrt
 from detfuse.errors import InputError
 from detfuse.statistics.intervals import half_width
 from detfuse.statistics.records import Difference
-from detfuse.statistics.verdict import first_that
+from detfuse.statistics.verdict import POWER, first_that
 
-POWER = 0.8
 COCO_DEVIATION, COCO_IMAGES = 0.0025, 5000
 TOLD = (0.005, 0.01, 0.02, 0.05)  # differences for which the number of seeds is told
 

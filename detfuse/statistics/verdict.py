@@ -8,12 +8,14 @@ from math import ceil, sqrt
 from statistics import NormalDist
 from typing import Literal
 
-from detfuse.statistics.intervals import LEVEL, Interval, Variances, equivalence_p, half_width
+from detfuse.statistics.dunnett import ALONE, Family
+from detfuse.statistics.intervals import LEVEL, Interval, Variances, half_width
 from detfuse.statistics.records import Verdict
 from detfuse.words import signed
 
 Subject = Literal["arms", "models"]
 MOST_SEEDS = 1000
+POWER = 0.8
 LEARNT = 0.01
 """AP below which a detector has found next to nothing, so that its difference from another says nothing."""
 
@@ -26,42 +28,35 @@ class Question:
         arm: name of the one.
         baseline: name of the other.
         equivalence: a difference of AP (a fraction) that nobody would care about; 0 if any matters.
-        num_arms: how many arms are compared with this baseline.
         subject: ``arms``: which choice is better, of which the models at hand are samples; ``models``: which of the two
             given models.
+        family: of pairs that are judged together.
+        next_level: probability that any of them may be judged wrong with more seeds.
     """
 
     arm: str
     baseline: str
     equivalence: float
-    num_arms: int
     subject: Subject
+    family: Family = ALONE
+    next_level: float = LEVEL
 
 
-def decide(
-    question: Question,
-    estimate: float,
-    found: Interval,
-    variances: Variances,
-    p_holm: float | None,
-    p_equivalent_holm: float | None = None,
-) -> Verdict:
-    """One of better, worse, equivalent, undecided.
+def decide(question: Question, estimate: float, found: Interval, variances: Variances, method: str = "") -> Verdict:
+    """One of better, worse, equivalent, undecided: all of them are read off the interval.
 
     Equivalent goes first: a difference that is certainly smaller than anybody would care about is no improvement.
 
     Args:
         question: what is asked.
         estimate: the difference.
-        found: its interval.
-        variances: what the interval rests on.
-        p_holm: of no difference, corrected for the number of arms.
-        p_equivalent_holm: of a difference that matters, likewise; None corrects by the number of arms itself, as Holm's
-            first and strictest step does.
+        found: the interval that holds for all arms at once.
+        variances: what it rests on.
+        method: how it was made, for where there is none.
     """
     arm, baseline = question.arm, question.baseline
-    if found.low is None or found.high is None or p_holm is None:  # a single image, and one seed
-        return Verdict("undecided", f"Undecided: {arm} differs from {baseline} by {signed(estimate)}; {found.method}.")
+    if found.low is None or found.high is None:  # a single image, and one seed
+        return Verdict("undecided", f"Undecided: {arm} differs from {baseline} by {signed(estimate)}; {method}.")
     shown = f"{signed(estimate)} AP points (95 % interval {signed(found.low)} to {signed(found.high)})"
     if variances.seeds is None and question.subject == "arms":
         return Verdict(
@@ -70,25 +65,17 @@ def decide(
             "over images only. Run 3 seeds or more.",
         )
     scope = "" if variances.seeds is not None else " on images like these; seeds are not covered"
-    if p_equivalent_holm is None:
-        p_equivalent_holm = question.num_arms * (equivalence_p(estimate, variances, question.equivalence) or 0.0)
-    if p_equivalent_holm < LEVEL:
+    if -question.equivalence < found.low and found.high < question.equivalence:
         size = f"{100 * question.equivalence:.4g} AP points"
         return Verdict("equivalent", f"{arm} and {baseline} are equivalent within {size}{scope}: {shown}.")
-    if p_holm < LEVEL:
+    if not found.low <= 0 <= found.high:
         kind: Literal["better", "worse"] = "better" if estimate > 0 else "worse"
         return Verdict(kind, f"{arm} is {kind} than {baseline}{scope}: {shown}.")
-    return _undecided(question, estimate, found, variances, shown)
+    return _undecided(question, estimate, variances, shown)
 
 
-def _undecided(question: Question, estimate: float, found: Interval, variances: Variances, shown: str) -> Verdict:
+def _undecided(question: Question, estimate: float, variances: Variances, shown: str) -> Verdict:
     start = f"Undecided: {question.arm} minus {question.baseline} is {shown}"
-    assert found.low is not None
-    assert found.high is not None
-    if not found.low <= 0 <= found.high:
-        start += f", which does not hold up among {question.num_arms} arms (Holm)"
-    elif max(-found.low, found.high) < question.equivalence:
-        start += f", all of it negligible, which does not hold up among {question.num_arms} arms (Holm)"
     # Decided is whatever comes first: that it differs, or that it differs by less than matters.
     target = max(abs(estimate), question.equivalence - abs(estimate))
     images = variances.images or 0.0
@@ -100,17 +87,18 @@ def _undecided(question: Question, estimate: float, found: Interval, variances: 
     needed = seeds_needed(question, abs(estimate), per_pair, floor, variances.num_seeds)
     if needed is not None:
         more = needed - variances.num_seeds
-        return Verdict("undecided", f"{start}; needs about {more} more seed{'s' if more > 1 else ''}.", more)
+        told = f"about {more} more seed{'s' if more > 1 else ''} decide it with {100 * POWER:.0f} % probability"
+        return Verdict("undecided", f"{start}; {told}, if it stays as large.", more)
     if target > 0 and NormalDist().inv_cdf(1 - LEVEL / 2) * sqrt(floor) >= target:
         return Verdict("undecided", f"{start}; needs more images, not seeds: {_times_images(floor, target)}.")
     return Verdict("undecided", f"{start}; needs more than {MOST_SEEDS:,} seeds.")
 
 
 def seeds_needed(question: Question, size: float, per_pair: float, images: float, num_seeds: int) -> int | None:
-    """Least number of seeds, beyond those at hand, of which the expected interval decides; None above 1,000.
+    """Least number of seeds, beyond those at hand, that decide with 80 % probability; None above 1,000.
 
     Args:
-        question: its equivalence, and the number of arms: Holm's first step is the strictest.
+        question: its equivalence, how many are judged together, and the level that is left.
         size: of the difference.
         per_pair: variance between seeds of one pair's difference.
         images: variance that more seeds do not reduce.
@@ -118,8 +106,8 @@ def seeds_needed(question: Question, size: float, per_pair: float, images: float
     """
 
     def decides(seeds: int) -> bool:
-        half = half_width(per_pair, images, seeds, LEVEL / question.num_arms)
-        return half < max(size, question.equivalence - size)
+        width = half_width(per_pair, images, seeds, question.next_level, POWER, family=question.family)
+        return width <= max(size, question.equivalence - size)
 
     return first_that(decides, num_seeds + 1)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Any
@@ -63,8 +63,12 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     return _read(Path(path).expanduser())[0]
 
 
-def read_training(path: Path) -> tuple[Checkpoint, dict[str, Any]]:
-    """Read a checkpoint to go on from: also what is in it besides the detector, as Lightning stores it.
+def read_training(path: Path) -> tuple[Checkpoint, Checkpoint, dict[str, Any]]:
+    """Read a checkpoint to go on from.
+
+    Returns:
+        What evaluation needs of it; the same with the weights that are trained, where the others are an average; all
+        that is in it, as Lightning stores it.
 
     Raises:
         CheckpointError: see :func:`read_checkpoint`; and if it holds no training to go on with.
@@ -72,7 +76,7 @@ def read_training(path: Path) -> tuple[Checkpoint, dict[str, Any]]:
     checkpoint, content = _read(path)
     if absent := [key for key in _OF_TRAINING if key not in content]:
         raise CheckpointError(f"{path}: holds weights, but no training to go on with: {', '.join(absent)} is missing")
-    return checkpoint, content
+    return checkpoint, replace(checkpoint, detector_state=_trained(content, path), is_ema=False), content
 
 
 def _read(path: Path) -> tuple[Checkpoint, dict[str, Any]]:
@@ -91,16 +95,10 @@ def _read(path: Path) -> tuple[Checkpoint, dict[str, Any]]:
         raise CheckpointError(str(error)) from error
     averaged = own.get("ema")
     if averaged is None:
-        weights = _field(content, "state_dict", dict, path, inside="")
-        state = {str(key).removeprefix(_PREFIX): value for key, value in weights.items() if _is_own(key)}
+        state = _trained(content, path)
     else:
         state = _field(own, "ema", dict, path)
-    if not state or not all(isinstance(value, Tensor) for value in state.values()):
-        raise CheckpointError(
-            f"{path}: holds no detector weights (keys beginning with {_PREFIX!r} in 'state_dict'); train again"
-        )
-    _require_dense(state, path)
-    _require_finite(state, path)
+        _require_weights(state, path)
     read = Checkpoint(
         path=path,
         config=config,
@@ -111,6 +109,23 @@ def _read(path: Path) -> tuple[Checkpoint, dict[str, Any]]:
         is_ema=averaged is not None,
     )
     return read, content
+
+
+def _trained(content: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
+    """The weights of the detector that was trained, whether or not there is an average of them."""
+    weights = _field(content, "state_dict", dict, path, inside="")
+    state = {key.removeprefix(_PREFIX): value for key, value in weights.items() if _is_own(key)}
+    _require_weights(state, path)
+    return state
+
+
+def _require_weights(state: Mapping[str, Any], path: Path) -> None:
+    if not state or not all(isinstance(value, Tensor) for value in state.values()):
+        raise CheckpointError(
+            f"{path}: holds no detector weights (keys beginning with {_PREFIX!r} in 'state_dict'); train again"
+        )
+    _require_dense(state, path)
+    _require_finite(state, path)
 
 
 def load_weights(detector: nn.Module, checkpoint: Checkpoint) -> None:
@@ -142,7 +157,7 @@ def load_weights(detector: nn.Module, checkpoint: Checkpoint) -> None:
         )
 
 
-def _require_dense(state: dict[str, Tensor], path: Path) -> None:
+def _require_dense(state: Mapping[str, Tensor], path: Path) -> None:
     """Raise CheckpointError for weights that are not there number by number, as detectors have theirs."""
     size = path.stat().st_size
     for key, value in state.items():
@@ -152,7 +167,7 @@ def _require_dense(state: dict[str, Tensor], path: Path) -> None:
             raise CheckpointError(f"{path}: {key} is no plain tensor within the file ({found}); save plain weights")
 
 
-def _require_finite(state: dict[str, Tensor], path: Path) -> None:
+def _require_finite(state: Mapping[str, Tensor], path: Path) -> None:
     """Raise CheckpointError for weights with which nothing would be detected, without a word."""
     broken = {key: int((~value.isfinite()).sum()) for key, value in state.items()}
     broken = {key: count for key, count in broken.items() if count}
@@ -237,4 +252,5 @@ def _warn_if_newer(written: str, path: Path) -> None:
 
 
 def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in version.split("+")[0].split(".") if part.isdigit())
+    parts = version.split("+")[0].split(".")
+    return tuple(int(part) for part in parts if part.isdecimal() and len(part) < 10)

@@ -72,7 +72,7 @@ def test_lists_are_seeds_and_everything_is_written(folder: Path, capsys: pytest.
     main = comparison["differences"][0]
     assert float(lines["mAP"]["difference"]) == main["estimate"] > 0
     assert float(lines["mAP"]["a"]) - float(lines["mAP"]["b"]) == pytest.approx(main["estimate"])
-    assert lines["mAP/dog, small"]["p_holm"] == ""
+    assert lines["mAP/dog, small"]["p_corrected"] == ""
     assert lines["mAP/bird"]["difference"] == ""
 
 

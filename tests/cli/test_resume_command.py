@@ -80,11 +80,11 @@ def test_a_damaged_checkpoint_is_told_with_what_else_there_is(begun: Path, damag
     damage(begun / LAST)
     told = rf"^{LAST}: .*{BEST} is whole \(step 2, the end of epoch 1\): delete {LAST}"
     with pytest.raises(UserError, match=told) as error:
-        resumption(RUN)
+        resumption(RUN, [conf_dir()])
     assert "\n" not in str(error.value)
     damage(begun / BEST)
     with pytest.raises(UserError, match=rf"{BEST} is damaged too"):
-        resumption(RUN)
+        resumption(RUN, [conf_dir()])
 
 
 def test_damage_is_told_before_anything_is_built(begun: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,7 +115,7 @@ def test_a_run_goes_on_from_its_only_checkpoint_on_the_same_data_elsewhere(
 
 def test_what_a_checkpoint_cannot_go_on_with_is_refused(begun: Path) -> None:
     """An older version did not note its data; and the rest of an epoch depends on the number of processes."""
-    found = resumption(RUN)
+    found = resumption(RUN, [conf_dir()])
     older = replace(found, data=None)
     data: Any = None  # it is not asked
     older.require_same(data, older.config)

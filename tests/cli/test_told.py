@@ -81,8 +81,8 @@ def run_folder(folder: Path, config: str | None = None, command: str | None = No
         ("{seed: 0, neck: 3}", None, r"config.yaml: its configuration does not fit:\n.*neck=3 \(config.yaml\)"),
         ("{seed: 0}", None, "head is missing"),
         (None, "{", "command.json: cannot be read"),
-        (None, "[]", "command.json: expected a mapping"),
-        (None, "{}", "command.json: has no 'choices'"),
+        (None, "[]", "command.json: expected the keys"),
+        (None, "{}", "command.json: 'choices' is missing"),
     ],
 )
 def test_a_run_folder_that_was_edited_is_told_with_its_file(

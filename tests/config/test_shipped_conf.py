@@ -105,7 +105,7 @@ def test_there_is_one_truth_on_defaults() -> None:
         ("browse", ["data.root=x"]),
         ("check", ["data.root=x", "experiment=bccd_fcos_r18", "only=[leaks,near-leaks]", "fast=true"]),
         ("export", ["checkpoint=x.ckpt"]),
-        ("export", ["checkpoint=x.ckpt", "format=pt2", "size=[64,96]", "combine=soft_nms", "combine.sigma=0.4"]),
+        ("export", ["checkpoint=x.ckpt", "format=pt2", "output=x.pt2", "combine=soft_nms", "combine.sigma=0.4"]),
     ],
 )
 def test_the_defaults_of_every_command_are_right(command: str, argv: list[str]) -> None:

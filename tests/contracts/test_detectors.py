@@ -21,13 +21,13 @@ from detfuse.structures import Batch, FeatureSpec
 GOLDEN = Path(__file__).parent.parent / "fixtures" / "golden_losses.json"
 COMPILABLE = [head for head in options("head") if head_class(head).compilable]
 COMBINATIONS = [(neck, head) for neck in options("neck") for head in options("head")]
-CHECKS = ("learn", "detect", "compile", "export")  # what takes seconds; golden losses hold every neck under every head
+CHECKS = ("learn", "detect", "export")  # what takes seconds; golden losses hold every neck under every head
 DESIGN = pairwise({"neck": options("neck"), "head": options("head"), "check": CHECKS}, ("neck", "head"))
 
 
 def design(check: str) -> list[tuple[str, str]]:
-    """The necks and heads that a check goes over; in place of a head that is never compiled, the default one."""
-    whole = check in ("compile", "export")
+    """The necks and heads that a check goes over; in place of a head that is never exported, the default one."""
+    whole = check == "export"
     return [(neck, "fcos" if whole and head not in COMPILABLE else head) for neck, head, of in DESIGN if of == check]
 
 
@@ -69,12 +69,6 @@ def detector_of(neck: str, head: str, *more: str) -> Detector:
     return build_detector(small(neck, head, "backbone=resnet10t", *more), num_classes=3)
 
 
-def detector_of_few_levels(head: str) -> Detector:
-    """The graph of a loss repeats most of itself for every level, and takes its time for each; samples are drawn."""
-    levels = ("backbone.levels=[3,4]", "neck.topology.extra_levels=0")
-    return detector_of("fpn", head, *levels, *settings_of(head, rpn_samples=64, samples=32))
-
-
 def drawn_alike(loss: Callable[[Batch], dict[str, Tensor]], batch: Batch) -> dict[str, Tensor]:
     torch.manual_seed(0)
     return loss(batch)
@@ -103,8 +97,8 @@ def wave(count: int, shape: tuple[int, ...], scale: float) -> Tensor:
     return (torch.arange(count, dtype=torch.float64) * 0.37 + count).cos().mul(scale).float().reshape(shape)
 
 
-def features_of(batch: Batch, spec: FeatureSpec) -> list[Tensor]:
-    height, width = batch.images.shape[-2:]
+def features_of(size: tuple[int, int], spec: FeatureSpec) -> list[Tensor]:
+    height, width = size
     shapes = [(2, c, height // s, width // s) for c, s in zip(spec.channels, spec.strides, strict=True)]
     return [wave(math.prod(shape), shape, 1.0) for shape in shapes]
 
@@ -148,70 +142,66 @@ def test_losses_are_golden(neck: str, head: str, batch: Batch) -> None:
 
 
 def losses(neck: str, head: str, batch: Batch) -> dict[str, float]:
-    # the numbers are older than the other treatment of crowds, which tests/heads/test_crowds.py knows
-    model = NeckAndHead(small(neck, head, *settings_of(head, crowd="background", **ALL)), fit(neck).spec)
+    # composed apart, since composing takes the time; the numbers are older than the other treatment of crowds, which
+    # tests/heads/test_crowds.py knows
+    config = compose_train(f"neck={neck}", *fit(neck).overrides)
+    of_head = compose_train(f"head={head}", *small_head(head), *settings_of(head, crowd="background", **ALL))
+    model = NeckAndHead({**config, "head": of_head["head"]}, fit(neck).spec)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             spread = 1.0 / math.sqrt(max(1, parameter[0].numel())) if parameter.ndim > 1 else 0.2
             offset = 1.0 if parameter.ndim == 1 and name.endswith("weight") else 0.0  # norms and fusion weights
             parameter.copy_(wave(parameter.numel(), parameter.shape, spread) + offset)
-        terms = model.loss(features_of(batch, fit(neck).spec), batch)
+        terms = model.loss(features_of((96, 128), fit(neck).spec), batch)
     return {name: term.item() for name, term in terms.items()}
 
 
 @pytest.mark.parametrize("head", COMPILABLE)
 def test_the_loss_compiles_whole(head: str, batch: Batch) -> None:
-    detector = detector_of_few_levels(head)
+    """On two levels: its graph repeats most of itself for every level, and takes its time for each."""
+    spec = FeatureSpec((16, 16), (8, 16))
+    config = compose_train(f"head={head}", *small_head(head), *settings_of(head, rpn_samples=64, samples=32))
+    built: Any = build_head(config, spec, 3)
+    features = features_of((96, 128), spec)
+
+    def loss(batch: Batch) -> dict[str, Tensor]:
+        terms: dict[str, Tensor] = built.loss(built(features), batch)
+        return terms
+
     torch._dynamo.reset()
-    compiled = torch.compile(detector.loss, fullgraph=True, dynamic=True, backend="eager")  # the harder of the two
+    compiled = torch.compile(loss, fullgraph=True, dynamic=True, backend="eager")  # the harder of the two
     empty = batch._replace(targets=batch.targets._replace(valid=torch.zeros_like(batch.targets.valid)))
     for given in (batch, empty):
-        expected, terms = drawn_alike(detector.loss, given), drawn_alike(compiled, given)
+        expected, terms = drawn_alike(loss, given), drawn_alike(compiled, given)
         torch.stack(list(terms.values())).sum().backward()
         for name, term in terms.items():
             torch.testing.assert_close(term, expected[name], rtol=1e-4, atol=1e-5)
 
 
-class Inference(nn.Module):
-    """Everything up to the NMS."""
-
-    def __init__(self, detector: Detector) -> None:
-        super().__init__()
-        self.detector = detector
-
-    def forward(self, images: Tensor, image_sizes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        return self.detector.candidates(images, image_sizes)
-
-
-class Training(nn.Module):
-    """The loss as an exportable module."""
-
-    def __init__(self, detector: Detector) -> None:
-        super().__init__()
-        self.detector = detector
-
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
-        return self.detector.loss(batch)
-
-
-@pytest.mark.parametrize(("neck", "head"), design("compile"))
-def test_inference_compiles_whole(neck: str, head: str, batch: Batch) -> None:
-    model = Inference(detector_of(neck, head).eval())
-    inputs = (batch.images, batch.image_sizes)
-    with torch.no_grad():
-        expected = model(*inputs)
-        torch._dynamo.reset()
-        compiled = torch.compile(model, fullgraph=True, backend="eager")(*inputs)
-    for a, b in zip(compiled, expected, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
-
-
 @pytest.mark.parametrize("head", COMPILABLE)
-def test_the_loss_exports_whole(head: str, batch: Batch) -> None:
-    model = Training(detector_of_few_levels(head).eval())  # norms in eval: export keeps their statistics
-    exported = drawn_alike(torch.export.export(model, (batch,), strict=True).module(), batch)
-    for name, term in drawn_alike(model, batch).items():
-        torch.testing.assert_close(exported[name], term, rtol=1e-4, atol=1e-5)
+def test_inference_compiles_whole(head: str, batch: Batch) -> None:
+    detector = detector_of("fpn", head, "backbone.levels=[3,4]", "neck.topology.extra_levels=0").eval()
+    torch._dynamo.reset()
+    compiled = torch.compile(detector.candidates, fullgraph=True, backend="eager")
+    same(compiled, detector.candidates, batch.images, batch.image_sizes)
+
+
+@pytest.mark.parametrize("neck", options("neck"))
+def test_every_neck_compiles_whole_for_any_size(neck: str) -> None:
+    config, spec = small(neck, "fcos"), fit(neck).spec
+    if "repeats" in (config["neck"].get("topology") or {}):
+        config["neck"]["topology"]["repeats"] = 1  # a second one takes as long again
+    built: Any = build_neck(config, spec).eval()
+    torch._dynamo.reset()
+    compiled = torch.compile(built, fullgraph=True, dynamic=True, backend="eager")
+    for size in ((128, 192), (160, 96)):
+        same(compiled, built, features_of(size, spec))
+
+
+def same(compiled: Callable[..., Any], eager: Callable[..., Any], *given: Any) -> None:
+    with torch.no_grad():
+        for a, b in zip(compiled(*given), eager(*given), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
 
 if __name__ == "__main__":

@@ -88,6 +88,7 @@ REPAIRED: dict[str, tuple[dict[str, Any], str]] = {
     "runs": (shaped({"counts": RUNS, "size": [30, 40]}, [0, 0, 0, 0]), "extent of its segmentation"),
     "no size": (each("images", without("width", "height")), "image without width and height, which were read"),
     "no height": (each("images", put("height", None)), "image without width and height, which were read"),
+    "filename": (each("images", lambda r: r.update(filename=r.pop("file_name"))), "filename in place of file_name"),
     "sizes": (each("images", as_text("width", "height")), "height of an image written as text"),
     "boxes": (each("annotations", as_text("bbox")), "bbox written as text, in all records"),
     "ids": (each("annotations", as_text("id", "image_id", "category_id")), "image_id written as text, in all records"),
@@ -205,6 +206,8 @@ def test_boxes_in_fractions_are_told_and_scaled(images: Path) -> None:
 def test_files_that_are_hardly_meant_are_told(images: Path) -> None:
     (told,) = read(images, each("annotations", put("iscrowd", 1)))[1]
     assert "every one of 2 annotations is iscrowd 1" in told
+    (told,) = read(images, each("annotations", put("ignore", 1)))[1]
+    assert "every one of 2 annotations is to be ignored" in told
     corners = copy.deepcopy(GOOD)
     corners["annotations"][0]["bbox"], corners["annotations"][1]["bbox"] = [24, 16, 40, 30], [8, 13, 18, 28]
     told = "".join(read(images, corners)[1])

@@ -143,6 +143,29 @@ def table_of_tools(root: Path) -> None:
         put(root / split / "_annotations.csv", text.replace(",", ";") if header else text)
 
 
+def shapes(name: str) -> str:
+    return "".join(
+        f'<box label="{label}" xtl="{x1}.00" ytl="{y1}.00" xbr="{x2}.00" ybr="{y2}.00" z_order="0"></box>'
+        for x1, y1, x2, y2, label in BOXES[name]
+    )
+
+
+def cvat_text() -> str:
+    labels = "".join(f"<label><name>{name}</name></label>" for name in NAMES)
+    images = ""
+    for number, name in enumerate(SIZES, start=7):
+        subset = "Train" if name in SPLITS["train"] else "Validation"
+        width, height = SIZES[name]
+        known = f'id="{number}" name="{name}" subset="{subset}" width="{width}" height="{height}"'
+        images += f"<image {known}>{shapes(name)}</image>"
+    return f"<annotations><meta><task><labels>{labels}</labels></task></meta>{images}</annotations>"
+
+
+def cvat(root: Path) -> None:
+    pictures(root / "images", *SIZES)
+    put(root / "annotations.xml", cvat_text())
+
+
 FORMS: dict[str, tuple[Callable[[Path], None], str]] = {
     "voc": (voc, "Pascal VOC xml"),
     "voc in folders": (voc_in_folders, "Pascal VOC xml"),
@@ -150,6 +173,7 @@ FORMS: dict[str, tuple[Callable[[Path], None], str]] = {
     "yolo without yaml": (yolo_without_yaml, "YOLO txt"),
     "yolo lists": (yolo_lists, "YOLO txt"),
     "table": (table, "CSV rows"),
+    "cvat": (cvat, "CVAT xml"),
     "table of tools": (table_of_tools, "CSV rows"),
 }
 
@@ -263,7 +287,7 @@ def test_sizes_and_names_that_tools_leave_wrong_are_found(tmp_path: Path) -> Non
         ("<annotation>&e;</annotation>", "undefined entity"),
         ("<annotation>", "not valid XML at line 1"),
         ("", "not valid XML"),
-        ("<annotations/>", "export it as COCO"),
+        ("<annotations/>", "CVAT's own form, of which one file is expected"),
         ("<annotation><object><name>x</name></object></annotation>", "object 1: <bndbox> is missing"),
         ("<annotation><object><bndbox/></object></annotation>", "object 1: <name> is missing"),
         (xml("a.png").replace("<xmin>4<", "<xmin>x<"), "object 1: <xmin> must be a number"),
@@ -327,6 +351,39 @@ def test_rows_that_are_refused(tmp_path: Path, change: tuple[str, str], message:
         both(tmp_path, train_annotations="train.csv")
 
 
+def test_cvats_file_keeps_its_ids_and_reads_outlines_as_their_extent(tmp_path: Path) -> None:
+    cvat(tmp_path)
+    outline = '<polygon label="dog" points="4.0,6.0;20.0,6.0;20.0,24.0"/><mask label="dog" rle="1"/><tag label="cat"/>'
+    put(tmp_path / "annotations.xml", cvat_text().replace(shapes("c.png"), outline).replace(' subset="Train"', ""))
+    with pytest.warns(DataWarning) as told:
+        index = module(tmp_path).read("val")
+    assert contents(index) == {"c.png": [(4, 6, 20, 24, "dog")], "d.png": []}
+    assert (index.ids, index.categories.ids) == ((9, 10), (1, 2))
+    assert ["polygon taken" in str(told[0].message), "mask left out" in str(told[1].message)] == [True, True]
+    put(tmp_path / "annotations.xml", cvat_text().replace("subset=", "subject="))
+    assert both(tmp_path).undivided is not None
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (('label="dog"', 'label="cow"'), "label 'cow' is not among the labels"),
+        (('xtl="4.00"', 'xtl="x"'), "annotation 1 of image 7: expected numbers xtl <= xbr"),
+        (('xtl="4.00"', 'xtl="24.00"'), "annotation 1 of image 7: expected numbers xtl <= xbr"),
+        (('id="7"', 'id="seven"'), "image 'a.png': id must be an integer, got 'seven'"),
+        (('width="40"', 'width="-40"'), "image 7: width must be a positive integer"),
+        (("<image ", '<track label="dog"/><image '), "has <track>s of a video"),
+        (("labels>", "labelled>"), "<meta> names no labels"),
+    ],
+)
+def test_cvat_files_that_are_refused(tmp_path: Path, change: tuple[str, str], message: str) -> None:
+    cvat(tmp_path)
+    text = cvat_text()
+    put(tmp_path / "annotations.xml", text.replace(*change) if change[0] == "labels>" else text.replace(*change, 1))
+    with pytest.raises(DataError, match=rf"annotations\.xml: .*{message}"):
+        both(tmp_path)
+
+
 def test_annotations_stay_inside_the_folder(tmp_path: Path) -> None:
     voc(tmp_path / "in")
     (tmp_path / "in/Annotations/a.xml").rename(tmp_path / "a.xml")
@@ -360,6 +417,19 @@ def test_what_is_given_elsewhere_is_taken(tmp_path: Path) -> None:
         file.unlink()
     with pytest.raises(DataError, match=r"data\.train_annotations is given .*: give data\.val_annotations, too"):
         both(tmp_path / "far", train_annotations="Annotations")
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "a\0b", "../../etc/passwd", "/etc/passwd"])
+@pytest.mark.parametrize("form", ["voc", "yolo lists", "table"])
+def test_names_that_no_file_can_have_are_refused(tmp_path: Path, form: str, name: str) -> None:
+    FORMS[form][0](tmp_path)
+    text = f"{name},4,6,20,24,dog" if form == "table" else name
+    listed = {"voc": "ImageSets/Main/train.txt", "yolo lists": "train.txt", "table": "train.csv"}[form]
+    header = "image,xmin,ymin,xmax,ymax,label\n" if form == "table" else ""
+    put(tmp_path / listed, f"{header}{text}\n")
+    with pytest.raises(DataError) as told:
+        both(tmp_path, train_annotations=listed)
+    assert len(str(told.value)) < 1000
 
 
 def test_several_tables_are_not_guessed_at(tmp_path: Path) -> None:

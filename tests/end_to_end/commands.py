@@ -31,9 +31,15 @@ TINY = (
 
 _SECONDS = 600
 _COPIES = f"""
-import json, os, runpy, signal, sys
-import torch.utils.tensorboard
+import gc, json, os, runpy, signal, sys
+import timm, torch.utils.tensorboard
 from detfuse.cli import ablation_run, evaluation_run, export_run, prediction_run, training_run
+from detfuse.cli import ablate, evaluate, predict, train
+from detfuse.config import check
+for command in (ablate, evaluate, predict, train):
+    check([], command.settings)
+gc.collect()
+gc.freeze()
 for line in sys.stdin:
     task = json.loads(line)
     if child := os.fork():

@@ -30,7 +30,7 @@ from detfuse.ops.postprocess import Nms, WeightedBoxFusion
 from detfuse.structures import Categories
 
 SIZE = (32, 64)
-DESCRIPTION = Description(version("detfuse"), "m", Categories((1, 5), ("a", "b")), SIZE, Resize(None, 32, 64), {"x": 1})
+DESCRIPTION = Description(version("detfuse"), "m", Categories((1, 5), ("a", "b")), Resize(None, 32, 64), 32, {"x": 1})
 
 
 def test_what_has_no_fixed_size_is_refused() -> None:
@@ -51,8 +51,8 @@ def test_a_description_survives_its_file() -> None:
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("size", [32]),
-        ("size", [32, "64"]),
+        ("divisor", 0),
+        ("divisor", "32"),
         ("categories", {"ids": [1], "names": []}),
         ("resize", {"size": None, "short_side": 0, "long_side": None}),
         ("resize", {}),
@@ -67,9 +67,18 @@ def test_a_malformed_description_is_refused(key: str, value: Any) -> None:
             Description.from_json(text, Path("x.onnx"))
 
 
-def test_an_image_that_does_not_fit_is_refused_with_the_numbers() -> None:
-    with pytest.raises(ExportError, match=r"the image is 32 x 65 pixels.*32 x 64; export again with size"):
-        place(torch.zeros(3, 32, 65, dtype=torch.uint8), SIZE)
+def test_a_file_of_one_size_is_refused_with_the_remedy() -> None:
+    older = json.loads(DESCRIPTION.to_json()) | {"size": [128, 128], "version": "0.9"}
+    del older["divisor"]
+    with pytest.raises(ExportError, match=r"x\.onnx: was exported by detfuse '0\.9'.*128, 128.*export the checkpoint"):
+        Description.from_json(json.dumps(older), Path("x.onnx"))
+
+
+def test_an_image_is_padded_as_evaluation_pads_it_and_no_more() -> None:
+    images, sizes = place(torch.full((3, 33, 64), 7, dtype=torch.uint8), 32)
+    assert images.shape == (1, 3, 64, 64)
+    assert sizes.tolist() == [[33, 64]]
+    assert images.sum() == 7 * 3 * 33 * 64
 
 
 def write_foreign(path: Path) -> None:

@@ -19,7 +19,7 @@ from detfuse.structures import Categories
 
 MODEL, SAMPLES = "models/model.json", "data/sample_inputs/model.pt"
 WEIGHTS = "data/weights/model_weights_config.json"
-DESCRIPTION = Description("1", "m", Categories((1,), ("a",)), (32, 32), Resize(None, 32, 64), {})
+DESCRIPTION = Description("1", "m", Categories((1,), ("a",)), Resize(None, 32, 64), 32, {})
 Members = dict[str, bytes]
 
 

@@ -66,14 +66,17 @@ def padded(case: Candidates, count: int = 150) -> Candidates:
 @pytest.mark.parametrize("combine", COMBINES, ids=lambda combine: type(combine).__name__)
 def test_the_exported_loop_is_the_suppression(combine: Nms | SoftNms) -> None:
     suppression = Suppression(combine)
-    program = torch.export.export(suppression, padded(CASES["random"])[:3]).module()
-    for name, case in CASES.items():
-        expected = combine(*case)
-        boxes, scores, labels, levels = padded(case)
-        rows, taken, count = program(boxes, scores, labels)
-        assert rows.shape == taken.shape == (suppression.max_detections,)
-        found = Detections(boxes[rows], taken, labels[rows], levels[rows])
-        for ours, theirs in zip(found, expected, strict=True):
+    boxes, scores, labels, levels = map(torch.stack, zip(*map(padded, CASES.values()), strict=True))
+    images = ({0: torch.export.Dim("images", min=1)},) * 3
+    program = torch.export.export(suppression, (boxes, scores, labels), dynamic_shapes=images).module()
+    together = program(boxes, scores, labels)
+    assert together[0].shape == together[1].shape == (len(CASES), suppression.max_detections)
+    for i, (name, case) in enumerate(CASES.items()):
+        rows, taken, count = (column[i] for column in together)
+        found = Detections(boxes[i, rows], taken, labels[i, rows], levels[i, rows])
+        for ours, theirs in zip(found, combine(*case), strict=True):
             assert torch.equal(ours[: int(count)], theirs), name
         assert not rows[int(count) :].any()
         assert not taken[int(count) :].any()
+        alone = program(boxes[i : i + 1], scores[i : i + 1], labels[i : i + 1])
+        assert all(torch.equal(one[0], of_all[i]) for one, of_all in zip(alone, together, strict=True)), name

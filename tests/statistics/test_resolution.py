@@ -1,17 +1,28 @@
-"""Student's t, the verdict's arithmetic, and what a plan can resolve."""
+"""Intervals, the verdict's arithmetic, and what a plan can resolve."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from math import atan, pi, sqrt, tan
+from math import atan, inf, pi, sqrt, tan
 from statistics import NormalDist
 
+import numpy as np
 import pytest
+from scipy.stats import dunnett
 
+from detfuse.statistics.dunnett import ALONE, Family, critical, critical_values, p_value
 from detfuse.statistics.intervals import Variances, equivalence_p, half_width, interval
 from detfuse.statistics.records import Difference, Verdict
 from detfuse.statistics.resolution import Noise, assumed, measured, resolution_text, resolvable, seeds_for
 from detfuse.statistics.verdict import Question, decide
+
+
+def over_seeds(variance: float, num_seeds: int) -> Variances:
+    return Variances(variance, None, 0.0, num_seeds, num_seeds - 1.0, inf)
+
+
+def over_both(seeds: float, images: float, both: float, num_seeds: int, groups: int = 100) -> Variances:
+    return Variances(seeds, images, both, num_seeds, num_seeds - 1.0, groups - 1.0)
 
 
 @pytest.mark.parametrize(
@@ -23,113 +34,129 @@ from detfuse.statistics.verdict import Question, decide
     ],
 )
 def test_the_interval_over_seeds_is_students(num_seeds: int, factor: float) -> None:
-    found = interval(0.0, Variances(1.0, None, 0.0, num_seeds, 0))
+    found = interval(0.0, over_seeds(1.0, num_seeds))
     assert found.high == pytest.approx(factor, rel=1e-10)
-    assert interval(factor, Variances(1.0, None, 0.0, num_seeds, 0)).p == pytest.approx(0.05, rel=1e-10)
+    assert interval(factor, over_seeds(1.0, num_seeds)).p == pytest.approx(0.05, rel=1e-10)
 
 
 def test_p_is_that_of_the_tails() -> None:
     for t in (0.0, 0.1, 2.0, 60.0):
-        cauchy = interval(t, Variances(1.0, None, 0.0, 2, 0)).p
+        cauchy = interval(t, over_seeds(1.0, 2)).p
         assert cauchy == pytest.approx(1 - 2 / pi * atan(t), rel=1e-10)
-        two = interval(-t, Variances(1.0, None, 0.0, 3, 0)).p
+        two = interval(-t, over_seeds(1.0, 3)).p
         assert two == pytest.approx(2 / (2 + t * t + t * sqrt(2 + t * t)), rel=1e-10)
 
 
+def test_one_baseline_and_many_arms_have_dunnetts_distribution() -> None:
+    rng = np.random.default_rng(3)
+    baseline, *arms = rng.normal(size=(5, 3))
+    found = dunnett(*arms, control=baseline, random_state=0)
+    error = sqrt(np.mean([x.var(ddof=1) for x in (baseline, *arms)]) * 2 / 3)
+    ours = [p_value((arm.mean() - baseline.mean()) / error, Family(4), 10) for arm in arms]
+    assert ours == pytest.approx(found.pvalue, abs=2e-3)
+    # Between one arm's and Bonferroni's, and without a common baseline wider than with one.
+    assert critical(ALONE, 4.5, 0.05) < critical(Family(4), 4.5, 0.05) < critical(Family(4, 0.0), 4.5, 0.05)
+    assert critical(Family(4, 0.0), 4.5, 0.05) < critical(ALONE, 4.5, 0.05 / 4)
+    assert p_value(critical(Family(6), 2.5, 0.01), Family(6), 2.5) == pytest.approx(0.01, rel=1e-6)
+    freedom = [1.1, 2.2, 4.4, 9.0, 70.0]
+    exact = [critical(Family(3), value, 0.05) for value in freedom]
+    assert critical_values(Family(3), freedom, 0.05) == pytest.approx(exact, rel=3e-3)
+
+
 def test_without_noise_of_seeds_t_is_normal() -> None:
-    assert half_width(0.0, 1.0, 5) == pytest.approx(NormalDist().inv_cdf(0.975), rel=1e-10)
+    assert half_width(0.0, 1.0, 5) == pytest.approx(NormalDist().inv_cdf(0.975), rel=1e-4)
 
 
 def test_t_between_whole_degrees_of_freedom() -> None:
     # the tables have 2.306 for 8 degrees of freedom and 2.262 for 9
-    variances = Variances(1.0, 1.0, 0.5, 5, 100)
-    assert variances.freedom == pytest.approx(8.63, abs=0.01)
+    variances = over_both(1.0, 1.0, 0.5, 5)
+    assert variances.crossed == pytest.approx((1.5, 8.63), abs=0.01)
     half = interval(0.0, variances).high
     assert half is not None
     assert 2.262 < half / sqrt(1.5) < 2.306
 
 
 @pytest.mark.parametrize(("seeds", "images", "both"), [(4.0, 0.1, 0.05), (1.0, 1.0, 0.5), (0.1, 3.0, 0.05)])
-@pytest.mark.parametrize("num_seeds", [2, 3, 10])
-def test_p_and_interval_agree(seeds: float, images: float, both: float, num_seeds: int) -> None:
-    variances = Variances(seeds, images, both, num_seeds, 50)
-    found = interval(0.0, variances)
-    assert found.high is not None
-    for factor, significant in ((0.999, False), (1.001, True)):
-        p = interval(factor * found.high, variances).p
-        assert p is not None
-        assert (p < 0.05) is significant
+@pytest.mark.parametrize("family", [ALONE, Family(5)])
+def test_p_and_interval_agree(seeds: float, images: float, both: float, family: Family) -> None:
+    for num_seeds in (2, 10):
+        variances = over_both(seeds, images, both, num_seeds, 50)
+        found = interval(0.0, variances, family=family)
+        assert found.high is not None
+        for factor, significant in ((0.999, False), (1.001, True)):
+            p = interval(factor * found.high, variances, family=family).p
+            assert p is not None
+            assert (p < 0.05) is significant
 
 
 def test_the_interval_covers_seeds_alone_and_images_alone() -> None:
-    wide = interval(0.0, Variances(1.0, 0.5, 0.1, 3, 50))
+    wide = interval(0.0, over_both(1.0, 0.5, 0.1, 3, 50))
     assert wide.high == pytest.approx(4.303, abs=1e-3)  # what Satterthwaite adds in variance it takes back in freedom
-    assert "paired t" in wide.method
-    images = interval(0.0, Variances(0.01, 1.0, 0.01, 10, 100))
+    images = interval(0.0, over_both(0.01, 1.0, 0.01, 10))
     assert images.high == pytest.approx(1.98, abs=0.02)
-    assert "two-way" in images.method
 
 
 def conclude(estimate: float, variances: Variances, equivalence: float = 0.005, num_arms: int = 1) -> Verdict:
-    found = interval(estimate, variances)
-    assert found.p is not None
-    question = Question("fpn", "unfused", equivalence, num_arms, "arms")
-    return decide(question, estimate, found, variances, min(num_arms * found.p, 1))
+    family = Family(num_arms)
+    found = interval(estimate, variances, family=family)
+    return decide(Question("fpn", "unfused", equivalence, "arms", family), estimate, found, variances)
 
 
 def test_undecided_names_the_seeds_that_decide() -> None:
     per_pair = 0.006**2
-    result = conclude(0.008, Variances(per_pair / 3, 1e-8, 0.0, 3, 100))
+    result = conclude(0.008, over_both(per_pair / 3, 1e-8, 0.0, 3))
     assert result.kind == "undecided"
     assert result.more_seeds is not None
-    assert f"needs about {result.more_seeds} more seed" in result.text
+    assert f"about {result.more_seeds} more seed" in result.text
+    assert "with 80 % probability" in result.text
     needed = 3 + result.more_seeds
-    assert half_width(per_pair, 1e-8, needed) < 0.008 <= half_width(per_pair, 1e-8, needed - 1)
+    found = [half_width(per_pair, 1e-8, seeds, power=0.8) for seeds in (needed, needed - 1)]
+    assert found[0] <= 0.008 < found[1]
 
 
 def test_more_arms_need_more_seeds() -> None:
-    variances = Variances(0.006**2 / 3, 1e-8, 0.0, 3, 100)
-    few, many = conclude(0.008, variances).more_seeds, conclude(0.008, variances, num_arms=8).more_seeds
+    variances = over_both(0.006**2 / 3, 1e-8, 0.0, 3)
+    few, many = conclude(0.006, variances).more_seeds, conclude(0.006, variances, num_arms=8).more_seeds
     assert few is not None
     assert many is not None
     assert few < many
 
 
 def test_undecided_by_images_says_so() -> None:
-    result = conclude(0.008, Variances(1e-8, 0.01**2, 0.0, 5, 100))
+    result = conclude(0.008, over_both(1e-8, 0.01**2, 0.0, 5))
     assert (result.kind, result.more_seeds) == ("undecided", None)
     assert "more images, not seeds: about 7 times" in result.text
 
 
-def test_what_only_the_correction_undoes_is_explained() -> None:
-    variances = Variances(0.004**2 / 5, 1e-8, 0.0, 5, 100)
+def test_the_verdict_is_read_off_the_interval_of_all_arms() -> None:
+    variances = over_both(0.004**2 / 5, 1e-8, 0.0, 5)
     assert conclude(0.006, variances, equivalence=0.0).kind == "better"
-    corrected = conclude(0.006, variances, equivalence=0.0, num_arms=10)
-    assert corrected.kind == "undecided"
-    assert "among 10 arms (Holm)" in corrected.text
+    assert conclude(-0.006, variances, equivalence=0.0).kind == "worse"
+    many = conclude(0.006, variances, equivalence=0.0, num_arms=10)
+    low = interval(0.006, variances, family=Family(10)).low
+    assert low is not None
+    assert low < 0
+    assert many.kind == "undecided"
+    assert f"{100 * low:+.2f}" in many.text
 
 
 def test_certain_but_negligible_is_equivalent() -> None:
-    result = conclude(0.002, Variances(1e-8, 1e-8, 0.0, 5, 100))
+    result = conclude(0.002, over_both(1e-8, 1e-8, 0.0, 5))
     assert result.kind == "equivalent"
     assert "within 0.5 AP points" in result.text
 
 
-def test_equivalence_is_corrected_for_the_number_of_arms() -> None:
-    variances = Variances(0.001**2, 1e-8, 0.0, 5, 100)
-    alone = interval(0.002, variances)
-    assert alone.high is not None
-    assert 0.004 < alone.high < 0.005
+def test_equivalence_holds_for_all_arms_at_once() -> None:
+    variances = over_both(0.001**2, 1e-8, 0.0, 5)
     assert conclude(0.002, variances).kind == "equivalent"
     many = conclude(0.002, variances, num_arms=5)
     assert many.kind == "undecided"
-    assert "all of it negligible, which does not hold up among 5 arms (Holm)" in many.text
     assert many.more_seeds is not None
 
 
 @pytest.mark.parametrize("estimate", [0.0, -0.002, 0.0049, 0.006])
 def test_the_p_of_equivalence_agrees_with_the_interval(estimate: float) -> None:
-    for variances in (Variances(0.001**2, 0.0008**2, 1e-8, 5, 100), Variances(0.0015**2, None, 0.0, 4, 0)):
+    for variances in (over_both(0.001**2, 0.0008**2, 1e-8, 5), over_seeds(0.0015**2, 4)):
         for limit in (0.001, 0.003, 0.005, 0.01):
             found, p = interval(estimate, variances), equivalence_p(estimate, variances, limit)
             assert found.low is not None

@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
+from scipy.stats import ttest_1samp
+from statsmodels.regression.mixed_linear_model import MixedLM
 
 from detfuse.evaluation import CocoEvaluator
 from detfuse.evaluation.replicates import ReplicateEvaluator
 from detfuse.evaluation.scoring import Scored, score_runs
-from detfuse.statistics.comparison import Statistics, holm, judge, leave_out
+from detfuse.statistics.comparison import Statistics, judge, weightings
 from detfuse.statistics.records import Comparison
 
 Rows = list[dict[str, Any]]
@@ -53,8 +57,8 @@ def detections(truth: Mapping[str, Any], found: float, seed: int) -> Rows:
 def compare(truth: Mapping[str, Any], arms: Mapping[str, Mapping[int, Rows]], **options: Any) -> Statistics:
     reading = {arm: {seed: (lambda rows=rows: rows) for seed, rows in runs.items()} for arm, runs in arms.items()}
     evaluator = ReplicateEvaluator(truth)
-    scored = score_runs(evaluator, reading, leave_out(evaluator.num_images))
-    return judge(scored, evaluator.metrics, "base", **options)
+    scored = score_runs(evaluator, reading, weightings(evaluator.num_images))
+    return judge(scored, evaluator.metrics, "base", num_images=evaluator.num_images, **options)
 
 
 def arms_of(truth: Mapping[str, Any], seeds: int = 4, **found: float) -> dict[str, dict[int, Rows]]:
@@ -102,8 +106,8 @@ def test_a_real_difference_is_better_one_way_and_worse_the_other() -> None:
     assert list(main.per_seed) == [0, 1, 2, 3]
     assert main.estimate == pytest.approx(np.mean(list(main.per_seed.values())))
     assert main.p is not None
-    assert main.p == main.p_holm < 0.05
-    assert all(difference.p_holm is None for difference in better.differences[1:])
+    assert main.p == main.p_corrected < 0.05
+    assert all(difference.p_corrected is None for difference in better.differences[1:])
     assert better.pairing_correlation is not None
 
 
@@ -112,7 +116,7 @@ def test_what_the_ground_truth_cannot_tell_is_left_open() -> None:
     differences = {d.metric: d for d in only(compare(truth, arms_of(truth, base=0.5, good=0.9))).differences}
     assert differences["mAP/bird"].estimate is None
     assert differences["mAP/bird"].per_seed == {}
-    # The only dog is in one image: without it there is no AP, hence no variance over images.
+    # The only dog is in one image, which says nothing of dogs in others.
     assert differences["mAP/dog"].se_images is None
     assert "images are not covered" in differences["mAP/dog"].method
 
@@ -188,43 +192,136 @@ def test_what_has_learnt_nothing_is_not_called_equivalent() -> None:
     assert only(compare(truth, none, equivalence=0.05)).verdict.kind == "undecided"
 
 
-def test_many_arms_are_corrected() -> None:
+def test_the_interval_that_decides_holds_for_all_arms_at_once() -> None:
     truth = ground_truth()
     arms = arms_of(truth, base=0.5, good=0.9, near=0.5, same=0.5)
     arms["same"] = arms["base"]
     by_arm = {comparison.arm: comparison for comparison in compare(truth, arms).comparisons}
-    good, near = (by_arm[arm].differences[0] for arm in ("good", "near"))
-    assert good.p is not None
-    assert near.p is not None
-    assert good.p_holm == min(2 * good.p, 1)  # of two tests: an identical arm is none
-    assert near.p_holm == max(near.p, 2 * good.p)
+    good, near, same = (by_arm[arm].differences[0] for arm in ("good", "near", "same"))
+    for main, kind in ((good, "better"), (near, "undecided")):
+        assert by_arm["good" if main is good else "near"].verdict.kind == kind
+        assert main.low is not None
+        assert main.p is not None
+        assert main.p_corrected is not None
+        assert (
+            main.p < main.p_corrected < 2 * main.p
+        )  # of two tests, as an identical arm is none: Dunnett, no Bonferroni
+        assert (main.p_corrected < 0.05) is (main.low > 0)
+    assert (same.p_corrected, by_arm["same"].verdict.kind) == (None, "identical")
+    few = {comparison.arm: comparison for comparison in compare(truth, arms, level=0.001).comparisons}
+    assert (few["good"].differences[0].low or 1) < (good.low or 0)
 
 
-def test_equivalences_are_corrected_as_a_family_of_their_own() -> None:
+def test_equivalence_holds_for_all_arms_at_once() -> None:
     truth = ground_truth()
     arms = arms_of(truth, base=0.7, near=0.7, far=0.9, close=0.7)
 
-    def found(limit: float) -> dict[str, Comparison]:
-        return {one.arm: one for one in compare(truth, arms, equivalence=limit).comparisons}
+    evaluator = ReplicateEvaluator(truth)
+    reading = {arm: {seed: partial(list, rows) for seed, rows in runs.items()} for arm, runs in arms.items()}
+    runs = score_runs(evaluator, reading, weightings(evaluator.num_images))
 
-    mains = {arm: one.differences[0] for arm, one in found(0.2).items()}
-    assert holm([main.p_equivalent or 0.0 for main in mains.values()]) == [
-        main.p_equivalent_holm for main in mains.values()
-    ]
-    assert mains["far"].p_holm == 3 * (mains["far"].p or 0)
-    assert (mains["far"].p_equivalent or 0) > (mains["near"].p_equivalent or 1)
-    near = mains["near"]
-    just = 1.01 * max(-(near.low or 0), near.high or 0)
-    alone = compare(truth, {arm: arms[arm] for arm in ("base", "near")}, equivalence=just)
-    assert only(alone).verdict.kind == "equivalent"
-    assert found(just)["near"].verdict.kind == "undecided"
-    assert found(5 * just)["near"].verdict.kind == "equivalent"
+    def found(limit: float) -> Comparison:
+        judged = judge(runs, evaluator.metrics, "base", equivalence=limit)
+        return next(one for one in judged.comparisons if one.arm == "near")
+
+    near = found(0.2).differences[0]
+    widest = max(-(near.low or 0), near.high or 0)
+    assert found(1.01 * widest).verdict.kind == "equivalent"
+    assert found(0.99 * widest).verdict.kind != "equivalent"
+    assert (found(1.01 * widest).differences[0].p_equivalent_corrected or 1) < 0.05
+    assert (found(0.99 * widest).differences[0].p_equivalent_corrected or 0) > 0.05
 
 
-def test_holm_is_the_published_procedure() -> None:
-    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert holm([0.6, 0.7]) == [1, 1]
-    assert holm([]) == []
+def scored(layout: Mapping[str, list[float]]) -> dict[str, dict[int, Scored]]:
+    """Runs of which only the seeds matter."""
+    return {
+        arm: {seed: Scored(np.full((3, 1), value), f"{arm}{seed}".encode()) for seed, value in enumerate(values)}
+        for arm, values in layout.items()
+    }
+
+
+LAYOUT = {
+    "base": [0.30, 0.33, 0.31],
+    "one": [0.35, 0.36, 0.37],
+    "two": [0.31, 0.32, 0.30],
+    "three": [0.29, 0.34, 0.32],
+}
+
+
+def test_noise_is_borrowed_from_all_arms_and_says_from_where() -> None:
+    found = {one.arm: one for one in judge(scored(LAYOUT), ["mAP"], "base").comparisons}
+    own = {arm: float(np.var(np.subtract(LAYOUT[arm], LAYOUT["base"]), ddof=1)) for arm in ("one", "two", "three")}
+    noise = found["one"].noise
+    assert noise is not None
+    assert noise.lenders == ("one", "two", "three")
+    assert noise.own**2 == pytest.approx(own["one"])
+    assert (noise.lent or 0) ** 2 == pytest.approx(np.mean(list(own.values())))
+    assert noise.share == pytest.approx(4 / (4 + 2))
+    assert noise.used**2 == pytest.approx(noise.share * (noise.lent or 0) ** 2 + (1 - noise.share) * own["one"])
+    assert 2 < noise.freedom < 4
+    alone = only(judge(scored({arm: LAYOUT[arm] for arm in ("base", "one")}), ["mAP"], "base")).noise
+    assert alone is not None
+    assert (alone.lenders, alone.share, alone.freedom) == ((), 0, pytest.approx(2))
+    assert alone.used == alone.own
+
+
+def test_what_learnt_nothing_lends_nothing_and_wild_differences_are_not_shared() -> None:
+    nothing = LAYOUT | {"three": [0.001, 0.001, 0.001]}
+    by_arm = {one.arm: one.noise for one in judge(scored(nothing), ["mAP"], "base").comparisons}
+    assert all(noise is not None and noise.lenders == ("one", "two") for noise in by_arm.values())
+    constant = LAYOUT | {"three": [value + 0.1 for value in LAYOUT["base"]]}
+    third = next(one for one in judge(scored(constant), ["mAP"], "base").comparisons if one.arm == "three")
+    assert third.noise is not None
+    assert third.noise.used > 0  # the same difference three times is chance
+    wild = {
+        arm: [0.3 + size * x for x in (0.1, -0.2, 0.3, -0.25, 0.05, 0.2)]
+        for arm, size in {"base": 1e-5, "one": 1e-4, "two": 1e-2, "three": 1.0}.items()
+    }
+    small = next(one for one in judge(scored(wild), ["mAP"], "base").comparisons if one.arm == "one")
+    assert small.noise is not None
+    assert small.noise.share < 0.1
+
+
+def test_all_pairs_agree_with_a_mixed_model() -> None:
+    """Seeds as a random effect, by restricted maximum likelihood: an independent calculation of the same layout."""
+    found = judge(scored(LAYOUT), ["mAP"], "base", all_pairs=True)
+    arms, seeds = list(LAYOUT), range(3)
+    score = np.concatenate([LAYOUT[arm] for arm in arms])
+    exog = np.column_stack([np.ones(12), *(np.repeat([name == arm for name in arms], 3) for arm in arms[1:])])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it says when the seeds matter little
+        model = MixedLM(score, exog.astype(float), groups=np.tile(seeds, 4)).fit()
+    assert [c.differences[0].estimate for c in found.comparisons] == pytest.approx(list(model.fe_params[1:]))
+    assert len(found.pairs) == 6
+    lent = found.pairs[0].noise
+    assert lent is not None
+    assert (lent.lent or 0) ** 2 == pytest.approx(2 * model.scale, rel=1e-3)
+    widths = [(main.high or 0) - (main.low or 0) for pair in found.pairs for main in pair.differences]
+    assert min(widths) > 0
+    two = judge(scored({arm: LAYOUT[arm] for arm in ("base", "one")}), ["mAP"], "base")
+    pair = np.subtract(LAYOUT["one"], LAYOUT["base"])
+    assert only(two).differences[0].p == pytest.approx(ttest_1samp(pair, 0).pvalue)
+
+
+def test_one_object_in_one_image_decides_nothing() -> None:
+    """A class whose objects lie in one image has the same AP under all weights: that is no certainty."""
+    truth = ground_truth(dogs=1)
+    rows = detections(truth, 0.8, 0)
+    lost = [row for row in rows if row["category_id"] != 2]
+    comparison = only(compare(truth, {"base": {0: lost}, "whole": {0: rows}}, subject="models"))
+    for difference in comparison.differences[:3]:
+        assert difference.estimate != 0
+        assert difference.low is None or difference.low <= 0 <= (difference.high or 0)
+    assert comparison.verdict.kind == "undecided"
+
+
+def test_equal_confidences_in_another_order_are_not_called_identical_where_they_move_ap() -> None:
+    truth = ground_truth()
+    rows = [row | {"score": round(row["score"], 1)} for row in detections(truth, 0.7, 0)]
+    comparison = only(compare(truth, {"base": {0: rows}, "turned": {0: rows[::-1]}}, subject="models"))
+    assert comparison.differences[0].estimate != 0
+    assert comparison.verdict.kind != "identical"
+    assert "equal confidences stand in another order" in comparison.verdict.text
 
 
 def test_a_main_metric_without_objects_is_undefined_and_strict_json() -> None:

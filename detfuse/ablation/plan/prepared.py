@@ -21,7 +21,7 @@ from detfuse.config.resolve import Resolved, resolve
 from detfuse.config.retired import up_to_date
 from detfuse.config.schema.overrides import key_of
 from detfuse.errors import InputError
-from detfuse.files.plain import read_yaml
+from detfuse.files.plain import read_mapping
 from detfuse.files.records import loaded, to_plain
 from detfuse.files.text import write_text
 
@@ -79,6 +79,8 @@ def prepare(page: Ablation, name: str, typed: Sequence[str], flags: Sequence[str
         allow=tuple(page.allow),
         equivalence=page.equivalence,
         together=page.together,
+        looks=tuple(page.looks),
+        all_pairs=page.all_pairs,
     )
     return resolved_plan(plan, flags)
 
@@ -205,7 +207,7 @@ def _agree(folder: Path, prepared: Prepared) -> str:
     before, now = {arm["name"]: arm for arm in old["arms"]}, {arm["name"]: arm for arm in new["arms"]}
     problems = [f"the arm {name} is not in it" for name in now if name not in before]
     problems += [f"its arm {name} is gone" for name in before if name not in now]
-    keys = ("budget", "equalise", "equivalence")  # what is allowed or declared one changes no run
+    keys = ("budget", "equalise", "equivalence", "looks")  # what is allowed or declared one changes no run
     problems += changes({key: old[key] for key in keys}, {key: new[key] for key in keys})
     if not problems and old["arms"][0]["name"] != new["arms"][0]["name"]:
         problems.append(f"its baseline is {old['arms'][0]['name']}, not {new['arms'][0]['name']}")
@@ -225,7 +227,7 @@ def config_changes(folder: Path, prepared: Prepared, arm: str) -> list[str]:
     file, resolved = folder / CONFIGS / f"{arm}.yaml", prepared.resolved[arm]
     if not file.is_file():  # the command was killed between the plan and this file: no run had begun
         return []
-    stored = up_to_date(loaded(file, read_yaml))
+    stored = up_to_date(loaded(file, read_mapping))
     return changes(stored, yaml.safe_load(yaml.safe_dump(_without_seed(resolved.config))))
 
 
@@ -241,6 +243,12 @@ def _wrong_numbers(page: Ablation) -> list[str]:
     if twice:
         listed = ", ".join(map(str, twice))
         problems.append(f"seeds={page.seeds}: {listed} is given twice; a run counts once")
+    if page.looks and (page.looks[0] < 2 or sorted(set(page.looks)) != page.looks):
+        problems.append(f"looks={page.looks}: give rising numbers of seeds from 2 on, such as [2, 3, 5]")
+    elif page.looks and page.looks[-1] > len(page.seeds):
+        problems.append(
+            f"looks={page.looks}: the last is after {page.looks[-1]} seeds, and seeds={page.seeds} are fewer"
+        )
     return problems
 
 

@@ -32,6 +32,9 @@ def write_report(
     ground_truth: Annotations,
     image_of: ImageOf,
     read: Callable[[Path], Results] = read_results,
+    *,
+    told: Sequence[str] = (),
+    pairs: Sequence[Comparison] = (),
 ) -> Path:
     """Write ``folder/report``; what was there is replaced. The same input gives the same bytes.
 
@@ -44,6 +47,8 @@ def write_report(
         ground_truth: of the validation set.
         image_of: image id -> file, for the pictures.
         read: reads a run's predictions; one that remembers them is for who has read them already.
+        told: which look this is, and what earlier ones said, in sentences.
+        pairs: of all arms with one another; none if that was not asked for.
 
     Returns:
         report.html.
@@ -53,7 +58,7 @@ def write_report(
         ValueError: if predictions do not belong to the ground truth.
     """
     evidence = collect(plan, runs, ground_truth, read)
-    found = Findings(plan, runs, scores, comparisons, evidence, ground_truth, image_of)
+    found = Findings(plan, runs, scores, comparisons, evidence, ground_truth, image_of, told, pairs)
     sections, line = all_sections(found), subtitle(found)
     target = folder / "report"
     shutil.rmtree(target / FIGURES, ignore_errors=True)  # those of an arm that is no more

@@ -34,17 +34,19 @@ def opening(found: Findings) -> Section:
         figure = interval(comparison.differences[0], found.decimals) if comparison.differences else "n/a"
         badges.append(Badge(color, arm.name, figure, comparison.verdict.kind, comparison.verdict.text))
     note = f"Points of {title_of(found.metric)}, arm minus {found.plan.baseline.name}; {found.coverage}"
-    note += ", verdicts corrected for the number of arms (Holm). " if len(found.comparisons) > 1 else ". "
-    note += "Arms are compared with the baseline, not with one another." if len(found.comparisons) > 1 else ""
+    note += ", for all arms at once: it decides the verdicts. " if len(found.comparisons) > 1 else ". "
+    if len(found.comparisons) > 1 and not found.pairs:
+        note += "Arms are compared with the baseline, not with one another (all_pairs=true does)."
     missing = [run for run in found.runs if run.state != "finished"]
     blocks: list[Block] = [
         Verdicts(headline(found.plan, found.scores, found.comparisons), tuple(badges)),
         Text(note, note=True),
     ]
     if missing:
-        planned = len(found.plan.arms) * len(found.plan.seeds)
+        planned = len(found.runs)
         names = ", ".join(f"{run.arm} seed {run.seed} ({run.state})" for run in missing)
         blocks.append(Text(f"{len(missing)} of {planned} runs missing: {names}.", note=True))
+    blocks += [Text(line, note=True) for line in found.told]
     blocks += [Text(warning, note=True) for warning in order_flips(found.plan, found.scores, found.metric)]
     return Section("", blocks)
 
@@ -72,10 +74,11 @@ def differences(found: Findings) -> Section:
         )
         blocks.append(Figure("thresholds", drawing, f"The same at one IoU threshold. {EXPLORATORY}"))
     files = [tables.differences_file(found.comparisons)]
-    resolution = tables.resolution_table(found.comparisons)
-    if resolution.rows:
-        blocks.append(resolution)
-        files.append(resolution)
+    of_pairs = tables.pairs_table(found.pairs, found.decimals)
+    for table in (of_pairs, tables.noise_table(found.comparisons), tables.resolution_table(found.comparisons)):
+        if table.rows:
+            blocks.append(table)
+            files.append(table)
     return Section("Differences to the baseline", blocks, tuple(files))
 
 

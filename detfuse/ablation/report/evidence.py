@@ -23,9 +23,10 @@ from detfuse.evaluation.errors import ERROR_TYPES, Errors, error_types
 from detfuse.evaluation.results import matched_ids
 from detfuse.files.plain import read_json
 from detfuse.files.records import StorageError, from_plain, loaded
-from detfuse.files.run_files import COMMAND, COST, FUSION, FUSION_WEIGHTS, METRICS_CSV, PREDICTIONS
+from detfuse.files.run_files import COST, FUSION, FUSION_WEIGHTS, METRICS_CSV, PREDICTIONS
 from detfuse.files.text import read_table
 from detfuse.runs.environment import read_environment
+from detfuse.runs.invocation import Typed, read_typed
 from detfuse.visualize.graph import Fusion
 
 Curve = dict[str, list[tuple[float, float]]]
@@ -92,13 +93,13 @@ def _arm(runs: Sequence[Run], ground_truth: Annotations, read: Callable[[Path], 
         cost=_cost([read_cost(run.folder) for run in runs if (run.folder / COST).is_file()]),
         fusion=next((from_plain(Fusion, plain, str(path)) for path, plain in fusions if plain is not None), None),
         environments=tuple(different.values()),
-        overrides=_overrides([read_if_there(run.folder / COMMAND) for run in runs[:1]]),
+        overrides=_overrides([read_typed(run.folder) for run in runs[:1]]),
     )
 
 
-def _overrides(commands: Sequence[Any]) -> tuple[str, ...]:
-    typed = commands[0]["overrides"] if commands and commands[0] else ()
-    return tuple(text for text in typed if kind_of(place_of(text)) != "place")
+def _overrides(first: Sequence[Typed | None]) -> tuple[str, ...]:
+    overrides = first[0].overrides if first and first[0] else ()
+    return tuple(text for text in overrides if kind_of(place_of(text)) != "place")
 
 
 def _mean_cost(errors: Sequence[Errors], name: str) -> float | None:

@@ -29,6 +29,8 @@ class Findings:
         evidence: what the run folders of each arm say.
         ground_truth: of the validation set.
         image_of: image id -> file.
+        told: which look this is, and what earlier ones said, in sentences.
+        pairs: of all arms with one another.
     """
 
     plan: Plan
@@ -38,6 +40,8 @@ class Findings:
     evidence: Mapping[str, ArmEvidence]
     ground_truth: Annotations
     image_of: ImageOf
+    told: Sequence[str] = ()
+    pairs: Sequence[Comparison] = ()
 
     @property
     def colors(self) -> dict[str, str]:

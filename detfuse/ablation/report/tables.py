@@ -12,10 +12,11 @@ from detfuse.ablation.plan.start import shown
 from detfuse.ablation.records import Plan, Run
 from detfuse.ablation.report.blocks import Column, Table
 from detfuse.ablation.report.evidence import ArmEvidence
-from detfuse.ablation.report.wording import NARROW, in_points, si, title_of, typeset
+from detfuse.ablation.report.wording import NARROW, in_points, interval, si, title_of, typeset
 from detfuse.evaluation.errors import ERROR_TYPES
 from detfuse.statistics.records import Comparison, Score
-from detfuse.statistics.resolution import POWER, TOLD, measured, resolvable, seeds_for
+from detfuse.statistics.resolution import TOLD, measured, resolvable, seeds_for
+from detfuse.statistics.verdict import POWER
 from detfuse.visualize.pareto import Point, front
 
 
@@ -59,7 +60,7 @@ def seeds_table(plan: Plan, runs: Sequence[Run], scores: Sequence[Score], metric
     def cell(arm: str, seed: int) -> str:
         run = by_run.get((arm, seed))
         if run is None or run.state != "finished":
-            return "waiting" if run is None else run.state
+            return "not needed" if run is None else run.state
         return typeset(by_arm[arm].per_seed.get(seed) if arm in by_arm else None, decimals)
 
     columns = (Column("arm", numeric=False), *(Column(f"seed {seed}") for seed in plan.seeds))
@@ -80,7 +81,7 @@ def differences_file(comparisons: Sequence[Comparison]) -> Table:
     columns = (
         *map(Column, ("arm", "baseline", "metric")),
         *(Column(f"{name} (points)") for name in names),
-        *map(Column, ("p", "p (Holm)", "p equivalent", "p equivalent (Holm)", "pairs", "kind", "method")),
+        *map(Column, ("p", "p (all arms)", "p equivalent", "p equivalent (all arms)", "pairs", "kind", "method")),
     )
     rows = []
     for comparison in comparisons:
@@ -88,7 +89,7 @@ def differences_file(comparisons: Sequence[Comparison]) -> Table:
             values = (in_points(value) for value in (d.estimate, d.low, d.high, d.se_seeds, d.se_images))
             kind = "exploratory" if i else comparison.verdict.kind
             pairs = len(d.per_seed)
-            p = (d.p, d.p_holm, d.p_equivalent, d.p_equivalent_holm)
+            p = (d.p, d.p_corrected, d.p_equivalent, d.p_equivalent_corrected)
             rows.append((comparison.arm, comparison.baseline, d.metric, *values, *p, pairs, kind, d.method))
     return Table("differences", columns, tuple(rows))
 
@@ -111,6 +112,41 @@ def resolution_table(comparisons: Sequence[Comparison]) -> Table:
         "of so many points needs. Not corrected for the number of arms; from a few seeds, an order of magnitude."
     )
     return Table("resolution", (Column("arm", numeric=False), Column("pairs"), found, *seeds), tuple(rows), caption)
+
+
+def pairs_table(pairs: Sequence[Comparison], decimals: int) -> Table:
+    """All arms with one another; no rows if that was not asked for."""
+    header = ("arm", "minus", "difference (points)", "verdict")
+    rows = tuple((c.arm, c.baseline, interval(c.differences[0], decimals), c.verdict.kind) for c in pairs)
+    caption = (
+        "All arms with one another, with 95 % intervals that hold for all of these pairs at once: a family of its own, "
+        "wider than that of the arms with the baseline."
+    )
+    return Table("pairs", tuple(Column(name, numeric=False) for name in header), rows, caption)
+
+
+def noise_table(comparisons: Sequence[Comparison]) -> Table:
+    """How much a difference varies between seeds, and what was borrowed from where; no rows with one seed."""
+    columns = (
+        Column("arm", numeric=False),
+        Column("own SD (points)", "{:.2f}".format),
+        Column("lent SD (points)", lambda value: "nothing" if value is None else f"{value:.2f}"),
+        Column("lent share of the variance", "{:.2f}".format),
+        Column("used SD (points)", "{:.2f}".format),
+        Column("degrees of freedom", "{:.1f}".format),
+        Column("lent by", numeric=False),
+    )
+    rows = tuple(
+        (c.arm, 100 * c.noise.own, in_points(c.noise.lent), c.noise.share, 100 * c.noise.used, c.noise.freedom, lenders)
+        for c in comparisons
+        if c.noise is not None and (lenders := ", ".join(c.noise.lenders) or "none")
+    )
+    caption = (
+        "Noise between seeds: standard deviation of one seed's difference, as the arm's own few seeds show it, as the "
+        "arms show it together, and as the interval uses it. An arm that learnt nothing lends nothing; where the arms "
+        "differ by more than chance allows, each keeps its own."
+    )
+    return Table("noise", columns, rows, caption)
 
 
 def pairing_table(plan: Plan, comparisons: Sequence[Comparison]) -> Table:

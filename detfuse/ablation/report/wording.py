@@ -128,13 +128,16 @@ def coverage(comparisons: Sequence[Comparison], num_images: int) -> str:
     return f"95 % interval over {seeds} seeds and {images}"
 
 
-def summary_text(plan: Plan, scores: Sequence[Score], comparisons: Sequence[Comparison]) -> str:
+def summary_text(
+    plan: Plan, scores: Sequence[Score], comparisons: Sequence[Comparison], pairs: Sequence[Comparison] = ()
+) -> str:
     """What a person wants to read at the end of the command: the headline and a line per arm.
 
     Args:
         plan: of the ablation.
         scores: of all arms.
         comparisons: of all arms but the baseline.
+        pairs: of all arms with one another.
     """
     decimals, metric = decimals_for(comparisons), main_metric(comparisons)
     by_arm = {score.arm: score for score in scores if score.metric == metric}
@@ -150,7 +153,24 @@ def summary_text(plan: Plan, scores: Sequence[Score], comparisons: Sequence[Comp
             difference = interval(comparison.differences[0], decimals)
         rows.append((arm.name, value, difference, _in_short(comparison.verdict) if comparison else ""))
     title = f"{title_of(metric)} in points, mean ± SD over seeds:"
-    return "\n".join([headline(plan, scores, comparisons), title, *aligned(rows, left=range(4))])
+    noise = [noise_text(comparisons)] if noise_text(comparisons) else []
+    told = [f"{c.arm} minus {c.baseline}: {interval(c.differences[0], decimals)} {c.verdict.kind}" for c in pairs]
+    all_pairs = ["All arms with one another, a family of its own:", *told] if told else []
+    return "\n".join([headline(plan, scores, comparisons), title, *aligned(rows, left=range(4)), *all_pairs, *noise])
+
+
+def noise_text(comparisons: Sequence[Comparison]) -> str:
+    """What the intervals rest on between seeds, and what was borrowed from where; empty with one seed."""
+    noises = [comparison.noise for comparison in comparisons if comparison.noise is not None]
+    lent = next((noise for noise in noises if noise.lent is not None), None)
+    if lent is None:
+        return "Noise between seeds: each arm's own." if noises else ""
+    shares = sorted({round(100 * noise.share) for noise in noises if noise.share > 0})
+    share = f"{shares[0]} %" if len(shares) == 1 else f"{shares[0]} to {shares[-1]} %"
+    return (
+        f"Noise between seeds: {share} of each variance is lent by {listed(lent.lenders)} together (SD of one seed's "
+        f"difference {points(lent.lent)} points), the rest is each arm's own."
+    )
 
 
 def _in_short(verdict: Verdict) -> str:

@@ -18,8 +18,8 @@ from detfuse.structures import Size
 def max_pool(x: Tensor) -> Tensor:
     """2x2 max-pooling, stride 2, (B, C, H, W) to (B, C, H//2, W//2); a side of 1 stays 1."""
     height, width = x.shape[-2:]
-    kernel = (2 if height > 1 else 1, 2 if width > 1 else 1)
-    return F.max_pool2d(x, kernel, kernel)
+    halved = F.max_pool2d(x, 2, 2, ceil_mode=True)  # without a choice by size, so that a graph holds for all sizes
+    return halved[..., : torch.sym_max(1, height // 2), : torch.sym_max(1, width // 2)]
 
 
 def pooled(size: Size) -> Size:

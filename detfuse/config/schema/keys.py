@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from detfuse.config.schema.annotations import fits
 from detfuse.config.schema.frame import Frame
@@ -69,8 +70,11 @@ class Keys:
         self.settings = signature_of(f"{schema.settings.__module__}.{schema.settings.__qualname__}")
 
     def select(self, path: str) -> Any:
-        """What stands at a key; the whole for ``""``."""
-        return OmegaConf.select(self.config, path) if path else self.config
+        """What stands at a key; the whole for ``""``, None where nothing does, as below a list."""
+        try:
+            return OmegaConf.select(self.config, path) if path else self.config
+        except OmegaConfBaseException:
+            return None
 
     def signature(self, node: DictConfig) -> Signature | None:
         """What a node takes; None where it is no part, or its target cannot be read."""

@@ -13,6 +13,7 @@ from detfuse.config.schema.keys import HYDRA_KEYS, Keys, Schema, Whole, wired
 from detfuse.config.schema.overrides import did_you_mean
 from detfuse.config.schema.signatures import Parameter, Signature, UnknownTargetError, signature_of
 from detfuse.errors import InputError
+from detfuse.ranges import too_large
 
 _MISSING = "???"
 
@@ -247,6 +248,8 @@ class NodeCheck:
 
     @staticmethod
     def _close(value: Any, parameter: Parameter) -> str:
+        if beyond := too_large(value):
+            return f"; {beyond}"
         if not isinstance(value, str) or parameter.annotation is None:
             return ""
         return did_you_mean(value, [str(choice) for choice in choices(parameter.annotation)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import ArgumentError
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
@@ -78,8 +79,13 @@ def read_command_line(argv: list[str], shipped: Path) -> CommandLine:
         shipped: the shipped configuration, which the user's may not shadow.
     """
     parser = get_args_parser()
+    parser.exit_on_error, parser.allow_abbrev = False, False
     line = CommandLine()
-    known, rest = parser.parse_known_intermixed_args(argv)
+    try:
+        known, rest = parser.parse_known_intermixed_args(argv)
+    except ArgumentError as error:  # a flag without its value
+        line.problems.append(f"{error.argument_name}: {error.message}")
+        return line
     line.problems += [f"{flag}: there is no such flag; settings are written key=value, see --help" for flag in rest]
     overrides = list(known.overrides or [])
     line.flags = _without(argv, [*overrides, *rest])

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from detfuse.data.index import DataError
-from detfuse.data.layout import coco, table, voc, yolo
+from detfuse.data.layout import coco, cvat, table, voc, yolo
 from detfuse.data.layout.files import Folder, Split, SplitFiles
 
 __all__ = ["Given", "NoSplitError", "Split", "SplitFiles", "annotations_in", "find_split"]
@@ -18,6 +18,7 @@ Given = tuple[str | None, str | None]
 _FORMS: tuple[Callable[[Folder], dict[Split, SplitFiles]], ...] = (
     coco.find_coco,
     yolo.find_yolo,
+    cvat.find_cvat,
     voc.find_voc,
     table.find_table,
 )
@@ -98,6 +99,8 @@ def _given(root: Folder, split: Split, annotations: Path) -> SplitFiles:
         raise DataError(f"data.{split}_annotations={annotations}: a folder without xml and txt files")
     if suffix == ".csv":
         return table.of_file(root, annotations)
+    if suffix == ".xml":
+        return cvat.of_file(root, annotations, None)
     if suffix in (".yaml", ".yml"):
         found = yolo.of_yaml(root, annotations)
         if split not in found:
@@ -127,6 +130,7 @@ def _recognised(root: Folder, split: Split) -> SplitFiles:
         "Looked for\n  "
         + "\n  ".join(tried)
         + f"\n  xml files of Pascal VOC in Annotations, with ImageSets/Main, or in folders called {name}"
+        "\n  an xml file of CVAT, whose images may be of subsets called likewise"
         f"\n  data.yaml of YOLO, or txt files in labels/..., .../labels or beside the images, likewise"
         f"\n  CSV files called {name}, with the columns image,xmin,ymin,xmax,ymax,label"
         f"\nThe folder holds: {', '.join(there) or 'nothing'}. "

@@ -139,6 +139,14 @@ class Pictures:
         return self._by_stem.get(PurePosixPath(last).stem.lower()) or self._by_stem.get(stem.lower()) or given or stem
 
 
+def is_there(path: Path) -> bool:
+    """Whether a path exists, as annotations name it; none does that no file system takes."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
+
+
 def _children(path: Path) -> list[Path]:
     try:
         return sorted(path.iterdir())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from detfuse.data.index import DataError
-from detfuse.data.layout.files import NAMES, PICTURES, Folder, Pictures, Split, SplitFiles
+from detfuse.data.layout.files import NAMES, PICTURES, Folder, Pictures, Split, SplitFiles, is_there
 from detfuse.data.readers.table import TABLE, is_table, rows_of, table_records
 
 _PLACES = ("{}.csv", "{}_annotations.csv", "annotations_{}.csv", "annotations/{}.csv", "{0}/_annotations.csv")
@@ -64,4 +64,4 @@ def _images(root: Folder, file: Path) -> Path:
 
 def _is_in(root: Folder, folder: Path, name: str) -> bool:
     path = folder / name.replace("\\", "/")
-    return ".." not in path.parts and path.is_file() and root.holds(path)
+    return ".." not in path.parts and is_there(path) and root.holds(path)

@@ -6,7 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from detfuse.data.index import DataError
-from detfuse.data.layout.files import NAMES, PICTURES, Folder, Pictures, Split, SplitFiles
+from detfuse.data.layout.files import NAMES, PICTURES, Folder, Pictures, Split, SplitFiles, is_there
+from detfuse.data.readers.cvat import is_cvat
 from detfuse.data.readers.voc import VOC, voc_records
 
 _ANNOTATIONS = ("Annotations", "Annotations/xmls", "xmls", "xml", "labels", ".")
@@ -51,9 +52,9 @@ def of_list(root: Folder, annotations: Path, listed: Path) -> SplitFiles:
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{listed}: cannot be read as a list of images ({error})") from error
     files = [annotations / f"{name}.xml" for name in dict.fromkeys(names)]
-    missing = [file.name for file in files if ".." in file.parts or not file.is_file()]
+    missing = [file.name for file in files if ".." in file.parts or not is_there(file)]
     if missing or not files:
-        what = f"{len(missing)} of {len(files)} have no file in {annotations}: {', '.join(missing[:5])}"
+        what = f"{len(missing)} of {len(files)} have no file in {annotations}: {', '.join(missing[:5]):.400}"
         raise DataError(f"{listed}: " + (what if files else "the list is empty; it names an image per line"))
     return _split(root, listed, annotations, files)
 
@@ -83,7 +84,7 @@ def _base(root: Folder) -> Folder | None:
 
 
 def _holds_xml(folder: Path) -> bool:
-    return next(folder.glob("*.[xX][mM][lL]"), None) is not None
+    return any(not is_cvat(file) for file in folder.glob("*.[xX][mM][lL]"))
 
 
 def _by_folders(root: Folder) -> dict[Split, SplitFiles]:

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from detfuse.data.index import DataError, DataWarning
-from detfuse.data.layout.files import NAMES, PICTURES, Folder, Split, SplitFiles
+from detfuse.data.layout.files import NAMES, PICTURES, Folder, Split, SplitFiles, is_there
 from detfuse.data.readers.yolo import YOLO, yolo_records
 
 _LISTED = 1_000_000  # bytes of a data.yaml
@@ -234,7 +234,7 @@ def _below(root: Folder, given: str, starts: Sequence[Path]) -> Path | None:
             continue
         for start in starts:
             path = start.joinpath(*rest)
-            if path.exists() and root.holds(path):
+            if is_there(path) and root.holds(path):
                 return path
     return None
 

@@ -24,6 +24,7 @@ from detfuse.data.images import CheckImages, check_images
 from detfuse.data.index import AnnotationIndex, DataError, DataWarning
 from detfuse.data.readers.located import located
 from detfuse.data.readers.records import (
+    OVERSHOOT,
     BoxRecord,
     CategoryRecord,
     Records,
@@ -46,9 +47,6 @@ MIN_SIDE = 1e-3
 _ROUNDING = 0.01  # by which boxes in fractions may leave their image
 
 _RIM = 16  # square pixels by which conventions differ in small boxes
-
-OVERSHOOT = 1.0
-"""Pixels by which a box may leave its image without a word: COCO's own boxes do, by rounding."""
 
 
 def index_of(
@@ -120,7 +118,7 @@ class _Checked:
         numbers, places = numbers[order], places[order]
         groups = self._groups(places[:, 1])
         categories, labels = self.categories, places[:, 1].copy()
-        if groups and grouping == "drop":
+        if 0 < len(groups) < len(categories) and grouping == "drop":
             categories, labels = _without(categories, groups, labels)
         return AnnotationIndex(
             source=self.source,
@@ -207,10 +205,16 @@ class _Checked:
                 "many boxes leave their images, and all would fit as corners: bbox is read as [x, y, width, height]; "
                 "if the file has [x1, y1, x2, y2], convert it"
             )
-        if count > 1 and all(self.places[2::4]):
+        crowd, ignore = self.places[2::4], self.places[3::4]
+        if count > 1 and all(crowd):
             self.notes.append(
                 f"every one of {count} annotations is iscrowd 1: nothing is learnt, and AP is undefined; some tools "
                 "(CVAT, from masks) write 1 for single objects: if these are, write iscrowd 0"
+            )
+        elif count > 1 and all(map(max, crowd, ignore)):
+            self.notes.append(
+                f"every one of {count} annotations is to be ignored (ignore, difficult, iscrowd): nothing is learnt, "
+                "and AP is undefined; if these are the objects, write 0"
             )
 
     def _may_be_corners(self) -> bool:

@@ -147,7 +147,7 @@ def _images(source: Path, records: list[Any], repairs: Repairs) -> Iterator[Imag
         if not (_is_encodable(image_id) if texts else is_integer(image_id)):
             expected = "id must be an integer, or in all images a text that UTF-8 can write"
             raise _fail(source, f"image at position {position}", f"{expected}; got {image_id!r}")
-        size = [int(record[key]) if key in as_text else record.get(key) for key in sides]
+        size = [int(record[key]) if key in as_text else _whole(record.get(key)) for key in sides]
         if None in size:
             size = [None, None]
             repairs["image without width and height, which were read from its header"].append(str(image_id))
@@ -156,7 +156,16 @@ def _images(source: Path, records: list[Any], repairs: Repairs) -> Iterator[Imag
                 raise _fail(source, f"image {image_id}", f"{key} must be a positive integer, got {value!r}")
         for key in as_text:
             repairs[_AS_TEXT.format(f"{key} of an image")].append(str(image_id))
-        yield ImageRecord(image_id, record.get("file_name"), *size)
+        name = record.get("file_name")
+        if name is None and isinstance(record.get("filename"), str):
+            repairs["image with filename in place of file_name"].append(str(image_id))
+            name = record["filename"]
+        yield ImageRecord(image_id, name, *size)
+
+
+def _whole(value: Any) -> Any:
+    """640.0 is 640, as spreadsheets write it."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _boxes(source: Path, content: dict[str, Any], repairs: Repairs) -> Iterator[BoxRecord]:

@@ -52,7 +52,7 @@ def _images(source: Path, records: Iterable[ImageRecord], repairs: Repairs) -> l
             repairs["image listed twice, one was dropped"].append(str(record.id))
             continue
         if record.id in found:
-            raise DataError(f"{source}: image {record.id}: this id is given to two images; give each its own id")
+            raise DataError(f"{source}: image {record.id!s:.100}: this id is given to two images; give each its own id")
         found[record.id] = record
     if not found:
         raise DataError(f"{source}: the list of images is empty: nothing to train on or to evaluate")
@@ -69,7 +69,8 @@ def _name(source: Path, record: ImageRecord, folder: ImageFolder, owner: dict[st
         place = folder.place_of(name) if isinstance(name, str) and name.strip() else ""
         remedy = f"; {place}, from {folder.path}" if place else ""
         raise DataError(
-            f"{source}: image {record.id}: file_name {shown} {problem}; expected a path inside the image folder{remedy}"
+            f"{source}: image {record.id!s:.100}: file_name {shown} {problem}; expected a path inside the image folder"
+            f"{remedy}"
         )
     if name not in folder:
         meant = folder.meant(name)

@@ -11,6 +11,9 @@ from typing import Any, NamedTuple, TypeGuard
 
 from detfuse.structures import ImageId
 
+OVERSHOOT = 1.0
+"""Pixels by which a box may leave its image without a word: COCO's own boxes do, by rounding."""
+
 Repairs = defaultdict[str, list[str]]
 """What was repaired -> the names of the records."""
 

@@ -95,7 +95,7 @@ def _read(path: Path) -> _File:
     except InputError as error:
         raise DataError(str(error)) from error
     if root.tag != "annotation":
-        hint = "; CVAT's own form: export it as COCO or Pascal VOC" if root.tag == "annotations" else ""
+        hint = "; CVAT's own form, of which one file is expected" if root.tag == "annotations" else ""
         raise DataError(f"{path}: expected VOC's <annotation>, got <{root.tag:.40}>{hint}")
     given = (root.findtext("filename") or root.findtext("path") or "").strip()
     return _File(

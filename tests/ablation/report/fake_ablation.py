@@ -238,8 +238,8 @@ def _difference(
     se_images = 0.008 if name == "mAP" else 0.016
     half = 0.45 * _T95[len(per_seed)] * float(np.hypot(se_seeds, se_images))
     main = name == "mAP"
-    p_holm = 0.031 if main else None
+    p_corrected = 0.031 if main else None
     method = "two-way variance, Satterthwaite's t"
     return Difference(
-        name, per_seed, estimate, estimate - half, estimate + half, se_seeds, se_images, method, 0.02, p_holm
+        name, per_seed, estimate, estimate - half, estimate + half, se_seeds, se_images, method, 0.02, p_corrected
     )

@@ -18,7 +18,7 @@ from detfuse.ablation.storage import write_run
 from detfuse.evaluation.replicates import ReplicateEvaluator
 from detfuse.evaluation.scoring import score_runs
 from detfuse.files.records import StorageError
-from detfuse.statistics.comparison import judge, leave_out
+from detfuse.statistics.comparison import judge, weightings
 
 
 def rows(run: Run) -> list[dict[str, Any]]:
@@ -31,7 +31,7 @@ def check(fake: FakeAblation) -> None:
     runs = [run for run in fake.runs if run.arm in ("fpn", "pafpn") and run.seed < 2]
     predictions = {arm: {run.seed: partial(rows, run) for run in runs if run.arm == arm} for arm in ("fpn", "pafpn")}
     evaluator = ReplicateEvaluator(fake.ground_truth)
-    scored = score_runs(evaluator, predictions, leave_out(evaluator.num_images))
+    scored = score_runs(evaluator, predictions, weightings(evaluator.num_images))
     require_agreement(runs, judge(scored, evaluator.metrics, "fpn").scores)
 
 
