@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import compress
@@ -22,7 +23,17 @@ class DataError(InputError):
 
 
 class DataWarning(UserWarning):
-    """Something in the data set was repaired; the message names the file, the records and what was done."""
+    """Something in the data set was repaired; the message names the file, the records and what was done.
+
+    Args:
+        message: of all that.
+        what: was done, where it was done to single records.
+        records: by their names, all of them.
+    """
+
+    def __init__(self, message: str, what: str = "", records: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.what, self.records = what, tuple(records)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

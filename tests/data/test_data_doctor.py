@@ -94,7 +94,7 @@ def test_every_illness_is_found_and_counted(ill: Path) -> None:
     findings += examined(case)
     found = {(each.check, each.split): (each.count, each.first) for each in findings}
     assert found == {
-        ("records", "train"): (1, ["7"]),
+        ("records", "train"): (1, ("7",)),
         ("images", "train"): (1, found["images", "train"][1]),
         ("leaks", "train, val"): (1, ("leak.png = 6.png",)),
         ("near-leaks", "train, val"): (1, ("alike.png = 2.png",)),

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import re
 import warnings
-from pathlib import Path
 from typing import get_args
 
 from detfuse.data.datamodule import DetectionDataModule, check_categories
-from detfuse.data.doctor.case import Finding
+from detfuse.data.doctor.case import SHOWN, Finding
 from detfuse.data.index import AnnotationIndex, DataError, DataWarning
 from detfuse.data.layout import Split
 from detfuse.errors import UserError
@@ -16,7 +14,6 @@ from detfuse.errors import UserError
 RECORDS = "records"
 """The name of this check among the others."""
 
-_REPAIR = re.compile(r"(?P<count>\d+) (?:x )?(?P<what>.*?)(?: \((?P<first>[^()]*)\))?", re.DOTALL)
 _CORRECT = "correct the records, or leave it: training does the same"
 
 
@@ -37,7 +34,7 @@ def read_splits(data: DetectionDataModule) -> tuple[dict[Split, AnnotationIndex]
                 if all(finding.what != str(error) for finding in findings):  # such as a folder that is not there
                     findings.append(_refused(split, error))
         # a folder that nothing divides is read once, with both splits
-        findings += [_repaired(split, str(each.message)) for each in caught if issubclass(each.category, DataWarning)]
+        findings += [_repaired(split, each.message) for each in caught if isinstance(each.message, DataWarning)]
     if len(indexes) == 2:
         try:
             check_categories(indexes["train"], indexes["val"])
@@ -53,11 +50,8 @@ def _refused(split: str, error: Exception) -> Finding:
     )
 
 
-def _repaired(split: str, message: str) -> Finding:
-    """From a warning, which begins with the annotations' place."""
-    place, _, told = message.partition(": ")
-    found = _REPAIR.fullmatch(told if told else message)
-    if found is None or not Path(place).exists():
-        return Finding("repair", RECORDS, split, 1, 1, "", message, (), _CORRECT)
-    first = found["first"].split(", ") if found["first"] else []
-    return Finding("repair", RECORDS, split, int(found["count"]), 0, "", found["what"], first, _CORRECT)
+def _repaired(split: str, warning: DataWarning) -> Finding:
+    if not warning.records:
+        return Finding("repair", RECORDS, split, 1, 1, "", str(warning), (), _CORRECT)
+    count = len(warning.records)
+    return Finding("repair", RECORDS, split, count, count, "", warning.what, warning.records[:SHOWN], _CORRECT)
