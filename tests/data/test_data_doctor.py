@@ -139,7 +139,7 @@ def test_sizes_that_differ_and_files_that_are_missing_or_elsewhere_are_told(tmp_
     for decode in (True, False):
         problems = [look.problem for look in look_at(index, decode=decode).each]
         assert [problem is None for problem in problems] == [False, False, False, True]
-        for part, problem in zip(("60 x 60", "No such file", "symbolic link"), problems, strict=False):
+        for part, problem in zip(("60 x 60", "png: no such file", "symbolic link"), problems, strict=False):
             assert part in str(problem)
     assert look_at(index, decode=True, follow_symlinks=True).each[2].problem is None
 
