@@ -26,6 +26,7 @@ _CATCH_ALL = {
     "export/exported.py",
     "data/doctor/checks.py",
     "data/doctor/looking.py",
+    "data/doctor/reading.py",
 }
 
 

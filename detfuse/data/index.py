@@ -24,7 +24,17 @@ class DataError(InputError):
 
 
 class DataWarning(UserWarning):
-    """Something in the data set was repaired; the message names the file, the records and what was done."""
+    """Something in the data set was repaired; the message names the file, the records and what was done.
+
+    Args:
+        message: of all that.
+        what: was done, where it was done to single records.
+        records: by their names, all of them.
+    """
+
+    def __init__(self, message: str, what: str = "", records: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.what, self.records = what, tuple(records)
 
 
 class Texts(Sequence[str]):

@@ -94,7 +94,7 @@ def test_every_illness_is_found_and_counted(ill: Path) -> None:
     findings += examined(case)
     found = {(each.check, each.split): (each.count, each.first) for each in findings}
     assert found == {
-        ("records", "train"): (1, ["7"]),
+        ("records", "train"): (1, ("7",)),
         ("images", "train"): (1, found["images", "train"][1]),
         ("leaks", "train, val"): (1, ("leak.png = 6.png",)),
         ("near-leaks", "train, val"): (1, ("alike.png = 2.png",)),
@@ -139,7 +139,7 @@ def test_sizes_that_differ_and_files_that_are_missing_or_elsewhere_are_told(tmp_
     for decode in (True, False):
         problems = [look.problem for look in look_at(index, decode=decode).each]
         assert [problem is None for problem in problems] == [False, False, False, True]
-        for part, problem in zip(("60 x 60", "No such file", "symbolic link"), problems, strict=False):
+        for part, problem in zip(("60 x 60", "png: no such file", "symbolic link"), problems, strict=False):
             assert part in str(problem)
     assert look_at(index, decode=True, follow_symlinks=True).each[2].problem is None
 
@@ -153,11 +153,21 @@ def test_a_check_that_fails_is_an_error_and_the_others_still_run(ill: Path) -> N
     assert "failed: ZeroDivisionError: no detector" in findings[0].what
 
 
+def test_reading_that_fails_is_an_error_of_its_split(ill: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = module(ill)
+    read = data.read
+    monkeypatch.setattr(data, "read", lambda split: read(split) if split == "val" else {}[split])
+    indexes, (finding,) = read_splits(data)
+    assert list(indexes) == ["val"]
+    assert (finding.severity, finding.split) == ("error", "train")
+    assert "failed: KeyError: 'train'" in finding.what
+
+
 def test_objects_and_levels_without_a_match_are_told_level_by_level(ill: Path) -> None:
     fit = Fit(("P3", "P4"), np.array([0, 1, 5, 6]), np.array([[2, 0], [1, 0], [0, 0], [0, 0]]))
     reach, idle = examined(case_of(ill, fit=lambda _: fit)[0], only=["reach", "idle-levels"])
     assert (reach.count, reach.total, reach.first[0]) == (2, 4, "3.png annotation 6")
-    assert "50 %; the levels fit: P3 50 %, P4 0.0 %; the median of those that fit none is" in reach.what
+    assert "50 %; the levels fit: P3 50 %, P4 0 %; the median of those that fit none is" in reach.what
     assert (idle.count, idle.total, idle.first) == (1, 2, ("P4",))
 
 

@@ -91,12 +91,12 @@ def too_many(case: Case) -> Iterator[Found]:
         np.maximum.at(fullest, keys // len(index.categories), per_class)
         per_image = np.bincount(images, minlength=len(index))
         scored = percent(np.minimum(per_class, case.scored_detections).sum(), len(images))
-        told = [f"the metric counts {case.scored_detections} per class, which {scored} of the objects can be among"]
+        told = [f"at most {scored} among the {case.scored_detections} of a class that COCO's numbers count"]
         beyond = fullest > case.scored_detections
         if case.max_detections is not None:
             beyond |= per_image > case.max_detections
             kept = percent(np.minimum(per_image, case.max_detections).sum(), len(images))
-            told.insert(0, f"combine.max_detections={case.max_detections} can find {kept} of the objects")
+            told.insert(0, f"at most {kept} of them with combine.max_detections={case.max_detections}")
         positions = np.flatnonzero(beyond)
         positions = positions[np.argsort(-per_image[positions], kind="stable")]
         first = [f"{index.file_names[at]} ({per_image[at]})" for at in positions[:SHOWN].tolist()]

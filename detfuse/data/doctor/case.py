@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -127,6 +128,8 @@ def images_at(index: AnnotationIndex, positions: npt.NDArray[np.int64]) -> list[
 
 
 def percent(part: float, whole: float) -> str:
-    """``12 %``, with a decimal where it is small."""
+    """``12 %``, with a decimal where it is small or nearly all, so that neither becomes nothing or everything."""
     share = 100 * part / whole if whole else 0.0
-    return f"{share:.1f} %" if share < 10 else f"{share:.0f} %"
+    if 99 < share < 100:
+        return f"{math.floor(10 * share) / 10:.1f} %"
+    return f"{share:.1f} %" if 0 < share < 10 else f"{share:.0f} %"

@@ -89,6 +89,8 @@ def _look(path: Path, size: Size, *, decode: bool, inside: Path | None) -> Look:
     try:
         if inside is not None and not path.resolve().is_relative_to(inside):
             return Look(f"{path} leads out of the image folder by a symbolic link; see data.follow_symlinks")
+        if not path.exists():
+            return Look(f"{path}: no such file")
         look = Look(None, *header_of(path, size))
         return _decoded(path, size, look) if decode else look
     except DataError as error:

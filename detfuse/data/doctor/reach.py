@@ -27,7 +27,7 @@ def unreached(case: Case) -> Iterator[Found]:
         if len(rows):
             width, height = np.median(sides_at_training(case, index)[rows], axis=0).tolist()
             more += f"; the median of those that fit none is {width:.0f} x {height:.0f} px resized"
-        yield Found(split, len(rows), len(fit.rows), "objects", objects_at(index, rows), more)
+        yield Found(split, len(rows), len(fit.rows), "objects tried", objects_at(index, rows), more)
 
 
 def idle_levels(case: Case) -> Iterator[Found]:

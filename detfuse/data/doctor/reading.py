@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import re
 import warnings
-from pathlib import Path
 from typing import get_args
 
 from detfuse.data.datamodule import DetectionDataModule, check_categories
-from detfuse.data.doctor.case import Finding
+from detfuse.data.doctor.case import SHOWN, Finding
 from detfuse.data.index import AnnotationIndex, DataError, DataWarning
 from detfuse.data.layout import Split
+from detfuse.errors import UserError
 
 RECORDS = "records"
 """The name of this check among the others."""
 
-_REPAIR = re.compile(r"(?P<count>\d+) (?:x )?(?P<what>.*?)(?: \((?P<first>[^()]*)\))?", re.DOTALL)
 _CORRECT = "correct the records, or leave it: training does the same"
 
 
@@ -32,11 +30,11 @@ def read_splits(data: DetectionDataModule) -> tuple[dict[Split, AnnotationIndex]
             warnings.simplefilter("always", DataWarning)
             try:
                 indexes[split] = data.read(split)
-            except DataError as error:
+            except Exception as error:  # as of any other check that fails
                 if all(finding.what != str(error) for finding in findings):  # such as a folder that is not there
                     findings.append(_refused(split, error))
         # a folder that nothing divides is read once, with both splits
-        findings += [_repaired(split, str(each.message)) for each in caught if issubclass(each.category, DataWarning)]
+        findings += [_repaired(split, each.message) for each in caught if isinstance(each.message, DataWarning)]
     if len(indexes) == 2:
         try:
             check_categories(indexes["train"], indexes["val"])
@@ -45,17 +43,15 @@ def read_splits(data: DetectionDataModule) -> tuple[dict[Split, AnnotationIndex]
     return indexes, findings
 
 
-def _refused(split: str, error: DataError) -> Finding:
+def _refused(split: str, error: Exception) -> Finding:
+    what = str(error) if isinstance(error, UserError) else f"reading itself failed: {type(error).__name__}: {error}"
     return Finding(
-        "error", RECORDS, split, 1, 1, "", str(error), (), "then check again: reading ends at the first such fault"
+        "error", RECORDS, split, 1, 1, "", what, (), "then check again: reading ends at the first such fault"
     )
 
 
-def _repaired(split: str, message: str) -> Finding:
-    """From a warning, which begins with the annotations' place."""
-    place, _, told = message.partition(": ")
-    found = _REPAIR.fullmatch(told if told else message)
-    if found is None or not Path(place).exists():
-        return Finding("repair", RECORDS, split, 1, 1, "", message, (), _CORRECT)
-    first = found["first"].split(", ") if found["first"] else []
-    return Finding("repair", RECORDS, split, int(found["count"]), 0, "", found["what"], first, _CORRECT)
+def _repaired(split: str, warning: DataWarning) -> Finding:
+    if not warning.records:
+        return Finding("repair", RECORDS, split, 1, 1, "", str(warning), (), _CORRECT)
+    count = len(warning.records)
+    return Finding("repair", RECORDS, split, count, count, "", warning.what, warning.records[:SHOWN], _CORRECT)

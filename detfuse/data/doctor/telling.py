@@ -14,7 +14,7 @@ from detfuse.words import shown
 _WIDTH = 110
 _TITLES: dict[Severity, str] = {
     "error": "Errors: training would refuse these",
-    "repair": "Repairs: training would do these, with a warning",
+    "repair": "Repairs: training would go on with these, and say so",
     "note": "Notes: training takes these without a word",
 }
 

@@ -103,7 +103,7 @@ class _Checked:
         for what, names in self.repairs.items():
             shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
             message = f"{self.source}: {len(names)} x {what}" + (f" ({shown})" if shown else "")
-            warnings.warn(message, DataWarning, stacklevel=4)
+            warnings.warn(DataWarning(message, what, names), stacklevel=4)
         for note in self.notes:
             warnings.warn(f"{self.source}: {note}", DataWarning, stacklevel=4)
 
