@@ -168,3 +168,15 @@ def test_images_in_both_splits_are_told(tmp_path: Path, write_split: Any) -> Non
         write_split(tmp_path / f"{split}.json", tmp_path / "images", [(20, 30)])
     with pytest.warns(DataWarning, match="1 images are in train and in val"):
         module(tmp_path).setup("fit")
+
+
+def test_images_so_thin_that_their_longer_side_is_capped_are_told(tmp_path: Path, write_split: Any) -> None:
+    boxes = [[[2, 2, 9, 9, 3, 0]], [[0, 2, 1, 20, 3, 0]]]
+    write_split(tmp_path / "train.json", tmp_path / "train", [(20, 30)])
+    write_split(tmp_path / "val.json", tmp_path / "val", [(20, 30), (1, 40)], boxes=boxes, first_id=10)
+    data = CocoDataModule(
+        32, 0, root=str(tmp_path), transform=Transforms(short_side=32, long_side=None), loader=Loader()
+    )
+    with pytest.warns(DataWarning, match=r"1 images are so thin.*0011\.png: 40 x 1 pixels .* become 512 x 13"):
+        data.setup("validate")
+    assert data.largest_inference_size() == (512, 32)

@@ -114,6 +114,15 @@ def test_small_images_are_magnified_by_a_whole_number(size, expected):
     assert changed(drawn, picture(*expected))[20 * factor, 30 * factor]
 
 
+@pytest.mark.parametrize(
+    ("size", "expected"), [((1, 4000), (1, 4000)), ((600, 8), (4800, 64)), ((2, 70_000), (2, 65_500))]
+)
+def test_a_strip_becomes_no_monster_and_can_be_saved(size, expected, tmp_path):
+    drawn = draw_detections(picture(*size), detections(([1, 0, 9, 1], 0.9, 0)), CATEGORIES, threshold=0.5)
+    assert drawn.shape[1:] == expected
+    assert save_picture(tmp_path / "strip.jpg", drawn).is_file()
+
+
 @pytest.mark.parametrize("box", [[0, 0, 0, 0], [-50, -50, 900, 900], [470, 390, 480, 400], [200, 200, 200, 260]])
 def test_odd_boxes_and_labels_stay_in_the_picture(box):
     drawn = draw_detections(picture(), detections((box, 0.9, 1)), CATEGORIES, threshold=0.5)
