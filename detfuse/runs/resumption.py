@@ -141,10 +141,10 @@ def _count(value: Any) -> int:
 
 def _noted(data: Any) -> Mapping[str, Any] | None:
     """What was noted of the data: a number of processes, and a text for each split."""
-    plain = isinstance(data, Mapping | None) and all(isinstance(value, int | str) for value in (data or {}).values())
-    if not plain:
+    noted: Mapping[str, Any] | None = data
+    if not isinstance(noted, Mapping | None) or not all(isinstance(x, int | str) for x in (noted or {}).values()):
         raise InputError(f"{data!r:.60} is nothing that is noted of data")
-    return data
+    return noted
 
 
 def _what_else(folder: Path, damaged: Path, directories: list[Path]) -> str:
