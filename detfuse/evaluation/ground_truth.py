@@ -106,7 +106,7 @@ def _ids(records: Sequence[Row], what: str) -> list[Any]:
 
 
 def _refuse_duplicates(ids: list[Any], what: str) -> None:
-    wrong = [value for value in ids if type(value) is bool or value != value or not isinstance(value, str | Real)]
+    wrong = [value for value in ids if isinstance(value, bool) or not isinstance(value, str | Real) or value != value]
     if wrong:
         raise InputError(f"ground truth: {what} id {wrong[0]!r:.60} is neither text nor a number")
     twice = [repr(value) for value, count in Counter(ids).items() if count > 1]

@@ -142,7 +142,7 @@ def _count(value: Any) -> int:
 def _noted(data: Any) -> Mapping[str, Any] | None:
     """What was noted of the data: a number of processes, and a text for each split."""
     noted: Mapping[str, Any] | None = data
-    if not isinstance(noted, Mapping | None) or not all(isinstance(x, int | str) for x in (noted or {}).values()):
+    if not isinstance(data, Mapping | None) or not all(isinstance(value, int | str) for value in (data or {}).values()):
         raise InputError(f"{data!r:.60} is nothing that is noted of data")
     return noted
 
