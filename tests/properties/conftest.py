@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import os
+import tempfile
+from pathlib import Path
 
 from hypothesis import HealthCheck, Phase, settings
+
+# what Hypothesis keeps for itself lies outside the tree
+os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", str(Path(tempfile.gettempdir()) / "hypothesis"))
 
 # DETFUSE_EXAMPLES=20 draws twenty times as many, at random: to look for faults, not to hold what is known
 _TIMES = int(os.environ.get("DETFUSE_EXAMPLES", "0"))

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from slowly import Box, area, boxes, shared
 
@@ -93,6 +93,7 @@ def test_a_crop(size: tuple[int, int], found: list[tuple[Box, int, bool]], index
     assert list(zip(*(column.tolist() for column in sample.objects), strict=True)) == expected
 
 
+@settings(max_examples=settings.default.max_examples // 2)
 @given(st.lists(st.tuples(_SIZES, _OBJECTS), min_size=1, max_size=3), st.sampled_from([1, 4, 32]))
 def test_a_batch(samples: list[tuple[tuple[int, int], list[tuple[Box, int, bool]]]], divisor: int) -> None:
     made = [
