@@ -102,7 +102,8 @@ def looks_text(plan: Plan, look: Look, past: Sequence[Look]) -> list[str]:
             said = "; ".join(f"{arm} {_short(verdict)}" for arm, verdict in one.verdicts.items())
             lines.append(f"Look {one.number} (after {one.num_seeds}) said: {said}.")
     if plan.looks and (closed := sorted(closed_arms(plan, [*past, look]))):
-        lines.append(f"No more seeds for {listed(closed)}.")
+        why = f"decided, or with a chance of less than {100 * HOPELESS:.0f} % to be decided at the last look"
+        lines.append(f"No more seeds for {listed(closed)}: {why}.")
     return lines
 
 

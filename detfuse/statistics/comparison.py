@@ -220,6 +220,8 @@ class _Judging:
         if num_seeds < 2 or noise is None:
             return Variances(None, images, 0.0, num_seeds, 0.0, freedom)
         seeds, seeds_freedom = noise.variance(metric, place)
+        if seeds <= 0 and difference[:, 0].any():  # to the last digit the same under every seed: copies of one run
+            return Variances(None, images, 0.0, num_seeds, 0.0, freedom)
         return Variances(seeds / num_seeds, images, both, num_seeds, seeds_freedom, freedom)
 
     def _corrected(self, difference: Difference, variances: Variances, family: Family) -> Difference:
@@ -336,7 +338,8 @@ def _difference(
 def _method(variances: Variances) -> str:
     whole = variances.crossed
     if whole is None:
-        return "no interval: one seed, and the images do not allow one"
+        seeds = "one seed" if variances.num_seeds < 2 else "the same difference under every seed"
+        return f"no interval: {seeds}, and the images do not allow one"
     seeds = f"{variances.num_seeds} seeds (df {variances.seeds_freedom:.1f})"
     if variances.seeds is None:
         return f"t over {WEIGHTINGS} random weightings of the images; seeds are not covered"

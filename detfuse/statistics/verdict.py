@@ -59,9 +59,10 @@ def decide(question: Question, estimate: float, found: Interval, variances: Vari
         return Verdict("undecided", f"Undecided: {arm} differs from {baseline} by {signed(estimate)}; {method}.")
     shown = f"{signed(estimate)} AP points (95 % interval {signed(found.low)} to {signed(found.high)})"
     if variances.seeds is None and question.subject == "arms":
+        seeds = "one seed says nothing" if variances.num_seeds < 2 else "seeds that are copies of one say nothing"
         return Verdict(
             "undecided",
-            f"Undecided: one seed says nothing about another; this seed's {arm} minus {baseline} is {shown} "
+            f"Undecided: {seeds} about another; this seed's {arm} minus {baseline} is {shown} "
             "over images only. Run 3 seeds or more.",
         )
     scope = "" if variances.seeds is not None else " on images like these; seeds are not covered"

@@ -282,6 +282,19 @@ def test_what_learnt_nothing_lends_nothing_and_wild_differences_are_not_shared()
     assert small.noise.share < 0.1
 
 
+def test_copies_of_one_run_are_no_seeds() -> None:
+    layout = {"base": [0.3, 0.3, 0.3], "copied": [0.4, 0.4, 0.4]}
+    copied = only(judge(scored(layout), ["mAP"], "base"))
+    assert copied.verdict.kind == "undecided"
+    assert "the same difference under every seed" in copied.verdict.text
+    assert (copied.differences[0].low, copied.differences[0].p) == (None, None)
+    truth = ground_truth()
+    arms = {arm: dict.fromkeys(range(3), runs[0]) for arm, runs in arms_of(truth, 1, base=0.3, good=0.95).items()}
+    comparison = only(compare(truth, arms))
+    assert comparison.verdict.kind == "undecided"
+    assert "seeds that are copies of one say nothing about another" in comparison.verdict.text
+
+
 def test_all_pairs_agree_with_a_mixed_model() -> None:
     """Seeds as a random effect, by restricted maximum likelihood: an independent calculation of the same layout."""
     found = judge(scored(LAYOUT), ["mAP"], "base", all_pairs=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from detfuse.ablation.records import Plan, Run
 from detfuse.ablation.run.runner import score_of
-from detfuse.words import aligned, clock, points
+from detfuse.words import aligned, clock, listed, points
 
 if TYPE_CHECKING:
     from detfuse.ablation.plan.probe import Facts
@@ -54,6 +54,8 @@ def plan_text(
     ]
     rows += [("equalised", ", ".join(plan.equalise))] * bool(plan.equalise)
     rows += [("allowed", "different " + " and ".join(plan.allow))] * bool(plan.allow)
+    if plan.looks:
+        rows.append(("looks", f"after {listed([str(n) for n in plan.looks])} seeds; arms that are decided stop there"))
     rows += [("all arms", remark) for remark in plan.remarks]
     lines = [_row(name, text) for name, text in rows]
     lines += ["", *_arms(plan), ""]
