@@ -25,7 +25,7 @@ from detfuse.training.datamodule import LightningData
 SIZES = {"train2017": (118_000, 860_000), "ten times that": (1_180_000, 8_600_000)}
 """Images and boxes."""
 
-WORKERS, EPOCHS, STEPS, BATCH = (0, 2), 8, 100, 4
+WORKERS, EPOCHS, STEPS, BATCH = (0, 2), 6, 50, 4
 FILES, SIDE, NUM_CLASSES = 16, 64, 80
 GIVEN = (
     *("data=coco", "data.check_images=exists", f"data.transform.short_side={SIDE}", f"data.loader.batch_size={BATCH}"),
@@ -81,7 +81,15 @@ def _json(rng: np.random.Generator, images: int, boxes: int) -> Iterator[str]:
 
 def _measured(root: Path, workers: int) -> tuple[int, list[dict[str, Any]]]:
     """The largest resident size until training began, and what was resident after each epoch, in MiB."""
-    command = [sys.executable, "-W", "ignore", "-c", "from benchmarks.memory import train; train()", root, str(workers)]
+    command = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-c",
+        "from benchmarks.memory import train; train()",
+        str(root),
+        str(workers),
+    ]
     here = str(Path(__file__).parents[1])
     paths = os.pathsep.join([here, *sys.path])
     run = subprocess.run(command, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True, check=False)
