@@ -10,6 +10,7 @@ import os
 import re
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ from detfuse.config import (
 from detfuse.config.schema.overrides import place_of
 from detfuse.errors import UserError, explained
 from detfuse.runs.invocation import Invocation
+from detfuse.runs.run_folder import rank
 from detfuse.runs.threads import wait_gently
 from detfuse.words import shortened
 
@@ -76,10 +78,13 @@ class Command:
         if {"--help", "-h"}.intersection(line.flags):
             print(self.help(line.config_dir))
             return
+        if rank():
+            warnings.simplefilter("ignore", UserWarning)  # the first process has the same to tell
         problems = check(argv, self.settings)
         if problems:
             count = "1 mistake" if len(problems) == 1 else f"{len(problems)} mistakes"
-            print(f"{count}:", *(f"  {shortened(problem)}" for problem in problems), sep="\n", file=sys.stderr)
+            if not rank():
+                print(f"{count}:", *(f"  {shortened(problem)}" for problem in problems), sep="\n", file=sys.stderr)
             sys.exit(_COMMAND_LINE)
         directories = [conf_dir()]
         if line.config_dir is not None:
@@ -230,7 +235,8 @@ def _as_typed(override: str, argv: list[str]) -> str:
 def _tell(mistake: UserError, error: Exception) -> None:
     if os.environ.get(_FULL_ERROR) == "1":
         traceback.print_exception(error)
-    print(f"error: {shortened(str(mistake))}", file=sys.stderr)
+    where = f" (rank {rank()})" if rank() else ""  # of several processes each may fail for a reason of its own
+    print(f"error{where}: {shortened(str(mistake))}", file=sys.stderr)
 
 
 def _tell_bug(error: Exception, invocation: Invocation) -> None:

@@ -7,6 +7,7 @@ global random state is not touched, and workers hold no state.
 from __future__ import annotations
 
 import atexit
+import gc
 import multiprocessing
 import os
 import signal
@@ -237,14 +238,19 @@ class Loader:
             batch_sampler=batches,
             num_workers=num_workers,
             collate_fn=partial(collate, size_divisor=size_divisor, num_targets=num_targets),
-            worker_init_fn=_leave_signals_to_the_main_process,
+            worker_init_fn=_begin_worker,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=num_workers > 0,
             generator=torch.Generator().manual_seed(dataset.seed),  # else each iteration draws from the global one
         )
 
 
-def _leave_signals_to_the_main_process(worker: int) -> None:
+def _begin_worker(worker: int) -> None:
+    gc.freeze()  # a collection would write into all objects of the main process, and so copy their pages of memory
+    _leave_signals_to_the_main_process()
+
+
+def _leave_signals_to_the_main_process() -> None:
     """Let a worker outlive what stops a whole process group (Ctrl-C, a scheduler): the main process still needs it.
 
     That one ends its workers itself. A second SIGTERM ends one that hangs.

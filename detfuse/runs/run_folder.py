@@ -73,6 +73,11 @@ def is_main_process() -> bool:
     return int(os.environ.get("RANK", "0")) == 0 and int(os.environ.get("LOCAL_RANK", "0")) == 0
 
 
+def rank() -> int:
+    """Of this process in its run, as its environment has it; Lightning's own processes are all on one machine."""
+    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")))
+
+
 def is_torchrun() -> bool:
     """Whether the processes were started by torchrun rather than by Lightning."""
     return "TORCHELASTIC_RUN_ID" in os.environ

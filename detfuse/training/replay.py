@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, suppress
@@ -35,9 +36,14 @@ def dump(folder: Path, detector: nn.Module, batch: Batch, when: str, draws: int)
         "batch": [*batch[:-1]],
         "targets": [*batch.targets],
     }
+    part = folder / f".{ANOMALY}.{os.getpid()}.part"  # several processes may stop for the same gradient
     with suppress(OSError, RuntimeError):  # a full disk does not hide what the run stops for
         folder.mkdir(parents=True, exist_ok=True)
-        torch.save(content, folder / ANOMALY)
+        try:
+            torch.save(content, part)
+            part.replace(folder / ANOMALY)
+        finally:
+            part.unlink(missing_ok=True)
 
 
 def replay(

@@ -10,6 +10,8 @@ import threading
 from collections.abc import Mapping
 from types import FrameType
 
+from pytorch_lightning.utilities import rank_zero_only
+
 _ASKING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name))
 
 
@@ -56,7 +58,7 @@ class StopRequest:
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.number and number == signal.SIGINT:
             raise KeyboardInterrupt
-        if not self.number:
+        if not self.number and not getattr(rank_zero_only, "rank", 0):
             told = f"{signal.Signals(number).name}: the run ends after this step, and saves (Ctrl-C: at once)\n"
             os.write(2, told.encode())  # not print: the signal may have come in the middle of another
         self.number = self.number or number

@@ -25,7 +25,7 @@ from detfuse.training.datamodule import LightningData
 SIZES = {"train2017": (118_000, 860_000), "ten times that": (1_180_000, 8_600_000)}
 """Images and boxes."""
 
-WORKERS, EPOCHS, STEPS, BATCH = (0, 2), 8, 100, 4
+WORKERS, EPOCHS, STEPS, BATCH = (0, 2), 6, 50, 4
 FILES, SIDE, NUM_CLASSES = 16, 64, 80
 GIVEN = (
     *("data=coco", "data.check_images=exists", f"data.transform.short_side={SIDE}", f"data.loader.batch_size={BATCH}"),

@@ -146,6 +146,16 @@ def test_a_users_error_has_no_traceback(tmp_path: Path) -> None:
     assert run(tmp_path, _SWEEP, "seed=0").returncode == 0
 
 
+def test_what_all_processes_find_is_told_by_the_first_and_an_error_says_of_which_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    code = _SWEEP.replace("import sys", "import sys, warnings").replace("print(", 'warnings.warn("repaired"); print(')
+    assert run(tmp_path, code, "seed=2").stderr == "error (rank 1): a mistake\n"
+    refused = run(tmp_path, _SWEEP, "sed=2")
+    assert (refused.returncode, refused.stderr) == (2, "")
+
+
 def test_what_the_system_refuses_is_told_with_its_path(tmp_path: Path) -> None:
     done = run(tmp_path, _SWEEP, "seed=4")
     assert (done.returncode, done.stderr) == (1, "error: nowhere/there: no such file or directory\n")

@@ -36,19 +36,17 @@ _TWO_STAGES = (
     *("head.train_proposals=100", "head.box_channels=32", "optimizer.lr=0.02"),
 )
 _TEMPLATES = ("head.template_scale=0.5", "optimizer.lr=0.05")
-RUNS = {
-    "fcos": ("fcos", _TOWER),
-    "retinanet": ("retinanet", _TOWER),
-    "ssd": ("ssd", ()),
-    "fcos_process": ("fcos", (*_TOWER, "head.normalizer=process")),
-    "retinanet_process": ("retinanet", (*_TOWER, "head.normalizer=process")),
-    "ssd_process": ("ssd", ("head.normalizer=process",)),
-    "mscnn_proposal": ("mscnn_proposal", _TEMPLATES),
-    "mscnn_proposal_process": ("mscnn_proposal", (*_TEMPLATES, "head.normalizer=process")),
-    "faster_rcnn": ("faster_rcnn", _TWO_STAGES),
-    "faster_rcnn_process": ("faster_rcnn", (*_TWO_STAGES, "head.normalizer=process")),
+HEADS: dict[str, tuple[str, ...]] = {
+    "fcos": _TOWER,
+    "retinanet": _TOWER,
+    "ssd": (),
+    "mscnn_proposal": _TEMPLATES,
+    "faster_rcnn": _TWO_STAGES,
 }
-"""Name -> head and overrides; those that end in ``process`` are what the others are not."""
+"""With their settings."""
+
+BY_PROCESS = "_process"
+"""Ends the name of a head whose processes each divide by what they have themselves; the others do not."""
 
 
 def write_data(root: Path) -> None:
@@ -72,14 +70,30 @@ def write_data(root: Path) -> None:
         file.write_text(json.dumps({"images": images, "annotations": annotations, "categories": kinds}))
 
 
-def learnt(root: Path, head: str, devices: int, *overrides: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The weights before and after three steps."""
-    config: dict[str, Any] = compose_train(
+def learnt(root: Path, name: str, devices: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The weights before and after three steps.
+
+    Args:
+        root: folder of the data.
+        name: of a head, perhaps with :data:`BY_PROCESS`.
+        devices: number of processes.
+    """
+    head = name.removesuffix(BY_PROCESS)
+    config = _for(devices, _learning(root, head))
+    if name != head:
+        config["head"]["normalizer"] = "process"
+    parts = build_parts(config, stage="fit")
+    before = {name: weight.detach().clone() for name, weight in parts.detector.named_parameters()}
+    build_trainer(config, root, bare=True).fit(parts.module, datamodule=LightningData(parts.data))
+    return before, {name: weight.detach().clone() for name, weight in parts.detector.named_parameters()}
+
+
+def _learning(root: Path, head: str) -> dict[str, Any]:
+    composed: dict[str, Any] = compose_train(
         "data=coco",
         f"data.root={root}",
         "data.transform.short_side=64",
         "data.loader.num_workers=0",
-        f"data.loader.batch_size={BATCH // devices}",
         f"seed={SEED}",
         "backbone=resnet10t",
         "backbone.norm=frozen",  # statistics are no matter of losses
@@ -90,16 +104,18 @@ def learnt(root: Path, head: str, devices: int, *overrides: str) -> tuple[dict[s
         "scheduler.warmup_steps=0",
         f"trainer.max_epochs={EPOCHS}",
         "trainer.accelerator=cpu",
-        f"trainer.devices={devices}",
-        f"trainer.strategy={'ddp' if devices > 1 else 'auto'}",
         "trainer.gradient_clip_val=null",  # which would hide how large a gradient is
         "trainer.limit_val_batches=0",
-        *overrides,
+        *HEADS[head],
     )
-    parts = build_parts(config, stage="fit")
-    before = {name: weight.detach().clone() for name, weight in parts.detector.named_parameters()}
-    build_trainer(config, root, bare=True).fit(parts.module, datamodule=LightningData(parts.data))
-    return before, {name: weight.detach().clone() for name, weight in parts.detector.named_parameters()}
+    return composed
+
+
+def _for(devices: int, config: dict[str, Any]) -> dict[str, Any]:
+    """Batches of the same images for one process and for several."""
+    config["data"]["loader"]["batch_size"] = BATCH // devices
+    config["trainer"] |= {"devices": devices, "strategy": "ddp" if devices > 1 else "auto"}
+    return config
 
 
 def learnt_from_the_generated_data(root: Path, devices: int) -> dict[str, Tensor]:
@@ -107,20 +123,8 @@ def learnt_from_the_generated_data(root: Path, devices: int) -> dict[str, Tensor
     augmentation, several batches per step and per epoch, validation between the epochs.
 
     All images have one size: padding, which depends on the neighbours in a batch, leaks through norms and biases."""
-    config: dict[str, Any] = compose_train(
-        f"data.root={root / 'generated'}",
-        *("data.num_train=21", "data.num_val=3", "data.image_size=64", "data.max_size=40"),
-        *("data.transform.short_side=64", "data.transform.brightness=0.5", "data.transform.contrast=0.5"),
-        *("data.loader.num_workers=0", f"data.loader.batch_size={BATCH // devices}"),
-        *("backbone=resnet10t", "backbone.norm=frozen", "neck.out_channels=16", "head.num_convs=1"),
-        *("optimizer=sgd", "optimizer.reference_batch=null", "scheduler.warmup_steps=0", "callbacks=ema"),
-        *("trainer.max_epochs=2", "trainer.accumulate_grad_batches=2", "trainer.gradient_clip_val=null"),
-        *(
-            "trainer.accelerator=cpu",
-            f"trainer.devices={devices}",
-            f"trainer.strategy={'ddp' if devices > 1 else 'auto'}",
-        ),
-    )
+    config = _for(devices, _generated())
+    config["data"]["root"] = str(root / "generated")
     config["callbacks"], config["logger"] = {"ema": config["callbacks"]["ema"]}, {}
     parts = build_parts(config, stage="fit")
     trainer = build_trainer(config, root)
@@ -134,8 +138,27 @@ def learnt_from_the_generated_data(root: Path, devices: int) -> dict[str, Tensor
     }
 
 
+def _generated() -> dict[str, Any]:
+    composed: dict[str, Any] = compose_train(
+        *("data.num_train=21", "data.num_val=3", "data.image_size=64", "data.max_size=40"),
+        *("data.transform.short_side=64", "data.transform.brightness=0.5", "data.transform.contrast=0.5"),
+        *("data.loader.num_workers=0", "backbone=resnet10t", "backbone.norm=frozen", "neck.out_channels=16"),
+        *("head.num_convs=1", "optimizer=sgd", "optimizer.reference_batch=null", "scheduler.warmup_steps=0"),
+        *("callbacks=ema", "trainer.max_epochs=2", "trainer.accumulate_grad_batches=2"),
+        *("trainer.gradient_clip_val=null", "trainer.accelerator=cpu"),
+    )
+    return composed
+
+
+def compose_all(root: Path) -> None:
+    """Once, before there are several processes; what is composed is remembered."""
+    for head in HEADS:
+        _learning(root, head)
+    _generated()
+
+
 def learn_in_two_processes(folder: Path, rank: int) -> None:
-    """Store the weights of every head of :data:`RUNS` that two processes trained."""
-    for name, (head, overrides) in RUNS.items():
-        torch.save(learnt(folder / "data", head, 2, *overrides)[1], folder / f"{name}_{rank}.pt")
+    """Store the weights that two processes trained, of every head in both ways."""
+    for name in [f"{head}{way}" for head in HEADS for way in ("", BY_PROCESS)]:
+        torch.save(learnt(folder / "data", name, 2)[1], folder / f"{name}_{rank}.pt")
     torch.save(learnt_from_the_generated_data(folder, 2), folder / f"generated_{rank}.pt")

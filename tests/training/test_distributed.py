@@ -13,9 +13,10 @@ import torch
 from ddp_learning import (  # type: ignore[import-not-found]  # lies beside this file
     BATCH,
     EPOCHS,
+    HEADS,
     OBJECTS,
-    RUNS,
     SEED,
+    compose_all,
     learnt,
     learnt_from_the_generated_data,
     write_data,
@@ -30,6 +31,7 @@ from detfuse.data.loader import TrainBatches
 def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ddp")
     write_data(folder / "data")
+    compose_all(folder / "data")
     codes = in_processes(2, partial(train_and_validate, folder), folder)
     assert codes == [0, 0], "".join((folder / f"rank_{rank}.err").read_text()[-3000:] for rank in (0, 1))
     return folder
@@ -73,10 +75,10 @@ def test_the_shares_of_two_processes_are_very_unequal() -> None:
     assert any(0 not in step for step in counts)
 
 
-@pytest.mark.parametrize("head", ["fcos", "retinanet", "ssd", "mscnn_proposal", "faster_rcnn"])
+@pytest.mark.parametrize("head", HEADS)
 def test_two_processes_learn_as_one(two_processes: Path, head: str) -> None:
     """The same images, the same weights after three steps; not so where each process divides by what it has itself."""
-    before, alone = learnt(two_processes / "data", *_run(head))
+    before, alone = learnt(two_processes / "data", head, 1)
     change = torch.cat([(alone[name] - before[name]).flatten() for name in before])
     assert change.abs().max() > 1e-3
 
@@ -102,8 +104,3 @@ def test_two_processes_learn_as_one_from_the_data_module_that_users_have(two_pro
         name for name in alone if name.startswith("trained.") and not alone[name].equal(alone[f"average.{name[8:]}"])
     ]
     assert len(moved) > 20
-
-
-def _run(name: str) -> tuple[Any, ...]:
-    head, overrides = RUNS[name]
-    return head, 1, *overrides
