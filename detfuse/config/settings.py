@@ -33,10 +33,12 @@ class Settings:
     Attributes:
         command: name of the primary configuration, ``conf/<command>.yaml``.
         open_groups: the groups that may be chosen where a checkpoint decides the rest; None: all of them.
+        needs_data: whether it reads a data set, so that one must be named where no checkpoint names one.
     """
 
     command: ClassVar[str]
     open_groups: ClassVar[tuple[str, ...] | None] = None
+    needs_data: ClassVar[bool] = True
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Self:
