@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 from detfuse.build import build_data, without_pretrained
@@ -45,11 +44,6 @@ def open_published(invocation: Invocation, *, reads_data: bool = True) -> tuple[
         is_ema=False,
     )
     return checkpoint, config
-
-
-def output_of(invocation: Invocation, name: str) -> Path:
-    """The folder of a command's results where nobody named one: beside the runs, not beside a cache."""
-    return Path("runs") / "published" / invocation.choices["experiment"] / name
 
 
 def with_normalization_of(config: dict[str, Any], source: Source) -> dict[str, Any]:
