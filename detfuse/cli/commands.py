@@ -166,6 +166,7 @@ class PredictSettings(Settings):
 
     command = "predict"
     open_groups = ("data", "trainer", "combine")
+    needs_data = False
 
     checkpoint: str | None
     source: str

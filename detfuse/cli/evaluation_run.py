@@ -14,8 +14,7 @@ from detfuse.errors import UserError
 from detfuse.files.run_files import METRICS, PREDICTIONS
 from detfuse.runs.header import header
 from detfuse.runs.invocation import Invocation
-from detfuse.runs.outputs import default_output, note_made, require_file, require_folder
-from detfuse.runs.published import output_of
+from detfuse.runs.outputs import default_output, note_made, published_output, require_file, require_folder
 from detfuse.runs.scoring import report, require_one_process, score, score_candidates
 from detfuse.runs.stored import open_checkpoint
 from detfuse.weights.checkpoint import Checkpoint
@@ -37,7 +36,9 @@ def run(invocation: Invocation) -> None:
         folder = Path(given).expanduser()
     else:
         published = settings.weights is not None
-        folder = output_of(invocation, "evaluation") if published else default_output(checkpoint.path, "evaluation")
+        folder = (
+            published_output(invocation, "evaluation") if published else default_output(checkpoint.path, "evaluation")
+        )
     require_folder(folder, files=[METRICS, PREDICTIONS])
     candidates = Path(settings.candidates).expanduser() if settings.candidates else None
     if candidates and not candidates.is_file():  # one that is there is read

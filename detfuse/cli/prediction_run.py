@@ -19,9 +19,8 @@ from detfuse.evaluation import coco_results, rows_of
 from detfuse.export import ExportError
 from detfuse.files.text import write_json
 from detfuse.runs.invocation import Invocation
-from detfuse.runs.outputs import default_output, note_made, require_folder
+from detfuse.runs.outputs import default_output, note_made, published_output, require_folder
 from detfuse.runs.predictors import Predictor, open_predictor
-from detfuse.runs.published import output_of
 from detfuse.structures import Categories, Detections
 from detfuse.visualize.boxes import draw_detections, save_picture
 from detfuse.words import shown
@@ -47,7 +46,7 @@ def run(invocation: Invocation) -> None:
     if given:
         output = Path(given).expanduser()
     elif settings.checkpoint is None:
-        output = output_of(invocation, "predictions")
+        output = published_output(invocation, "predictions")
     else:
         output = default_output(Path(settings.checkpoint).expanduser(), "predictions")
     require_folder(output, files=[*names, _DETECTIONS])

@@ -16,7 +16,8 @@ from detfuse.config.schema.keys import Keys, Schema
 from detfuse.config.schema.overrides import Choice, CommandLine, read_command_line
 from detfuse.config.settings import Settings
 
-_NO_CHECKPOINT = "checkpoint=null"
+_NO_CHECKPOINT = Choice("checkpoint=null", "", "checkpoint", (None,), ("null",))
+_NO_DATA = Choice("data.root=.", "", "data.root", (".",), (".",))
 
 
 def schema_of(settings: type[Settings], directories: Sequence[Path]) -> Schema:
@@ -49,11 +50,10 @@ def check(argv: list[str], settings: type[Settings], shipped: Path | None = None
     composer = composer_of(directory, line.config_dir, settings.command)
     schema = schema_of(settings, composer.directories)
     by_weights = _by_weights(line)
-    open_groups = None if by_weights else settings.open_groups
+    open_groups = None if by_weights is not None else settings.open_groups
     refused = [choice for choice in line.choices if _is_the_checkpoints(choice, composer, schema, open_groups)]
     usable = [choice for choice in line.choices if choice not in refused]
-    if by_weights and all(choice.key != "checkpoint" for choice in usable):
-        usable.append(Choice(_NO_CHECKPOINT, "", "checkpoint", (None,), ("null",)))
+    usable += _by_weights_implied(line, settings)
     found = Check(composer, schema).run(usable)
     if found and open_groups is not None:
         found = _of_the_likeliest(found, usable, composer, schema, left_open(usable, settings))
@@ -102,6 +102,14 @@ def _by_weights(line: CommandLine) -> Choice | None:
     return next((choice for choice in line.choices if choice.key == "weights" and choice.values != (None,)), None)
 
 
+def _by_weights_implied(line: CommandLine, settings: type[Settings]) -> list[Choice]:
+    """What weights in place of a checkpoint leave out, unless it was typed."""
+    if _by_weights(line) is None:
+        return []
+    implied = [_NO_CHECKPOINT] if settings.needs_data else [_NO_CHECKPOINT, _NO_DATA]
+    return [each for each in implied if all(choice.key != each.key for choice in line.choices)]
+
+
 def _is_the_checkpoints(
     choice: Choice, composer: Composer, schema: Schema, open_groups: tuple[str, ...] | None
 ) -> bool:
@@ -122,7 +130,8 @@ def replacements(line: CommandLine, settings: type[Settings]) -> dict[str, list[
         The override as typed -> the overrides that stand for it.
     """
     named = _by_weights(line)
-    without = {named.typed: [named.typed, _NO_CHECKPOINT]} if named else {}
+    implied = [choice.typed for choice in _by_weights_implied(line, settings)]
+    without = {named.typed: [named.typed, *implied]} if named else {}
     mappings = [choice for choice in line.choices if choice.sign == "" and isinstance(choice.values[0], dict)]
     if not mappings:
         return without

@@ -34,11 +34,13 @@ class Settings:
         command: name of the primary configuration, ``conf/<command>.yaml``.
         family: of the command, which is called ``detfuse-<family> <command>`` then.
         open_groups: the groups that may be chosen where a checkpoint decides the rest; None: all of them.
+        needs_data: whether it reads a data set, so that one must be named where no checkpoint names one.
     """
 
     command: ClassVar[str]
     family: ClassVar[str | None] = None
     open_groups: ClassVar[tuple[str, ...] | None] = None
+    needs_data: ClassVar[bool] = True
 
     @classmethod
     def called(cls) -> tuple[str, str]:

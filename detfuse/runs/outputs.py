@@ -9,6 +9,7 @@ from pathlib import Path
 
 from detfuse.errors import UserError
 from detfuse.files.text import append_text
+from detfuse.runs.invocation import Invocation
 from detfuse.runs.run_folder import run_folder_of
 
 _MADE = ".made.sha256"  # one line for each file that a command wrote into the folder, as `sha256sum --check` reads them
@@ -61,6 +62,11 @@ def default_output(checkpoint: Path, name: str) -> Path:
     folder = run_folder_of(checkpoint) / name
     require_inside(folder.parent, [folder])
     return folder
+
+
+def published_output(invocation: Invocation, name: str) -> Path:
+    """The folder for what comes of published weights, where nobody named one: beside the runs, not beside a cache."""
+    return Path("runs") / "published" / invocation.choices["experiment"] / name
 
 
 def require_file(file: Path) -> Path:

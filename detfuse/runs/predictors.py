@@ -47,6 +47,10 @@ def open_predictor(invocation: Invocation, own: Collection[str]) -> Predictor:
     if format_of(path) is None:
         from detfuse.runs.stored import open_checkpoint  # here, so that an exported file is read without Lightning
 
+        if invocation.config["weights"]:
+            from detfuse.runs.published import open_published
+
+            return CheckpointPredictor(*open_published(invocation, reads_data=False))
         return CheckpointPredictor(*open_checkpoint(invocation))
     fixed = [typed for typed in invocation.typed if key_of(typed) not in own]
     if fixed:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 from detfuse.build import build_data, without_pretrained
@@ -14,10 +13,14 @@ from detfuse.weights.checkpoint import Checkpoint
 from detfuse.weights.sources import Source, read_source
 
 
-def open_published(invocation: Invocation) -> tuple[Checkpoint, dict[str, Any]]:
+def open_published(invocation: Invocation, *, reads_data: bool = True) -> tuple[Checkpoint, dict[str, Any]]:
     """The weights that a command names, as a checkpoint would bring them, and the configuration it composed.
 
     What was read is printed.
+
+    Args:
+        invocation: of a command with ``weights``.
+        reads_data: whether it reads a data set, whose classes those of the file may be.
 
     Raises:
         UserError: if they cannot be used.
@@ -29,7 +32,7 @@ def open_published(invocation: Invocation) -> tuple[Checkpoint, dict[str, Any]]:
     if recipe in (None, "none"):
         raise UserError(f"weights: these are of torchvision's {source.model}: choose experiment={source.model}")
     config = with_normalization_of(without_pretrained(invocation.config), source)
-    categories = source.categories or _of_data(config, source)
+    categories = source.categories or (_of_data if reads_data else _numbered)(config, source)
     print(_told(source, categories), flush=True)
     checkpoint = Checkpoint(
         path=source.path,
@@ -41,11 +44,6 @@ def open_published(invocation: Invocation) -> tuple[Checkpoint, dict[str, Any]]:
         is_ema=False,
     )
     return checkpoint, config
-
-
-def output_of(invocation: Invocation, name: str) -> Path:
-    """The folder of a command's results where nobody named one: beside the runs, not beside a cache."""
-    return Path("runs") / "published" / invocation.choices["experiment"] / name
 
 
 def with_normalization_of(config: dict[str, Any], source: Source) -> dict[str, Any]:
@@ -76,6 +74,12 @@ def _of_data(config: dict[str, Any], source: Source) -> Categories:
         )
     print(f"{source.path} does not name its {source.num_classes} classes: taken for the data's, in their order")
     return data.categories
+
+
+def _numbered(_config: dict[str, Any], source: Source) -> Categories:
+    """Classes without names, where nobody tells them."""
+    numbers = range(1, source.num_classes + 1)
+    return Categories(tuple(numbers), tuple(f"class {number}" for number in numbers))
 
 
 def _told(source: Source, categories: Categories) -> str:

@@ -316,7 +316,7 @@ def first_come() -> Iterator[None]:
         torch.randperm, torch.rand = permutation, uniform
 
 
-_SHORT, _LONG = 256, 427  # pixels of the resized pictures; where a recipe has an exact size, that
+_SHORT, _LONG = 160, 267  # pixels of the resized pictures; where a recipe has an exact size, that
 _DRAWN = ("retinanet_resnet50_fpn", "ssd300_vgg16", "fasterrcnn_mobilenet_v3_large_320_fpn")
 
 

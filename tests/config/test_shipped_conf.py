@@ -14,8 +14,8 @@ from omegaconf import OmegaConf
 
 from detfuse.attention.inserts import Site
 from detfuse.cli import COMMANDS
-from detfuse.cli.commands import AblateSettings
-from detfuse.config import TrainSettings, check, conf_dir, group_options
+from detfuse.cli.commands import AblateSettings, EvaluateSettings, PredictSettings
+from detfuse.config import TrainSettings, check, conf_dir, group_options, read_command_line, replacements
 from detfuse.config.schema.signatures import signature_of
 from detfuse.config.vouched import marked
 
@@ -206,3 +206,13 @@ def test_help_of_commands_on_checkpoints_shows_what_may_change() -> None:
         assert "checkpoint=(required)" in text
         assert "  combine=" in text
         assert "  neck=" not in text.split("How to write")[0]
+
+
+def test_published_weights_take_the_place_of_a_checkpoint() -> None:
+    given = ["experiment=fasterrcnn_mobilenet_v3_large_320_fpn", "weights=torchvision"]
+    assert check([*given, "data.root=x", "head.proposals=7"], EvaluateSettings) == []
+    assert check([*given, "source=x.jpg"], PredictSettings) == []
+    assert "but not both" in check([*given, "data.root=x", "checkpoint=a.ckpt"], EvaluateSettings)[0]
+    assert "checkpoint is missing" in check(["data=coco", "data.root=x"], EvaluateSettings)[0]
+    line = read_command_line(given, conf_dir())
+    assert replacements(line, EvaluateSettings)["weights=torchvision"] == ["weights=torchvision", "checkpoint=null"]

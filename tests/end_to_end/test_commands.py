@@ -138,6 +138,18 @@ def test_a_run_can_be_continued_for_longer(trained: tuple[Path, str]) -> None:
     assert "optimizer.lr" in refused.stderr
 
 
+def test_a_run_starts_from_the_weights_of_another(trained: tuple[Path, str]) -> None:
+    """By names; with all parts the same, it begins at the other's AP."""
+    folder, _ = trained
+    printed = run("train", *TINY, "name=tuned", f"init_from={RUN}", "trainer.max_epochs=1", folder=folder).stdout
+    ap = json.loads((folder / RUN / "metrics.json").read_text())["stats"]["mAP"]
+    assert f"starts from {RUN}/checkpoints/best.ckpt" in printed
+    assert "3 of 3 classes by name: circle, rectangle, triangle" in printed
+    assert f"mAP before the first step: {100 * ap:.2f}\n" in printed
+    stored = yaml.safe_load((folder / "runs" / "default" / "tuned" / "config.yaml").read_text())
+    assert stored["init_from"] == str(RUN)
+
+
 def test_a_run_on_pretrained_weights_needs_their_file_only_once(trained: tuple[Path, str]) -> None:
     """It is continued and evaluated with what its checkpoint says: mean, deviation and rates."""
     folder, _ = trained
