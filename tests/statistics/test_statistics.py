@@ -320,7 +320,8 @@ def test_one_object_in_one_image_decides_nothing() -> None:
     """A class whose objects lie in one image has the same AP under all weights: that is no certainty."""
     truth = ground_truth(dogs=1)
     rows = detections(truth, 0.8, 0)
-    lost = [row for row in rows if row["category_id"] != 2]
+    # Some cats are lost as well, so that other images differ, too.
+    lost = [row for row in rows if row["category_id"] != 2][10:]
     comparison = only(compare(truth, {"base": {0: lost}, "whole": {0: rows}}, subject="models"))
     for difference in comparison.differences[:3]:
         assert difference.estimate != 0
