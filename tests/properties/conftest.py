@@ -20,7 +20,7 @@ settings.register_profile(
     deadline=None,
     derandomize=not _TIMES,
     max_examples=50 * max(_TIMES, 1),
-    phases=[Phase.generate, Phase.shrink],
+    phases=[Phase.explicit, Phase.generate, Phase.shrink],
     suppress_health_check=list(HealthCheck),
 )
 settings.load_profile("detfuse")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from hostile import json_files
-from hypothesis import given
+from hypothesis import example, given
 from PIL import Image
 
 from detfuse.data.index import DataError
@@ -42,6 +43,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @given(content=json_files(GOOD))
+@example(content=json.dumps(GOOD).replace("3.5", "NaN").encode())
 def test_whatever_an_annotation_file_holds(folder: Path, content: bytes) -> None:
     (folder / "instances.json").write_bytes(content)
     with warnings.catch_warnings(record=True) as caught:

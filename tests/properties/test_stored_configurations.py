@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 from hostile import as_bytes, changed
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from test_annotation_files import assert_told
 
@@ -36,6 +36,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @settings(max_examples=settings.default.max_examples // 2)
 @given(_files())
+@example(yaml.safe_dump({**STORED, "resample": [1]}).encode())
 def test_whatever_a_stored_configuration_holds(file: Path, content: bytes) -> None:
     file.write_bytes(content)
     try:
