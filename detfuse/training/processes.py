@@ -27,6 +27,7 @@ PATIENCE = 10.0
 """Seconds that a process has to end by itself, once another has died: it may be at its own end, or about to say why."""
 
 _FIRST_PROCESS = "DETFUSE_FIRST_PROCESS"  # its pid, for those that it starts
+_CAN_WATCH = hasattr(os, "pidfd_open")  # Linux
 _POLL = 200  # milliseconds
 _EXIT = 1  # of a command that failed for what a user can put right
 _OF_A_CONNECTION = ("gloo", "nccl", "connection closed by peer", "connection reset by peer", "broken pipe")
@@ -60,6 +61,8 @@ class Companions(pl.Callback):
 
     def meet(self) -> None:
         """Watch all processes of the process group that are on this machine; every one of them has to call it."""
+        if not _CAN_WATCH:
+            return
         here = (_machine(), os.getpid())
         everyone: list[Any] = [here] * dist.get_world_size()
         dist.all_gather_object(everyone, here)
@@ -76,15 +79,16 @@ class Companions(pl.Callback):
             LostProcessError: if one has ended already.
         """
         self._size = size
-        if not hasattr(os, "pidfd_open"):  # Linux
-            return
-        for rank, pid in pids.items():
-            if pid != os.getpid() and rank not in self._pids:
+        for rank, pid in pids.items() if _CAN_WATCH else ():
+            if pid == os.getpid() or rank in self._pids:
+                continue
+            try:
+                self._ranks[os.pidfd_open(pid)] = rank
                 self._pids[rank] = pid
-                try:
-                    self._ranks[os.pidfd_open(pid)] = rank
-                except ProcessLookupError:
-                    raise LostProcessError(f"rank {rank} (pid {pid}) {_UNKNOWN}. {self._end}") from None
+            except ProcessLookupError:
+                raise LostProcessError(f"rank {rank} (pid {pid}) {_UNKNOWN}. {self._end}") from None
+            except OSError:  # a kernel without such descriptors: connections that break are told all the same
+                return
 
     @contextmanager
     def watched(self) -> Iterator[None]:
