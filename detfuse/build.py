@@ -89,13 +89,19 @@ def _not_imported(error: ImportError) -> str:
 
 @dataclass(frozen=True)
 class Parts:
-    """A run's parts, as they are built from one configuration."""
+    """A run's parts, as they are built from one configuration.
+
+    Attributes:
+        data: the data module.
+        detector: its detector.
+        module: what Lightning trains and validates.
+        classes: what the detector predicts: the data's classes, or those of weights that are only scored on the data.
+    """
 
     data: DetectionDataModule
     detector: Detector
     module: DetectionModule
     classes: Categories
-    """What the detector predicts: the data's classes, or those of weights that are only scored on the data."""
 
 
 def build_parts(

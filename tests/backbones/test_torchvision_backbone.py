@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 from torchvision.models import resnet18
 
 from detfuse.attention.inserts import AttentionChoice, Site, Sites, inserts_of
@@ -125,3 +126,22 @@ def test_exports_and_compiles_whole(mode: bool) -> None:
     expected = backbone(images)
     torch.testing.assert_close(list(torch.export.export(backbone, (images,), strict=True).module()(images)), expected)
     torch.testing.assert_close(torch.compile(backbone, fullgraph=True, backend="eager")(images), expected)
+
+
+def test_layers_take_the_place_of_the_levels_own() -> None:
+    """Two maps of one size: the finer level bears a nominal stride, the coarsest its own."""
+    with torch.device("meta"):
+        backbone = TorchvisionBackbone(
+            name="mobilenet_v3_small", levels=(4, 5), layers=("features.9", "features.12"), norm_eps=1e-5
+        )
+        assert [tuple(x.shape[2:]) for x in backbone(torch.zeros(1, 3, 64, 96))] == [(2, 3), (2, 3)]
+        assert backbone.out_spec.strides == (16, 32)
+        assert {m.eps for m in backbone.modules() if isinstance(m, nn.BatchNorm2d)} == {1e-5}
+        with pytest.raises(
+            ValueError, match=r"features.77 is no module of it that gives a map; near it are features.7"
+        ):
+            TorchvisionBackbone(name="mobilenet_v3_small", levels=(4, 5), layers=("features.77", "features.12"))
+        with pytest.raises(ValueError, match=r"give maps of strides \[16, 16\], levels \[4, 5\] name \[16, 32\]"):
+            TorchvisionBackbone(name="mobilenet_v3_small", levels=(4, 5), layers=("features.7", "features.8"))
+        with pytest.raises(ValueError, match="only mobilenet_v3_large and _small have a reduced tail"):
+            TorchvisionBackbone(name="resnet18", reduced_tail=True)
