@@ -72,7 +72,7 @@ def run(invocation: Invocation) -> None:
         version=version("detfuse"),
         model=describe(detector, config),
         categories=checkpoint.categories,
-        resize=Resize(transform.size, transform.short_side, transform.long_side),
+        resize=Resize(transform.size, transform.short_side, transform.long_side, transform.resize),
         divisor=divisor,
         combine=config["combine"],
     )

@@ -22,6 +22,8 @@ from detfuse.structures import Size
 
 Generators = Callable[[str], np.random.Generator]
 """Name of a step -> its generator."""
+Rule = Literal["smooth", "torchvision"]
+"""How images are resized; see :class:`Resize`."""
 
 _XYXY = BoundingBoxFormat.XYXY
 LONGEST = 16
@@ -149,7 +151,7 @@ class Resize:
         short_side: int,
         long_side: int | None,
         jitter: tuple[float, float],
-        rule: Literal["smooth", "torchvision"] = "smooth",
+        rule: Rule = "smooth",
     ) -> None:
         self.size = size
         self.short_side = short_side
@@ -170,7 +172,7 @@ class Resize:
         return max(1, int(height * scale + rest)), max(1, int(width * scale + rest))
 
     @staticmethod
-    def to(scene: Scene, size: Size, rule: Literal["smooth", "torchvision"] = "smooth") -> Scene:
+    def to(scene: Scene, size: Size, rule: Rule = "smooth") -> Scene:
         """The scene at a size."""
         if rule == "torchvision":
             scene = scene._replace(image=scene.image.float())  # rounded pixels would show in its scores

@@ -8,7 +8,7 @@ from typing import Literal
 from torch import Tensor
 
 from detfuse.data.scene import Objects, Sample, Scene, Scenes
-from detfuse.data.steps import LONGEST, Colour, Crop, Flip, Generators, Resize, Step
+from detfuse.data.steps import LONGEST, Colour, Crop, Flip, Generators, Resize, Rule, Step
 from detfuse.errors import InputError
 from detfuse.ranges import Fraction, PositiveFloat, PositiveFraction, PositiveInt, checked
 from detfuse.structures import Size
@@ -54,7 +54,7 @@ class Transforms:
         size: tuple[PositiveInt, PositiveInt] | None = None,
         short_side: PositiveInt = 800,
         long_side: PositiveInt | None = 1333,
-        resize: Literal["smooth", "torchvision"] = "smooth",
+        resize: Rule = "smooth",
         flip: Fraction = 0.5,
         scale_jitter: tuple[PositiveFloat, PositiveFloat] | None = None,
         crop: Fraction = 0.0,
@@ -72,6 +72,7 @@ class Transforms:
         self.size = None if size is None else (int(size[0]), int(size[1]))
         self.short_side = short_side
         self.long_side = long_side
+        self.resize = resize
         area = _range("crop_area", crop_area, highest=1.0)
         self._crop = Crop(crop, area, crop_keep, crop_visible) if crop else None
         jitter = _range("scale_jitter", scale_jitter or (1.0, 1.0), highest=10.0)

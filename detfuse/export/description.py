@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from detfuse.data import Transforms
+from detfuse.data.steps import Rule
 from detfuse.errors import InputError
 from detfuse.structures import Categories, Size
 
@@ -26,6 +27,7 @@ class Resize:
     size: Size | None
     short_side: int
     long_side: int | None
+    resize: Rule = "smooth"
 
 
 @dataclass(frozen=True)
@@ -116,4 +118,5 @@ def _resize(value: Any) -> Resize:
         size=None if value["size"] is None else _size(value["size"]),
         short_side=_typed(value["short_side"], int),
         long_side=None if long_side is None else _typed(long_side, int),
+        resize=value.get("resize", "smooth"),  # what it may be, the transform says
     )

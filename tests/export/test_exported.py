@@ -30,7 +30,7 @@ from detfuse.ops.postprocess import Nms, WeightedBoxFusion
 from detfuse.structures import Categories
 
 SIZE = (32, 64)
-DESCRIPTION = Description(version("detfuse"), "m", Categories((1, 5), ("a", "b")), Resize(None, 32, 64), 32, {"x": 1})
+DESCRIPTION = Description(version("detfuse"), "m", Categories((1, 5), ("a", "b")), Resize(None, 32, 64, "torchvision"), 32, {"x": 1})
 
 
 def test_what_has_no_fixed_size_is_refused() -> None:
@@ -46,6 +46,7 @@ def test_a_description_survives_its_file() -> None:
     again = Description.from_json(DESCRIPTION.to_json(), Path("x.onnx"))
     assert again == DESCRIPTION
     assert again.transform().resized(100, 200) == (32, 64)
+    assert again.transform().resized(100, 155) == (32, 49)  # 49.6, cut
 
 
 @pytest.mark.parametrize(
@@ -55,6 +56,7 @@ def test_a_description_survives_its_file() -> None:
         ("divisor", "32"),
         ("categories", {"ids": [1], "names": []}),
         ("resize", {"size": None, "short_side": 0, "long_side": None}),
+        ("resize", {"size": None, "short_side": 32, "long_side": None, "resize": "bigger"}),
         ("resize", {}),
         ("combine", "nms"),
         ("version", None),
