@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import re
 import sys
+import traceback
 from pathlib import Path
 
 
@@ -35,6 +36,8 @@ def explained(error: Exception) -> UserError | None:
     said = _said_in_worker(error)
     if isinstance(error, UserError):
         return error if said is None else UserError(said)
+    if isinstance(error, OSError | EOFError) and _comes_between_processes(error):
+        return UserError(f"a process that reads the data ended: {error or type(error).__name__}. {_FEWER_WORKERS}")
     if isinstance(error, OSError):
         return _of_the_system(error)
     text = " ".join((said or str(error)).split())
@@ -43,6 +46,12 @@ def explained(error: Exception) -> UserError | None:
     if isinstance(error, RuntimeError) and text.startswith(_DEAD_WORKER):
         return UserError(f"a process that reads the data ended: {text.rstrip('. ')}. {_FEWER_WORKERS}")
     return None
+
+
+def _comes_between_processes(error: BaseException) -> bool:
+    """Whether one broke off that was just handing over what it had read: then torch sees only the connection end."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return any(Path(frame.filename).parts[-2:] == ("multiprocessing", "reductions.py") for frame in frames)
 
 
 def _said_in_worker(error: Exception) -> str | None:

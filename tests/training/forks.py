@@ -1,16 +1,20 @@
-"""Several processes of one run, as copies of the test's own, which has imported all that they need."""
+"""Several processes of one run, as copies of one that has imported all that they need.
+
+Not of the test's own: pools of threads, such as hotcoco's, do not live on in a copy, and whoever needs them waits for ever.
+"""
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import socket
-import traceback
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 _SECONDS = 240
+_COPIES = multiprocessing.get_context("forkserver")
+_COPIES.set_forkserver_preload(["ddp_worker"])
 
 
 def in_processes(count: int, work: Callable[[int], None], folder: Path) -> list[int]:
@@ -18,7 +22,7 @@ def in_processes(count: int, work: Callable[[int], None], folder: Path) -> list[
 
     Args:
         count: of the processes.
-        work: what each of them does.
+        work: what each of them does; a function of a module, or a part of one.
         folder: gets what they print to stderr, as ``rank_0.err`` ...
 
     Returns:
@@ -27,24 +31,20 @@ def in_processes(count: int, work: Callable[[int], None], folder: Path) -> list[
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    pids = [_copy(rank, count, port, work, folder / f"rank_{rank}.err") for rank in range(count)]
-    return [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
+    copies = [
+        _COPIES.Process(target=_copy, args=(rank, count, port, work, folder / f"rank_{rank}.err"))
+        for rank in range(count)
+    ]
+    for copy in copies:
+        copy.start()
+    for copy in copies:
+        copy.join()
+    return [copy.exitcode or 0 for copy in copies]
 
 
-def _copy(rank: int, count: int, port: int, work: Callable[[int], None], told: Path) -> int:
-    with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # other threads of this process sleep
-        pid = os.fork()
-    if pid:
-        return pid
-    code = 1
-    try:
-        signal.alarm(_SECONDS)
-        os.dup2(os.open(told, os.O_WRONLY | os.O_CREAT, 0o644), 2)
-        given = {"RANK": rank, "LOCAL_RANK": rank, "NODE_RANK": 0, "WORLD_SIZE": count, "MASTER_PORT": port}
-        os.environ.update({name: str(value) for name, value in given.items()}, MASTER_ADDR="127.0.0.1")
-        work(rank)
-        code = 0
-    except BaseException:  # whatever it is, the copy does not go on with the tests
-        os.write(2, traceback.format_exc().encode())
-    finally:
-        os._exit(code)
+def _copy(rank: int, count: int, port: int, work: Callable[[int], None], told: Path) -> None:
+    signal.alarm(_SECONDS)
+    os.dup2(os.open(told, os.O_WRONLY | os.O_CREAT, 0o644), 2)
+    given = {"RANK": rank, "LOCAL_RANK": rank, "NODE_RANK": 0, "WORLD_SIZE": count, "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in given.items()}, MASTER_ADDR="127.0.0.1")
+    work(rank)

@@ -107,12 +107,12 @@ def read(folder: Path, rank: int) -> None:
     loader: DataLoader[int] = DataLoader(Deadly(), num_workers=1)
     try:
         list(loader)
-    except RuntimeError as error:
+    except (RuntimeError, OSError, EOFError) as error:  # as torch sees it, or while it was handing something over
         (folder / "told").write_text(str(explained(error)))
 
 
 def test_a_data_worker_that_is_killed_is_told_with_what_to_do(tmp_path: Path) -> None:
     assert in_processes(1, partial(read, tmp_path), tmp_path) == [0]
     told = (tmp_path / "told").read_text()
-    assert told.startswith("a process that reads the data ended: DataLoader worker (pid")
+    assert told.startswith("a process that reads the data ended: ")
     assert "Fewer data.loader.num_workers" in told
