@@ -58,7 +58,7 @@ class SAPA(Up):
         rows, columns = blocks = tuple(-(-side // scale) for side in size)
         # whole blocks of scale x scale targets: what is added here is cut off again at the end
         query = F.pad(self.query(guide), (0, columns * scale - size[1], 0, rows * scale - size[0]))
-        query = F.pixel_unshuffle(query, scale).reshape(len(x), -1, scale**2, rows, columns)
+        query = torch.unflatten(F.pixel_unshuffle(query, scale), 1, (-1, scale**2))
         similarity = torch.einsum("bdthw,bdkhw->bkthw", query, self._windows(self.key(x), blocks))
         shares = similarity.softmax(dim=1)  # of each pixel of the window, for each target of the block
         fused = torch.einsum("bkthw,bckhw->bcthw", shares, self._windows(x, blocks))

@@ -139,7 +139,7 @@ def load_weights(detector: nn.Module, checkpoint: Checkpoint) -> None:
         CheckpointError: naming the weights that are missing, left over, or of another shape.
     """
     own = detector.state_dict()
-    state = {key: x for key, x in checkpoint.detector_state.items() if key in own or not key.endswith(COUNTER)}
+    state = checkpoint.detector_state
     misfits = {
         key: f"{key} is {tuple(state[key].shape)} in the file, {tuple(value.shape)} in the detector"
         for key, value in own.items()
@@ -153,7 +153,7 @@ def load_weights(detector: nn.Module, checkpoint: Checkpoint) -> None:
     loaded = detector.load_state_dict({key: x for key, x in state.items() if key not in misfits}, strict=False)
     missing = [key for key in loaded.missing_keys if key not in misfits and not key.endswith(COUNTER)]
     faults = [f"{key} is not in the file" for key in missing]
-    faults += [f"{key} is not in the detector" for key in loaded.unexpected_keys]
+    faults += [f"{key} is not in the detector" for key in loaded.unexpected_keys if not key.endswith(COUNTER)]
     faults += misfits.values()
     if faults:
         rest = f"; and {len(faults) - 6} more" if len(faults) > 6 else ""

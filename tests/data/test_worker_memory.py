@@ -27,6 +27,7 @@ def of_many_images() -> AnnotationIndex:
         boxes=np.ones((rows, 4)),
         labels=np.zeros(rows, np.int64),
         crowd=np.zeros(rows, np.bool_),
+        ignore=np.zeros(rows, np.bool_),
         areas=np.ones(rows),
         source=Path("a.json"),
         root=Path("images"),

@@ -55,7 +55,7 @@ def test_weights_that_are_no_numbers_are_named(value: float, config: dict[str, A
     for command, run, typed in (
         ("evaluate", evaluation_run.run, ()),
         ("predict", prediction_run.run, (f"source={source}",)),
-        ("export", export_run.run, ("size=[64,64]",)),
+        ("export", export_run.run, ()),
     ):
         with pytest.raises(UserError, match=told):
             run(invocation(command, f"checkpoint={file}", *typed))
@@ -78,8 +78,8 @@ def test_a_file_whose_outputs_are_no_numbers_is_told(config: dict[str, Any], tmp
     pytest.importorskip("onnxruntime", reason="needs pip install 'detfuse[export]'")
     detector = build_detector(config, len(CATEGORIES)).eval()
     detector.head.cls_tower[0].conv.weight.data.fill_(torch.nan)
-    description = Description("0.1.0", "m", CATEGORIES, SIZE, Resize(SIZE, 64, None), {})
-    program = program_of(Deployed(detector, Nms()), SIZE)
+    description = Description("0.1.0", "m", CATEGORIES, Resize(SIZE, 64, None), 1, {})
+    program = program_of(Deployed(detector, Nms()), description)
     assert Exported(Path("x.pt2"), description, program.module())(torch.zeros(3, *SIZE, dtype=torch.uint8)).broken
     with written(tmp_path / "bad.onnx", "onnx", program, description):
         pass

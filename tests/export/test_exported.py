@@ -30,7 +30,9 @@ from detfuse.ops.postprocess import Nms, WeightedBoxFusion
 from detfuse.structures import Categories
 
 SIZE = (32, 64)
-DESCRIPTION = Description(version("detfuse"), "m", Categories((1, 5), ("a", "b")), Resize(None, 32, 64, "torchvision"), 32, {"x": 1})
+DESCRIPTION = Description(
+    version("detfuse"), "m", Categories((1, 5), ("a", "b")), Resize(None, 32, 64, "torchvision"), 32, {"x": 1}
+)
 
 
 def test_what_has_no_fixed_size_is_refused() -> None:

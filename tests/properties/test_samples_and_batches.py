@@ -57,7 +57,7 @@ def test_a_size_and_the_way_back(
     (height, width), objects = size, _objects(found, size)
     long = None if more is None else short + more
     sample = Transforms(short_side=short, long_side=long).evaluate(_image(*size), objects)
-    factor = short / min(size) if long is None else min(short / min(size), long / max(size))
+    factor = min(short / min(size), (16 * short if long is None else long) / max(size))
     resized = tuple(max(1, int(side * factor + 0.5)) for side in size)
     assert sample.image.shape == (3, *resized)
     assert sample.scale == (resized[0] / height, resized[1] / width)

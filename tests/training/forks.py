@@ -1,6 +1,7 @@
 """Several processes of one run, as copies of one that has imported all that they need.
 
-Not of the test's own: pools of threads, such as hotcoco's, do not live on in a copy, and whoever needs them waits for ever.
+Not of the test's own: pools of threads, such as hotcoco's, do not live on in a copy, and whoever needs them waits for
+ever.
 """
 
 from __future__ import annotations

@@ -7,6 +7,9 @@ weights that do not sum to 1, which no metric reveals.
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -18,8 +21,9 @@ from detfuse.structures import Size
 def max_pool(x: Tensor) -> Tensor:
     """2x2 max-pooling, stride 2, (B, C, H, W) to (B, C, H//2, W//2); a side of 1 stays 1."""
     height, width = x.shape[-2:]
-    halved = F.max_pool2d(x, 2, 2, ceil_mode=True)  # without a choice by size, so that a graph holds for all sizes
-    return halved[..., : torch.sym_max(1, height // 2), : torch.sym_max(1, width // 2)]
+    # a side of 1 gets a second pixel, without a choice by size, so that a graph holds for all sizes
+    lacking: Any = (0, torch.sym_max(0, 2 - width), 0, torch.sym_max(0, 2 - height))
+    return F.max_pool2d(F.pad(x, lacking, value=-math.inf), 2, 2)
 
 
 def pooled(size: Size) -> Size:
