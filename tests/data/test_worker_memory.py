@@ -15,7 +15,7 @@ from detfuse.data.dataset import DetectionDataset
 from detfuse.data.index import AnnotationIndex, Texts
 from detfuse.structures import Categories
 
-IMAGES, OBJECTS = 100_000, 3
+IMAGES, OBJECTS = 300_000, 3
 
 
 def of_many_images() -> AnnotationIndex:
@@ -63,7 +63,8 @@ def test_a_worker_that_looks_at_every_image_copies_almost_nothing() -> None:
         os._exit(0)
     os.close(writer)
     os.waitpid(child, 0)
-    assert float(os.read(reader, 100)) < 2.5  # 11 where names and ids are Python's, more where it collects garbage
+    # 24 where names are Python's, 10 where ids are, 90 where it collects garbage; the process itself takes up to 5
+    assert float(os.read(reader, 100)) < 8
     os.close(reader)
 
 
