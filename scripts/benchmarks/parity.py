@@ -308,8 +308,8 @@ def compare_gradients(pair: Pair) -> float:
 def first_come() -> Iterator[None]:
     """Samples of anchors and regions are the first ones in both libraries, which else draw them differently."""
     permutation, uniform = torch.randperm, torch.rand
-    torch.randperm = lambda count, **_: torch.arange(count)  # type: ignore[assignment]
-    torch.rand = lambda shape, **_: torch.linspace(1, 0.1, shape[-1]).expand(shape)  # type: ignore[assignment]
+    torch.randperm = lambda count, **_: torch.arange(count)  # type: ignore[assignment]  # for a while
+    torch.rand = lambda shape, **_: torch.linspace(1, 0.1, shape[-1]).expand(shape)  # type: ignore[assignment]  # likewise
     try:
         yield
     finally:
