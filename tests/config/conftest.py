@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from textwrap import dedent
 
 import pytest
+from yaml_files import write_yaml
 
 _PARTS = """
 from dataclasses import dataclass
@@ -97,14 +97,6 @@ _CONF = {
     "resample/bilinear": "{_target_: tiny.parts.resample, sharp: false}",
     "trainer/default": "{_target_: tiny.parts.trainer, max_epochs: 2, devices: 1, limit: 1.0}",
 }
-
-
-def write_yaml(folder: Path, files: dict[str, str]) -> Path:
-    for name, text in files.items():
-        path = folder / f"{name}.yaml"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(dedent(text).lstrip("\n") + "\n")
-    return folder
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import write_yaml
+from yaml_files import write_yaml
 
 from detfuse.cli.commands import EvaluateSettings
 from detfuse.config import TrainSettings, check

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from conftest import write_yaml
+from yaml_files import write_yaml
 
 from detfuse.cli import COMMANDS
 from detfuse.cli.commands import AblateSettings

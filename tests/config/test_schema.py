@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from conftest import write_yaml
+from yaml_files import write_yaml
 
 from detfuse.config import conf_dir, group_options
 from detfuse.config.schema.check import Check

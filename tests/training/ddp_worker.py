@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from conftest import SIZE, Quadrants, make_module  # type: ignore[import-not-found]  # lies beside this file
 from ddp_learning import learn_in_two_processes  # type: ignore[import-not-found]  # likewise
+from quadrants import SIZE, Quadrants, make_module  # type: ignore[import-not-found]  # lies beside this file
 from torch.utils.data import DataLoader
 
 from detfuse.data.loader import EvaluationBatches, rank_and_world_size

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-from conftest import CATEGORIES, Fit, Quadrants, make_module  # type: ignore[import-not-found]  # pytest's path
+from quadrants import CATEGORIES, Fit, Quadrants, make_module  # type: ignore[import-not-found]  # pytest's path
 
 import detfuse
 from detfuse.errors import UserError

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-from conftest import Fit, Quadrants, make_module  # type: ignore[import-not-found]  # pytest puts this folder on the path
+from quadrants import Fit, Quadrants, make_module  # type: ignore[import-not-found]  # pytest puts this folder on the path
 from torch import Tensor
 
 from detfuse.training.checkpoint import Checkpoints

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-from conftest import combine, make_detector  # type: ignore[import-not-found]  # pytest puts this folder on the path
+from quadrants import combine, make_detector  # type: ignore[import-not-found]  # pytest puts this folder on the path
 
 from detfuse.data import Loader, SyntheticDataModule, Transforms
 from detfuse.training.checkpoint import Checkpoints

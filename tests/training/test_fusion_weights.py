@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Fit, Quadrants, make_module  # type: ignore[import-not-found]  # pytest's path
+from quadrants import Fit, Quadrants, make_module  # type: ignore[import-not-found]  # pytest's path
 from torch import nn
 
 from detfuse.attention.sagan import SAGAN

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-from conftest import Fit, Quadrants, make_detector, make_module  # type: ignore[import-not-found]  # pytest's path
 from pytorch_lightning.plugins.precision import MixedPrecision
+from quadrants import Fit, Quadrants, make_detector, make_module  # type: ignore[import-not-found]  # pytest's path
 from torch import Tensor
 
 from detfuse.structures import Batch

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import SIZE, Fit, Quadrants, make_module  # type: ignore[import-not-found]  # pytest's path
+from quadrants import SIZE, Fit, Quadrants, make_module  # type: ignore[import-not-found]  # pytest's path
 from torch import Tensor
 
 from detfuse.evaluation import METRICS, CocoEvaluator, rows_of

@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from conftest import make_detector  # type: ignore[import-not-found]  # pytest puts this folder on the path
+from quadrants import make_detector  # type: ignore[import-not-found]  # pytest puts this folder on the path
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel

@@ -3,8 +3,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from conftest import Fit, Quadrants, make_module  # type: ignore[import-not-found]  # pytest's path
 from PIL import Image
+from quadrants import Fit, Quadrants, make_module  # type: ignore[import-not-found]  # pytest's path
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from detfuse.training.loggers import tensorboard

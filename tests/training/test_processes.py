@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch.distributed as dist
-from conftest import Quadrants, make_module  # type: ignore[import-not-found]  # pytest puts this folder on the path
 from forks import in_processes  # type: ignore[import-not-found]  # likewise
+from quadrants import Quadrants, make_module  # type: ignore[import-not-found]  # pytest puts this folder on the path
 from torch.utils.data import DataLoader, Dataset
 
 from detfuse.errors import explained

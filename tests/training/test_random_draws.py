@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-from conftest import Fit, Quadrants, make_module  # type: ignore[import-not-found]  # pytest's path
+from quadrants import Fit, Quadrants, make_module  # type: ignore[import-not-found]  # pytest's path
 from torch import Tensor, nn
 
 from detfuse.training.checkpoint import Checkpoints

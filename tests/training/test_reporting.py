@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 
 import pytest
-from conftest import Fit, Quadrants, make_module  # type: ignore[import-not-found]  # pytest's path
 from pytorch_lightning.loggers import Logger
+from quadrants import Fit, Quadrants, make_module  # type: ignore[import-not-found]  # pytest's path
 from rich.console import Console
 
 from detfuse.training.finite import NonFiniteLossError
