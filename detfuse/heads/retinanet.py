@@ -29,8 +29,8 @@ from detfuse.ops.matching import Crowd, Match, fitting_anchors, match_anchors, r
 from detfuse.ranges import (
     Fraction,
     FractionBelowOne,
+    Layers,
     NonNegativeFloat,
-    NonNegativeInt,
     OpenFraction,
     PositiveFloat,
     PositiveInt,
@@ -101,7 +101,7 @@ class RetinaNetHead(TowerHead[RetinaNetOutputs]):
         num_classes: PositiveInt,
         attention: Sites | None = None,
         *,
-        num_convs: NonNegativeInt = 4,
+        num_convs: Layers = 4,
         tower_channels: PositiveInt | None = None,
         norm: Literal["none", "group", "batch"] = "none",
         tower_bias: bool | None = None,
