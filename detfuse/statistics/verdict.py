@@ -11,7 +11,7 @@ from typing import Literal
 from detfuse.statistics.dunnett import ALONE, Family
 from detfuse.statistics.intervals import LEVEL, Interval, Variances, half_width
 from detfuse.statistics.records import Verdict
-from detfuse.words import signed
+from detfuse.words import signed, with_ends
 
 Subject = Literal["arms", "models"]
 MOST_SEEDS = 1000
@@ -57,7 +57,7 @@ def decide(question: Question, estimate: float, found: Interval, variances: Vari
     arm, baseline = question.arm, question.baseline
     if found.low is None or found.high is None:  # a single image, and one seed
         return Verdict("undecided", f"Undecided: {arm} differs from {baseline} by {signed(estimate)}; {method}.")
-    shown = f"{signed(estimate)} AP points (95 % interval {signed(found.low)} to {signed(found.high)})"
+    shown = "{} AP points (95 % interval {} to {})".format(*with_ends(estimate, found.low, found.high))
     if variances.seeds is None and question.subject == "arms":
         seeds = "one seed says nothing" if variances.num_seeds < 2 else "seeds that are copies of one say nothing"
         return Verdict(

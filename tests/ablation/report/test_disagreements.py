@@ -15,7 +15,7 @@ from detfuse.ablation.report import write_report
 
 def test_pictures_are_those_with_the_largest_spread(page: Page, fake: FakeAblation) -> None:
     text = page.sections["Where the arms disagree most"]
-    found = [float(value) for value in re.findall(r"mean over the seeds ([\d.]+)\)", text)]
+    found = [float(value) for value in re.findall(r"\(on average ([\d.]+)\)", text)]
     spreads = [max(found[i : i + 4]) - min(found[i : i + 4]) for i in range(0, len(found), 4)]
     assert len(spreads) == 5
     assert all(b <= a + 0.11 for a, b in pairwise(spreads)), "printed with one decimal"
@@ -37,6 +37,6 @@ def test_text_ids_change_nothing_but_the_names_of_the_images(folder: Path, tmp_p
     other = write_report(*texts.arguments).parent
     for name in ("report.html", "report.md", "scores.csv", "differences.csv", "errors.csv"):
         numbers = (folder / name).read_text(encoding="utf-8")
-        named, count = re.subn(r"\bImage (\d+)", r"Image \1.photo", numbers)
+        named, count = re.subn(r"\bImage (\d+), seed", r"Image \1.photo, seed", numbers)
         assert (count == 5) == name.startswith("report"), "one heading per row of pictures"
         assert (other / name).read_text(encoding="utf-8").replace(r"\.photo", ".photo") == named
