@@ -161,6 +161,7 @@ class _Canvas:
         self.pen = ImageDraw.Draw(picture)
         short = min(picture.size)
         self.width = max(2, round(short / (120 if large else 180)))
+        self.thin = max(1, self.width // 2) if large else 1
         self.font = ImageFont.load_default(size=max(12, round(short / (24 if large else 32))))
 
     def draw(self, marks: Iterator[Mark]) -> None:
@@ -196,7 +197,7 @@ class _Canvas:
 
     def _box(self, mark: Mark) -> None:
         corners = self._corners(mark)
-        width = 1 if mark.thin else self.width
+        width = self.thin if mark.thin else self.width
         if mark.dashed:
             self._dashed(corners, mark.color, width)
             return

@@ -81,7 +81,7 @@ def _verdicts(block: Verdicts) -> str:
     items = "".join(
         f'<li style="border-left-color:{badge.color}"><b style="color:{badge.color}">{escaped(badge.name)}</b>'
         f'<span class="number">{escaped(badge.figure)}</span><span class="word">{escaped(badge.word)}</span>'
-        f"<span>{escaped(badge.text)}</span></li>"
+        f'<span class="said">{escaped(badge.text)}</span></li>'
         for badge in block.badges
     )
     return f'<p class="headline">{escaped(block.headline)}</p>\n<ul class="verdicts">{items}</ul>'

@@ -48,9 +48,9 @@ def _said(comparison: Comparison, main: Difference, equivalence: float) -> str:
     if main.low is None or main.high is None:
         return f"Nobody can tell: {scored}, and there is too little to say how far luck reaches."
     more = comparison.verdict.more_seeds
-    seeds = f"About {more} more {'seed' if more == 1 else 'seeds'} would probably settle it, if the gap stays so large."
-    truth = f"the truth may lie anywhere from {_end(main.low)} to {_end(main.high)}"
-    return f"Nobody can tell yet: {scored}, but luck alone may do that: {truth}.{f' {seeds}' if more else ''}"
+    seeds = f" About {more} more {'seed' if more == 1 else 'seeds'} may settle it." if more else ""
+    truth = f"the truth lies anywhere from {_end(main.low)} to {_end(main.high)}"
+    return f"Nobody can tell yet: {scored}. Luck alone may do that; {truth}.{seeds}"
 
 
 def _scored(comparison: Comparison, main: Difference) -> str:
@@ -62,8 +62,8 @@ def _scored(comparison: Comparison, main: Difference) -> str:
     direction = "higher" if main.estimate > 0 else "lower"
     if seeds < 2:
         return f"it scored {size} points {direction}"
-    counted = f"{alike} of {seeds}" if alike < seeds else "both" if seeds == 2 else f"each of the {seeds}"
-    return f"it scored {size} points {direction} on average, and {direction} in {counted} trainings"
+    counted = f"{alike} of {seeds}" if alike < seeds else "both" if seeds == 2 else f"each of {seeds}"
+    return f"it scored {size} points {direction}, and {direction} in {counted} trainings"
 
 
 def _trust(main: Difference) -> str:
@@ -75,4 +75,4 @@ def _trust(main: Difference) -> str:
 
 def _end(fraction: float) -> str:
     size = points(abs(fraction))
-    return "no difference" if not float(size) else f"{size} points {'higher' if fraction > 0 else 'lower'}"
+    return "no difference" if not float(size) else f"{size} {'higher' if fraction > 0 else 'lower'}"

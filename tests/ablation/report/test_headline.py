@@ -76,14 +76,13 @@ def test_decided_answers_have_sizes_too() -> None:
     [
         (
             compared("a", "worse", (-0.05, -0.052, -0.06)),
-            "a is worse than base here: it scored 5.4 points lower on average, and lower in each of the 3 trainings. "
+            "a is worse than base here: it scored 5.4 points lower, and lower in each of 3 trainings. "
             "Luck alone hardly ever does that.",
         ),
         (
             compared("a", "undecided", (-0.05, 0.01), 0.05, 1),
-            "Nobody can tell yet: it scored 2.0 points lower on average, and lower in 1 of 2 trainings, but luck alone "
-            "may do that: the truth may lie anywhere from 7.0 points lower to 3.0 points higher. About 1 more seed "
-            "would probably settle it, if the gap stays so large.",
+            "Nobody can tell yet: it scored 2.0 points lower, and lower in 1 of 2 trainings. Luck alone may do that; "
+            "the truth lies anywhere from 7.0 lower to 3.0 higher. About 1 more seed may settle it.",
         ),
         (
             compared("a", "equivalent", (0.0001, 0.0002), 0.002),
@@ -97,7 +96,7 @@ def test_decided_answers_have_sizes_too() -> None:
         ),
         (
             compared("a", "better", (0.03, 0.02), 0.05),
-            "a is better than base here: it scored 2.5 points higher on average, and higher in both trainings. An "
+            "a is better than base here: it scored 2.5 points higher, and higher in both trainings. An "
             "earlier look, after fewer trainings, has decided it.",
         ),
         (compared("a", "identical", (0.0, 0.0), 0.0), "a and base found exactly the same"),

@@ -13,6 +13,7 @@ from fake_ablation import FakeAblation
 from written import EVIL, SHOWN, Page, rows
 
 from detfuse.ablation.records import Run
+from detfuse.ablation.report import write_report
 from detfuse.ablation.storage import read_plan
 from detfuse.files.records import from_plain
 from detfuse.statistics.records import Comparison, Score, Verdict
@@ -127,6 +128,14 @@ def test_markdown_shows_names_as_they_are(folder: Path) -> None:
         assert (folder / drawing).is_file()
     tables = [line for line in content.splitlines() if line.startswith("| fpn |")]
     assert tables
+
+
+def test_one_command_repeats_all(page: Page, fake: FakeAblation, tmp_path: Path) -> None:
+    command = "python scripts/ablate.py ablation=necks 'seeds=[0,1,2]'"
+    path = write_report(*replace(fake, folder=tmp_path).arguments, command=command)
+    assert command in Page(path.read_text(encoding="utf-8")).sections["To repeat it"]
+    assert command in (path.parent / "report.md").read_text(encoding="utf-8")
+    assert "one command" not in page.sections["To repeat it"], "of an older folder it is not known"
 
 
 def test_the_commands_are_those_that_were_run(page: Page, fake: FakeAblation, again: Callable[..., Path]) -> None:
