@@ -122,7 +122,8 @@ def _text(results: Statistics) -> str:
         lines.append(f"... and {len(classes) - SHOWN_CLASSES} more: output=DIR writes all of them")
     undefined = sum(difference.estimate is None for difference in comparison.differences)
     if undefined:
-        lines.append(f"{undefined} numbers are undefined: the annotations have no such object")
+        numbers = "1 number is" if undefined == 1 else f"{undefined} numbers are"
+        lines.append(f"{numbers} undefined: the annotations have no such object")
     main = comparison.differences[0]
     return "\n".join([*lines, "", f"mAP: {main.method}", comparison.verdict.text])
 

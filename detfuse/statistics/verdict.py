@@ -88,7 +88,8 @@ def _undecided(question: Question, estimate: float, variances: Variances, shown:
     needed = seeds_needed(question, abs(estimate), per_pair, floor, variances.num_seeds)
     if needed is not None:
         more = needed - variances.num_seeds
-        told = f"about {more} more seed{'s' if more > 1 else ''} decide it with {100 * POWER:.0f} % probability"
+        seeds = "seeds decide" if more > 1 else "seed decides"
+        told = f"about {more} more {seeds} it with {100 * POWER:.0f} % probability"
         return Verdict("undecided", f"{start}; {told}, if it stays as large.", more)
     if target > 0 and NormalDist().inv_cdf(1 - LEVEL / 2) * sqrt(floor) >= target:
         return Verdict("undecided", f"{start}; needs more images, not seeds: {_times_images(floor, target)}.")

@@ -161,7 +161,7 @@ class _Canvas:
         self.pen = ImageDraw.Draw(picture)
         short = min(picture.size)
         self.width = max(2, round(short / (120 if large else 180)))
-        self.thin = max(1, self.width // 2) if large else 1
+        self.thin = max(1, self.width - 1) if large else 1
         self.font = ImageFont.load_default(size=max(12, round(short / (24 if large else 32))))
 
     def draw(self, marks: Iterator[Mark]) -> None:

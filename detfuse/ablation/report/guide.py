@@ -13,7 +13,8 @@ def guide(found: Findings) -> Section:
     """What the numbers, the brackets and the five words mean."""
     plan = found.plan
     baseline, limit = plan.baseline.name, f"{100 * plan.equivalence:.4g}"
-    equivalent = f"equivalent: the brackets lie within {limit} points of 0, which the plan calls too little to matter."
+    limits = f"\N{MINUS SIGN}{limit} and +{limit}"
+    equivalent = f"equivalent: the brackets lie between {limits}, which the plan calls too little to matter."
     items = (
         f"The number is the arm's AP minus that of {baseline}, the mean over the seeds, in points: AP goes from 0 "
         "(nothing found) to 100. The brackets say where the true difference lies; in 95 of 100 ablations they are "
