@@ -106,7 +106,10 @@ def pair_of(
     published = ALL[model]
     count = num_classes or len(published.categories) + published.background
     theirs = _theirs(published, count, options).eval()
-    spread(theirs, picture)
+    parts = [picture[:, : picture.shape[1] * part // 4] for part in (4, 3)]
+    if published.library == "effdet":
+        parts.append(picture[:, :, : picture.shape[2] // 3])  # a narrow one is mostly padding in its squares
+    spread(theirs, parts)
     given = [f"experiment={model}", "data.root=none", "backbone.pretrained=false", "backbone.frozen_stages=0"]
     if published.library == "effdet":
         given.append("backbone.drop_path=0.0")  # which draws lots
@@ -135,8 +138,13 @@ def _theirs(published: Published, num_classes: int, options: Mapping[str, Any]) 
     return EffdetDetector(published.model, num_classes, **options)
 
 
-def spread(model: Any, picture: Tensor) -> None:
-    """Random weights with which all parts of a model of theirs matter; torch's generator is left as it was."""
+def spread(model: Any, pictures: Sequence[Tensor]) -> None:
+    """Random weights with which all parts of a model of theirs matter; torch's generator is left as it was.
+
+    Args:
+        model: of a library.
+        pictures: whose statistics its norms get.
+    """
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
         for module in model.modules():
@@ -150,7 +158,7 @@ def spread(model: Any, picture: Tensor) -> None:
         for name, parameter in model.named_parameters():
             if name.endswith("edge_weights"):  # of effdet's fusion
                 parameter.uniform_(0.5, 1.5)
-        images = [(picture / 255)[:, : picture.shape[1] * part // 4] for part in (4, 3)]
+        images = [picture / 255 for picture in pictures]
         norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
         momenta = [norm.momentum for norm in norms]
         for norm in norms:
@@ -173,8 +181,7 @@ def _scaled_predictors(model: Any, images: list[Tensor]) -> None:
             factor = _deviation(name) / (float((output - module.bias.view(shape_of(output))).std()) + 1e-6)
             module.weight *= factor
             module.bias.normal_(std=0.1)
-            if ("cls_logits" in name and "rpn" not in name) or "ctrness" in name or "class_net" in name:
-                module.bias -= 1.0 if "ctrness" in name else 6.0
+            module.bias -= _rarity(name)
             scaled.add(module)
         if output.ndim == 2:
             return nn.functional.linear(inputs[0], module.weight, module.bias)
@@ -206,6 +213,15 @@ def _deviation(name: str) -> float:
     if known is not None:
         return known
     return 1.0 if "roi_heads" in name or "module_list" in name else 0.4
+
+
+def _rarity(name: str) -> float:
+    """By how much the bias of a predictor is lowered, so that the best of many scores do not round to 1."""
+    if "class_net" in name:
+        return 8.0
+    if "ctrness" in name:
+        return 1.0
+    return 6.0 if "cls_logits" in name and "rpn" not in name else 0.0
 
 
 def compare(pair: Pair, pictures: Sequence[Tensor]) -> Compared:
