@@ -31,8 +31,8 @@ from detfuse.ops.matching import Crowd, Match, match_default_boxes
 from detfuse.ranges import (
     Fraction,
     FractionBelowOne,
+    Layers,
     NonNegativeFloat,
-    NonNegativeInt,
     OpenFraction,
     PositiveFloat,
     PositiveInt,
@@ -82,7 +82,7 @@ class EfficientDetHead(AnchoredHead):
         num_classes: PositiveInt,
         attention: Sites | None = None,
         *,
-        num_convs: NonNegativeInt = 3,
+        num_convs: Layers = 3,
         norm_eps: NonNegativeFloat = 1e-3,
         norm_momentum: Fraction = 0.01,
         anchor_scale: PositiveFloat = 4.0,
