@@ -3,7 +3,8 @@
 Paper: EfficientDet: Scalable and Efficient Object Detection, 2020, https://arxiv.org/abs/1911.09070
 Variant: effdet's (https://github.com/rwightman/efficientdet-pytorch), whose weights fit, as those ported from the
 authors' code do. The sums are divided by the positives of all images and one more, the boxes' by four times as many.
-An object is learnt by anchors of enough overlap and by the one anchor that overlaps it most.
+An object is learnt by anchors of enough overlap and by the one anchor that overlaps it most. An offset that is to be 0
+exactly teaches nothing, there as here.
 Deviations: anchors in a crowd that match nothing learn nothing (``crowd: background`` is effdet); an object that
 touches no anchor claims none; a detection is never made from a cell that lies wholly in the padding (``grid: effdet``
 makes them); levels keep their nominal stride where an image is no multiple of the coarsest; a single level carries the
@@ -147,7 +148,8 @@ class EfficientDetHead(AnchoredHead):
             assigned = self.assign(self.match(anchors, targets.boxes.float(), targets.valid), anchors, batch)
             share = 1.0 / normalizer_of(assigned.positive.sum(), self.normalizer, added=1)
             wanted = encode_deltas(assigned.boxes, anchors)
-            box = smooth_l1_loss(all_priors(outputs.deltas, 4), wanted, self.huber_delta, assigned.positive)
+            taught = assigned.positive[..., None] & (wanted != 0)
+            box = smooth_l1_loss(all_priors(outputs.deltas, 4), wanted, self.huber_delta, taught)
             huber = self.huber_delta * box.sum() / 4  # the mean of the offsets; smooth L1 is Huber's over delta
             return {"loss_cls": self.class_loss(outputs, assigned, share), "loss_box": self.box_weight * share * huber}
 
