@@ -136,7 +136,7 @@ def _marks(
     def mark(box: Tensor, name: str, color: str, *, dashed: bool = False, thin: bool = False) -> Mark:
         return Mark(tuple(box.tolist()), name, _rgb(color), dashed, thin)
 
-    for row in set(everything.tolist()) - set(wanted(truth, image).tolist()):
+    for row in sorted(set(everything.tolist()) - set(wanted(truth, image).tolist())):
         yield mark(corners(truth.boxes[[row]])[0], "", _IGNORED, dashed=True, thin=True)
     for row in sorted(set(detections.tolist()) - set(found.values())):
         named = f"{names[results.labels[row]]} {results.scores[row]:.2f}"
