@@ -7,8 +7,8 @@ where no annotation fixes the grid may a picture be turned upright.
 from __future__ import annotations
 
 import os
+import re
 import stat
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PureWindowsPath
 from typing import Literal, NamedTuple
@@ -36,6 +36,7 @@ _TURNS = {  # EXIF orientation -> what makes it upright
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_PLAIN = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9_.-]*/)*[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _SHOWN = 5  # files that a message names
 _ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
 _BROKEN = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises on a damaged file
@@ -159,8 +160,15 @@ def header_of(path: Path, size: Size) -> Header:
         ) from error
 
 
+def is_plain(file_name: object) -> bool:
+    """Whether a record's ``file_name`` is one that every system reads in the same way; most are."""
+    return isinstance(file_name, str) and len(file_name) < 200 and _PLAIN.fullmatch(file_name) is not None
+
+
 def relative_path_problem(file_name: object) -> str | None:
     """Why a record's ``file_name`` cannot name a file inside the image folder; None if it can."""
+    if is_plain(file_name):
+        return None
     if not isinstance(file_name, str) or not file_name.strip():
         return "is empty or no text"
     parts = PureWindowsPath(file_name).parts  # splits at / and \ alike
@@ -204,7 +212,7 @@ def header_sizes(source: Path, root: Path, names: Sequence[str]) -> list[Size]:
 
 def check_images(
     index: AnnotationIndex, *, depth: CheckImages, follow_symlinks: bool, place_of: Callable[[str], str]
-) -> None:
+) -> list[DataWarning]:
     """Find missing, empty, escaping and (with ``depth="header"``) unreadable or differently sized files at the start.
 
     Args:
@@ -214,11 +222,14 @@ def check_images(
         follow_symlinks: allow links that lead out of the image folder.
         place_of: says where a file lies that has a missing one's name, or nothing.
 
+    Returns:
+        What is to be told of files that can be used.
+
     Raises:
         DataError: naming the first five files with a problem and the total.
     """
     if depth == "nothing":
-        return
+        return []
     root = index.root.resolve()
     parents: dict[str, bool] = {}
     problems: list[str] = []
@@ -240,13 +251,14 @@ def check_images(
             f"{index.source}: {len(problems)} of {len(index)} images cannot be used:\n  "
             + "\n  ".join(_first(problems))
         )
-    if turned:
-        warnings.warn(
+    if not turned:
+        return []
+    return [
+        DataWarning(
             f"{index.source}: {len(turned)} images have an EXIF orientation ({', '.join(_first(turned))}), which is "
-            "ignored: the stored pixels are used, as in COCO. Check that the boxes fit, or save the images upright",
-            DataWarning,
-            stacklevel=2,
+            "ignored: the stored pixels are used, as in COCO. Check that the boxes fit, or save the images upright"
         )
+    ]
 
 
 def _file_problem(root: Path, name: str, *, inside: bool, follow_symlinks: bool) -> str | None:

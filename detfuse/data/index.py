@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import compress
@@ -20,7 +20,16 @@ from detfuse.structures import ImageId
 
 
 class DataError(InputError):
-    """Something in the data set cannot be used; the message names the file, the record and the remedy."""
+    """Something in the data set cannot be used; the message names the file, the record and the remedy.
+
+    Args:
+        message: of all that.
+        refused: problem, and the annotations that have it -> the names of all records that do, where it is of records.
+    """
+
+    def __init__(self, message: str, refused: Mapping[str, Sequence[str]] | None = None) -> None:
+        super().__init__(message)
+        self.refused = dict(refused or {})
 
 
 class DataWarning(UserWarning):
