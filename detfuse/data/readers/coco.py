@@ -162,7 +162,6 @@ def _boxes(content: dict[str, Any], repairs: Repairs, refusals: Refusals) -> Box
         positions, records = [position for position, _ in objects], [record for _, record in objects]
     if as_text:
         records = [_as_numbers(record, as_text) for record in records]
-
     if not _is_right(records):  # then it is looked for
         wrong = {row: told for row, record in enumerate(records) if (told := _problem(record)) is not None}
         for row, told in wrong.items():
