@@ -10,6 +10,7 @@ import os
 import re
 import stat
 from collections.abc import Callable, Iterable, Sequence
+from mmap import ACCESS_READ, mmap
 from pathlib import Path, PureWindowsPath
 from typing import Literal, NamedTuple
 
@@ -17,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from torch import Tensor
 
@@ -37,6 +39,7 @@ _TURNS = {  # EXIF orientation -> what makes it upright
     8: Image.Transpose.ROTATE_90,
 }
 _PLAIN = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9_.-]*/)*[A-Za-z0-9_][A-Za-z0-9_.-]*")
+_PNG_METADATA = (b"eXIf", b"Raw profile type", b"XML:com.adobe.xmp")
 _SHOWN = 5  # files that a message names
 _ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
 _BROKEN = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises on a damaged file
@@ -89,12 +92,21 @@ def _kept_as_stored(image: Image.Image) -> int:
 
     Pillow would, no other form; and it states the size of the turned one.
     """
+    if isinstance(image, PngImageFile) and not _has_metadata(image):
+        return 1
     exif = image.getexif()
     orientation = int(exif.get(_EXIF_ORIENTATION, 1))
     if orientation != 1 and isinstance(image, TiffImageFile):
         del exif[_EXIF_ORIENTATION]
         image._size = (image.tag_v2[_TIFF_WIDTH], image.tag_v2[_TIFF_HEIGHT])
     return orientation
+
+
+def _has_metadata(image: PngImageFile) -> bool:
+    """Whether a PNG may say how it is turned: it may do so behind its pixels, which Pillow decodes to get there."""
+    assert image.fp is not None  # it was just opened
+    with mmap(image.fp.fileno(), 0, access=ACCESS_READ) as content:
+        return any(content.find(mark) >= 0 for mark in _PNG_METADATA)
 
 
 def _mode_problem(mode: str) -> str | None:
