@@ -5,10 +5,10 @@ from __future__ import annotations
 import warnings
 from typing import get_args
 
-from detfuse.data.datamodule import DetectionDataModule, check_categories
 from detfuse.data.doctor.case import SHOWN, Finding
 from detfuse.data.index import AnnotationIndex, DataError, DataWarning
 from detfuse.data.layout import Split
+from detfuse.data.splits import DetectionDataModule, check_categories
 from detfuse.errors import UserError
 
 RECORDS = "records"

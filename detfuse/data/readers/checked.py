@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -39,10 +39,16 @@ class Reading:
     Attributes:
         index: the annotations with their image files.
         told: what was repaired, and what is hardly meant.
+        files: names of all image files, of those left out by a limit, too.
+        first: the name, as the annotations have it, by which the folder of the images was chosen.
+        renamed: a name that the annotations have -> that of the file which was found for it.
     """
 
     index: AnnotationIndex
     told: Sequence[DataWarning]
+    files: Sequence[str]
+    first: str
+    renamed: Mapping[str, str]
 
 
 def index_of(
@@ -104,8 +110,11 @@ def read_records(
     """
     checked = _Checked(records, images)
     index = checked.index(grouping).limit(limit_images)
-    turned = check_images(index, depth=check, follow_symlinks=follow_symlinks, place_of=checked.folder.place_of)
-    return Reading(index, [*turned, *checked.told()])
+    place_of = checked.found.folder.place_of
+    turned = check_images(index, depth=check, follow_symlinks=follow_symlinks, place_of=place_of)
+    found = checked.found
+    files = [image.file_name for image in found.images]
+    return Reading(index, [*turned, *checked.told()], files, found.first, found.renamed)
 
 
 class _Checked:
@@ -116,11 +125,11 @@ class _Checked:
         self.repairs = records.repairs
         self.refusals = records.refusals or Refusals(records.source)
         self.categories = self._categories(records.categories)
-        self.folder, self.images = located(records, images, self.refusals)
+        self.found = located(records, images, self.refusals)
         self.boxes = check_boxes(
             records.boxes if isinstance(records.boxes, Boxes) else Boxes.of(records.boxes),
-            position_of={image.id: position for position, image in enumerate(self.images)},
-            sizes=np.array([image.size for image in self.images], np.int64),
+            position_of={image.id: position for position, image in enumerate(self.found.images)},
+            sizes=np.array([image.size for image in self.found.images], np.int64),
             label_of={number: label for label, number in enumerate(self.categories.ids)},
             has_areas=records.has_areas,
             repairs=self.repairs,
@@ -149,13 +158,13 @@ class _Checked:
         return AnnotationIndex(
             source=self.source,
             form=self.form,
-            root=self.folder.path,
+            root=self.found.folder.path,
             categories=categories,
             groups=tuple(self.categories.names[label] for label in groups) if grouping == "keep" else (),
-            ids=tuple(image.id for image in self.images),
-            file_names=tuple(image.file_name for image in self.images),
-            sizes=np.array([image.size for image in self.images], np.int64),
-            offsets=offsets_of(np.bincount(boxes.positions, minlength=len(self.images))),
+            ids=tuple(image.id for image in self.found.images),
+            file_names=tuple(image.file_name for image in self.found.images),
+            sizes=np.array([image.size for image in self.found.images], np.int64),
+            offsets=offsets_of(np.bincount(boxes.positions, minlength=len(self.found.images))),
             boxes=boxes.boxes[order],
             labels=labels,
             crowd=boxes.crowd[order],

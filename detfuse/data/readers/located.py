@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -22,10 +23,25 @@ class LocatedImage(NamedTuple):
     size: Size
 
 
-def located(
-    records: Records, folders: str | Path | Sequence[Path], refusals: Refusals
-) -> tuple[ImageFolder, list[LocatedImage]]:
-    """The folder of the images, and the images in ascending order of their ids, texts in the order of the file.
+@dataclass(frozen=True)
+class Located:
+    """The images of an annotation file.
+
+    Attributes:
+        folder: that they lie in.
+        images: in ascending order of their ids, texts in the order of the file.
+        first: the name by which the folder was chosen.
+        renamed: a name that the annotations have -> that of the file which was found for it.
+    """
+
+    folder: ImageFolder
+    images: list[LocatedImage]
+    first: str
+    renamed: dict[str, str]
+
+
+def located(records: Records, folders: str | Path | Sequence[Path], refusals: Refusals) -> Located:
+    """Find the images of an annotation file.
 
     That a file is there is not looked at, but where its header says a size, or its name can be read in another way.
 
@@ -39,15 +55,27 @@ def located(
     """
     source = records.source
     found = _images(source, records, refusals)
+    first = min(str(image.file_name) for image in found)
+    folder = ImageFolder(folder_of_images(source, folders, first))
+    owner: dict[str, ImageId] = {}
+    named = [_named(record, folder, owner, records.repairs, refusals) for record in found]
+    refusals.settle()
+    pairs = zip(found, named, strict=True)
+    renamed = {record.file_name: name.file_name for record, name in pairs if name is not record}
+    return Located(folder, _sized(source, named, folder), first, renamed)
+
+
+def folder_of_images(source: Path, folders: str | Path | Sequence[Path], first: str) -> Path:
+    """Which of some folders the images lie in: that which holds the first.
+
+    Raises:
+        DataError: naming the annotations' ``source``, if none is there.
+    """
     candidates = [Path(folders)] if isinstance(folders, str | Path) else list(folders)
     existing = [folder for folder in candidates if folder.is_dir()]
     if not existing:
         raise DataError(f"{source}: found no image folder; looked for {', '.join(map(str, candidates))}")
-    folder = ImageFolder(folder_of(existing, min(str(image.file_name) for image in found)))
-    owner: dict[str, ImageId] = {}
-    named = [_named(record, folder, owner, records.repairs, refusals) for record in found]
-    refusals.settle()
-    return folder, _sized(source, named, folder)
+    return folder_of(existing, first)
 
 
 def _images(source: Path, records: Records, refusals: Refusals) -> list[ImageRecord]:
@@ -71,8 +99,7 @@ def _named(
 ) -> ImageRecord:
     """With the file's name: as the record has it, or what else has the one meaning; ``owner`` is whose a file is."""
     name = record.file_name
-    plain = is_plain(name)
-    problem = None if plain else relative_path_problem(name)
+    problem = relative_path_problem(name)
     if problem is not None:
         shown = repr(name) if len(repr(name)) < 100 else repr(name)[:100] + "..."
         place = folder.place_of(name) if isinstance(name, str) and name.strip() else ""
@@ -84,14 +111,14 @@ def _named(
         meant = folder.meant(name)
         if meant is not None and meant.done and meant.name not in owner:  # two names never become one file
             repairs[meant.done].append(f"{name} is {meant.name}")
-            name, plain = meant.name, False
-    file = name if plain else str(PurePosixPath(name))  # ./a.jpg is a.jpg
+            record = record._replace(file_name=meant.name)
+    file = record.file_name if is_plain(record.file_name) else str(PurePosixPath(record.file_name))  # ./a.jpg is a.jpg
     if file in owner:
         repairs["image file listed under a second id, both were kept; it counts twice"].append(
-            f"{record.file_name}: ids {owner[file]} and {record.id}"
+            f"{name}: ids {owner[file]} and {record.id}"
         )
     owner[file] = record.id
-    return record if plain else record._replace(file_name=name)
+    return record
 
 
 def _sized(source: Path, records: Sequence[ImageRecord], folder: ImageFolder) -> list[LocatedImage]:
