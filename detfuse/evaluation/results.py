@@ -87,7 +87,7 @@ def write_results(path: Path, results: Results) -> None:
         ValueError: for a number that is not finite; nothing is written.
     """
     if not (np.isfinite(results.boxes).all() and np.isfinite(results.scores).all()):
-        raise ValueError("Out of range float values are not JSON compliant")  # as the encoder of json has it
+        raise InputError(f"{path}: numbers that are not finite are not JSON compliant; nothing was written")
     write_text(path, "[" + ",\n".join(_lines(results)) + "]\n")
 
 

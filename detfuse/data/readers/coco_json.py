@@ -52,15 +52,11 @@ def parse(source: Path) -> dict[str, Any]:
     return content
 
 
-class _TwiceError(ValueError):
-    """A key that stands twice in one object."""
-
-
 def _once(items: list[tuple[str, Any]]) -> dict[str, Any]:
     record = dict(items)
     if len(record) != len(items):
         twice = [key for key, count in Counter(key for key, _ in items).items() if count > 1]
-        raise _TwiceError(f"the key {twice[0]!r} stands twice in one object; keep one of them")
+        raise DataError(f"the key {twice[0]!r} stands twice in one object; keep one of them")
     return record
 
 
@@ -101,7 +97,7 @@ def _whole(source: Path) -> Any:
             f"{source}: not valid JSON at line {error.lineno}, column {error.colno} ({error.msg}); "
             "the file may be empty or cut off: write or download it again"
         ) from error
-    except _TwiceError as error:
+    except DataError as error:  # which knows no file
         raise DataError(f"{source}: {error}") from error
     except ValueError as error:
         raise DataError(f"{source}: {error}; correct the file") from error  # a number of thousands of digits
