@@ -21,7 +21,7 @@ Normalizer = Literal["all", "process"]
 CPU_CHUNK = 1 << 16  # logits per pass: the temporaries then stay in the cache of one core
 
 
-def normalizer_of(count: Tensor, across: Normalizer) -> Tensor:
+def normalizer_of(count: Tensor, across: Normalizer, added: int = 0) -> Tensor:
     """What to divide a sum over this process's images by.
 
     With ``all`` it is the processes' mean count, so that the mean over the processes, which is what DDP takes of their
@@ -31,17 +31,18 @@ def normalizer_of(count: Tensor, across: Normalizer) -> Tensor:
     Args:
         count: () int64, what this process's images hold of what is counted; or several counts, each by itself.
         across: ``all`` or ``process``.
+        added: to the count of all of them, once.
 
     Returns:
         Of the same shape, without gradient; at least 1 in one process, and that by the number of processes in several.
     """
     processes = distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
     if across == "process" or processes == 1:
-        return count.clamp(min=1)
+        return (count + added).clamp(min=1)
     total = count.clone()
     distributed.all_reduce(total)
     # the least is one in all processes together: were it one in each, few positives would weigh less in many processes
-    return total.clamp(min=1) / processes
+    return (total + added).clamp(min=1) / processes
 
 
 def focal_loss(

@@ -1,6 +1,6 @@
 """The range of a number as part of its type: said once, in the signature, and held everywhere.
 
-``num_convs: NonNegativeInt = 4`` tells the reader; the check of a configuration reads it from source, before torch is
+``num_convs: Layers = 4`` tells the reader; the check of a configuration reads it from source, before torch is
 imported; :func:`checked` holds it where the part is built, so that a notebook is told the same.
 """
 
@@ -74,6 +74,8 @@ Seed = Annotated[int, Range(at_least=0, at_most=4294967295)]  # what NumPy's and
 
 Level = Annotated[int, Range(at_least=1, at_most=16)]  # log2 of a stride
 Levels = Annotated[int, Range(at_least=0, at_most=16)]  # how many
+Layers = Annotated[int, Range(at_least=0, at_most=1000)]  # one after the other: more are a slip, and a hang
+Repeats = Annotated[int, Range(at_least=1, at_most=1000)]
 
 FiniteFloat = Annotated[float, Range()]
 PositiveFloat = Annotated[float, Range(above=0)]

@@ -36,14 +36,34 @@ def shortened(text: str, most: int = 1000) -> str:
     )
 
 
-def points(fraction: float | None, decimals: int = 2, *, unknown: str = "n/a") -> str:
-    """AP, a fraction, in points of 100: .3914 is ``39.14``."""
-    return unknown if fraction is None else f"{100 * fraction:.{decimals}f}"
+MINUS = "\N{MINUS SIGN}"
 
 
-def signed(fraction: float | None, decimals: int = 2) -> str:
-    """A difference of AP in points: ``+1.30``."""
-    return "n/a" if fraction is None else f"{100 * fraction:+.{decimals}f}"
+def points(fraction: float | None, *, unknown: str = "n/a") -> str:
+    """AP, a fraction, in points of 100 as people read it everywhere: .3914 is ``39.1``."""
+    return unknown if fraction is None else typeset(100 * fraction)
+
+
+def signed(fraction: float | None) -> str:
+    """A difference of AP in points: ``+1.3``, with a real minus where it is negative."""
+    return "n/a" if fraction is None else typeset(100 * fraction, sign=True)
+
+
+def with_ends(estimate: float, low: float, high: float) -> tuple[str, str, str]:
+    """A difference of AP in points, and both ends of its interval: ``+1.3``, ``+0.4``, ``+2.2``.
+
+    One decimal, as everywhere; more only where rounding would hide on which side of 0 an end lies.
+    """
+    values = [100 * value for value in (estimate, low, high)]
+    decimals = next((d for d in range(1, 4) if all(round(end, d) or not end for end in values[1:])), 4)
+    first, second, third = (typeset(value, decimals, sign=True) for value in values)
+    return first, second, third
+
+
+def typeset(value: float, decimals: int = 1, *, sign: bool = False) -> str:
+    """A number with a real minus, and without a sign where rounding leaves nothing of it."""
+    text = f"{value:{'+' if sign else ''}.{decimals}f}"
+    return (text if text.strip("+-0.") else text.lstrip("+-")).replace("-", MINUS)
 
 
 def clock(seconds: float) -> str:

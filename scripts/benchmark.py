@@ -308,6 +308,7 @@ SECTIONS: dict[str, Callable[..., None]] = {
     "parity": _of_runs("parity"),
     "kills": _of_runs("kills"),
     "memory": _of_runs("memory"),
+    "quickstart": _of_runs("quickstart"),
     "reading": _of_runs("reading"),
     "replicates": replicates,
     "verdicts": verdicts,
@@ -318,6 +319,10 @@ SECTIONS: dict[str, Callable[..., None]] = {
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("section", choices=SECTIONS)
-    parser.add_argument("arguments", nargs="*", help="of parity: a picture, names of detectors; of reading: rounds")
+    parser.add_argument(
+        "arguments",
+        nargs="*",
+        help="of parity: a picture, names of detectors; of quickstart: how many sets of seeds; of reading: rounds",
+    )
     given = parser.parse_args()
     SECTIONS[given.section](*given.arguments)

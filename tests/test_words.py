@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
-from detfuse.words import aligned, clock, escaped, listed, points, printable, ruled, shortened, signed, some
+from detfuse.words import (
+    aligned,
+    clock,
+    escaped,
+    listed,
+    points,
+    printable,
+    ruled,
+    shortened,
+    signed,
+    some,
+    typeset,
+    with_ends,
+)
 
 
 def test_points_and_differences_of_them() -> None:
-    assert [points(0.3914), points(0.3914, 1), points(0.0), points(None), points(None, unknown="-")] == [
-        "39.14", "39.1", "0.00", "n/a", "-"
-    ]  # fmt: skip
-    assert [signed(0.0123), signed(-0.0123, 1), signed(0.0), signed(None)] == ["+1.23", "-1.2", "+0.00", "n/a"]
+    assert [points(0.3914), points(0.0), points(None), points(None, unknown="-")] == ["39.1", "0.0", "n/a", "-"]
+    minus = "\N{MINUS SIGN}"
+    assert [signed(v) for v in (0.0123, -0.0123, -0.0001, None)] == ["+1.2", f"{minus}1.2", "0.0", "n/a"]
+    assert typeset(-12.344, 2) == f"{minus}12.34"
+    assert with_ends(-0.041, -0.055, 0.0) == (f"{minus}4.1", f"{minus}5.5", "0.0")
+    assert with_ends(0.002, 0.0003, 0.0037) == ("+0.20", "+0.03", "+0.37"), "an end that leaves 0 out is not shown as 0"
+    assert with_ends(0.002, -0.00002, 0.004) == ("+0.200", f"{minus}0.002", "+0.400")
 
 
 def test_times() -> None:

@@ -16,7 +16,7 @@ from detfuse.files.run_files import PREDICTIONS
 from detfuse.statistics.dunnett import Family
 from detfuse.statistics.looks import Spent, chance, next_level
 from detfuse.statistics.records import Comparison, Verdict
-from detfuse.words import listed, signed
+from detfuse.words import listed, with_ends
 
 DECIDED = ("better", "worse", "equivalent", "identical")
 HOPELESS = 0.1
@@ -151,6 +151,6 @@ def _with_earlier(comparison: Comparison, earlier: Sequence[Look]) -> Comparison
 
 
 def _short(verdict: LookVerdict) -> str:
-    if verdict.low is None or verdict.high is None:
+    if verdict.estimate is None or verdict.low is None or verdict.high is None:
         return verdict.kind
-    return f"{verdict.kind} ({signed(verdict.estimate)} [{signed(verdict.low)}, {signed(verdict.high)}])"
+    return "{} ({} [{}, {}])".format(verdict.kind, *with_ends(verdict.estimate, verdict.low, verdict.high))

@@ -69,6 +69,7 @@ class Plan:
             training; the others are trained.
         looks: numbers of seeds after which a verdict is drawn and decided arms stop; empty: once, after all seeds.
         all_pairs: the arms are compared with one another, too.
+        typed: settings of the command that made it, for whoever wants to repeat it; empty if it was not kept.
     """
 
     name: str
@@ -88,6 +89,7 @@ class Plan:
     shares: Mapping[str, str] = field(default_factory=dict)
     looks: tuple[int, ...] = ()
     all_pairs: bool = False
+    typed: tuple[str, ...] = ()
 
     @property
     def baseline(self) -> Arm:

@@ -46,9 +46,10 @@ def read_plan(folder: Path) -> Plan:
             check_name("arm", arm.name)
     except InputError as error:
         raise StorageError(f"{path}: {error}") from error
-    odd = [text for text in (*plan.common, *(o for arm in plan.arms for o in arm.overrides)) if not _is_setting(text)]
+    settings = (*plan.common, *(text for arm in plan.arms for text in arm.overrides), *plan.typed)
+    odd = [text for text in settings if not _is_setting(text)]
     if odd or not plan.arms or not plan.seeds:
-        problem = f"{odd[0]!r:.80} is no setting of train, key=value" if odd else "it has no arms or no seeds"
+        problem = f"{odd[0]!r:.80} is no setting of train or ablate, key=value" if odd else "it has no arms or no seeds"
         raise StorageError(f"{path}: {problem}; it was edited, take another copy")
     return plan
 

@@ -65,6 +65,7 @@ def run(invocation: Invocation) -> None:
     prepared = prepare(page, name, _common(invocation), _flags(invocation))
     prepared, why = _with_threads(prepared, folder, settings)
     prepared, facts = _tried(prepared, folder, settings)
+    prepared = replace(prepared, plan=replace(prepared.plan, typed=_typed(invocation)))
     resolution = _resolution(prepared, facts, folder, settings)
     print(
         plan_text(prepared.plan, facts, folder=str(folder), jobs=settings.jobs, resolution=resolution, why_threads=why)
@@ -76,31 +77,29 @@ def run(invocation: Invocation) -> None:
         refuse_other_environment(jobs, slots, prepared.plan)
         said = store(folder, prepared)
         print(f"\n{said}" if said else "", flush=True)
-        command = _typed_without_seeds(invocation)
         for num_seeds in [*prepared.plan.looks, len(prepared.plan.seeds)]:
             wanted = wanted_jobs(jobs, prepared.plan, read_looks(folder), num_seeds)
             if num_seeds < len(prepared.plan.seeds):
                 _look(wanted, slots, facts, folder, prepared, num_seeds)
         runs = _run_all(wanted, slots, facts, folder)
-        conclude(folder, prepared, runs, command)
+        conclude(folder, prepared, runs)
     _require_all(runs, "start the same command to try them again")
 
 
-def conclude(folder: Path, prepared: Prepared, runs: Sequence[Run], command: Sequence[str] = ()) -> None:
+def conclude(folder: Path, prepared: Prepared, runs: Sequence[Run]) -> None:
     """Print and report what the runs say.
 
     Args:
         folder: of the ablation.
         prepared: what was planned.
         runs: every run that is wanted, finished or not.
-        command: that was typed, without its seeds.
     """
     from detfuse.ablation.report.conclusion import write_conclusion
 
     plan = prepared.plan
     print(f"\n{plan.name}: {len(runs)} runs, each scored by its last checkpoint\n")
     print(runs_table(runs), flush=True)
-    print(f"\n{write_conclusion(folder, prepared, runs, command)}\nfolder: {folder}", flush=True)
+    print(f"\n{write_conclusion(folder, prepared, runs)}\nfolder: {folder}", flush=True)
 
 
 def _conclude_again(folder: Path, settings: AblateSettings, invocation: Invocation) -> None:
@@ -112,8 +111,9 @@ def _conclude_again(folder: Path, settings: AblateSettings, invocation: Invocati
         name: replace(arm, config=with_own_data(arm.config, invocation.config))
         for name, arm in prepared.resolved.items()
     }
-    prepared = replace(prepared, resolved=placed)
     plan = prepared.plan
+    plan = plan if plan.typed else replace(plan, typed=_with_common(_typed(invocation), plan.common))
+    prepared = replace(prepared, plan=plan, resolved=placed)
     jobs = [
         Job(arm.name, seed, folder_of(folder, arm.name, seed), (), plan.shares.get(arm.name, ""))
         for seed in plan.seeds
@@ -121,7 +121,7 @@ def _conclude_again(folder: Path, settings: AblateSettings, invocation: Invocati
     ]
     runs = [state_of(job) for job in wanted_jobs(jobs, plan, read_looks(folder), len(plan.seeds))]
     refuse_mixed_environments(runs, plan)
-    conclude(folder, prepared, runs, _typed_without_seeds(invocation))
+    conclude(folder, prepared, runs)
     _require_all(runs, "start the command without report_only to make them")
 
 
@@ -154,10 +154,16 @@ def _common(invocation: Invocation) -> list[str]:
     return [text for text in invocation.typed if key_of(text).split(".")[0] not in own]
 
 
-def _typed_without_seeds(invocation: Invocation) -> list[str]:
-    """The command that was typed, as words; to type it again with more seeds."""
-    typed = [text for text in invocation.typed if key_of(text) not in ("seeds", "overwrite", "report_only")]
-    return ["python", "scripts/ablate.py", *_flags(invocation), *typed]
+def _typed(invocation: Invocation) -> tuple[str, ...]:
+    """What was typed, but for what is about this one call."""
+    once = ("overwrite", "report_only", "plan_only", "resolve", "hydra")
+    return tuple(text for text in invocation.typed if key_of(text).split(".")[0] not in once)
+
+
+def _with_common(typed: Sequence[str], common: Sequence[str]) -> tuple[str, ...]:
+    """What must have been typed for a plan that does not say it: what is typed now, and all that its arms share."""
+    keys = {key_of(text) for text in typed}
+    return (*typed, *(text for text in common if key_of(text) not in keys))
 
 
 def _flags(invocation: Invocation) -> list[str]:

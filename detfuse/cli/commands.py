@@ -116,7 +116,8 @@ class EvaluateSettings(Settings):
 
     Args:
         checkpoint: path of a ``.ckpt``.
-        weights: in its place, with ``experiment=``: torchvision, or a file of its weights (.pth, .safetensors).
+        weights: in its place, with ``experiment=``: its library (torchvision, effdet), or a file of its weights (.pth,
+            .safetensors).
         seed: with ``weights``.
         output: folder for metrics.json and predictions.json; None puts them beside the checkpoint.
         candidates: file of what the detector predicts before it is combined: read in its place, or written where there
@@ -156,7 +157,8 @@ class PredictSettings(Settings):
 
     Args:
         checkpoint: path of a ``.ckpt``, or of an exported ``.onnx`` or ``.pt2``.
-        weights: in its place, with ``experiment=``: torchvision, or a file of its weights (.pth, .safetensors).
+        weights: in its place, with ``experiment=``: its library (torchvision, effdet), or a file of its weights (.pth,
+            .safetensors).
         seed: with ``weights``.
         source: an image, a folder of images or a glob pattern.
         threshold: least score that is drawn and written, 0..1.

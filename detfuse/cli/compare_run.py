@@ -24,7 +24,7 @@ from detfuse.runs.outputs import note_made, require_folder
 from detfuse.statistics.comparison import Statistics, judge, weightings
 from detfuse.statistics.records import Comparison, Difference, Score
 from detfuse.statistics.verdict import Subject
-from detfuse.words import points, ruled, signed
+from detfuse.words import points, ruled, signed, with_ends
 
 SHOWN_CLASSES = 20
 
@@ -122,7 +122,8 @@ def _text(results: Statistics) -> str:
         lines.append(f"... and {len(classes) - SHOWN_CLASSES} more: output=DIR writes all of them")
     undefined = sum(difference.estimate is None for difference in comparison.differences)
     if undefined:
-        lines.append(f"{undefined} numbers are undefined: the annotations have no such object")
+        numbers = "1 number is" if undefined == 1 else f"{undefined} numbers are"
+        lines.append(f"{numbers} undefined: the annotations have no such object")
     main = comparison.differences[0]
     return "\n".join([*lines, "", f"mAP: {main.method}", comparison.verdict.text])
 
@@ -133,13 +134,19 @@ def _table(differences: Sequence[Difference], scores: Mapping[tuple[str, str], S
             difference.metric.partition("/")[2] or difference.metric,
             _score(scores["a", difference.metric]),
             _score(scores["b", difference.metric]),
-            signed(difference.estimate),
-            f"{signed(difference.low)} to {signed(difference.high)}" if difference.low is not None else "n/a",
+            *_with_interval(difference),
             "n/a" if difference.p is None else "< 0.001" if difference.p < 0.001 else f"{difference.p:.3f}",
         ]
         for difference in differences
     ]
     return ruled([title, "a", "b", "a - b", "95 % interval", "p"], cells)
+
+
+def _with_interval(difference: Difference) -> tuple[str, str]:
+    if difference.estimate is None or difference.low is None or difference.high is None:
+        return signed(difference.estimate), "n/a"
+    estimate, low, high = with_ends(difference.estimate, difference.low, difference.high)
+    return estimate, f"{low} to {high}"
 
 
 def _score(score: Score) -> str:

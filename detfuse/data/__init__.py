@@ -1,7 +1,7 @@
 """Data sets as batches: annotations, images, transforms, loaders."""
 
 from detfuse.data.collate import collate
-from detfuse.data.datamodule import CocoDataModule, FolderDataModule, SyntheticDataModule
+from detfuse.data.datamodule import CocoDataModule, FarCueDataModule, FolderDataModule, SyntheticDataModule
 from detfuse.data.images import load_image
 from detfuse.data.index import AnnotationIndex, DataError, DataWarning
 from detfuse.data.layout import NoSplitError
@@ -18,6 +18,7 @@ __all__ = [
     "DataError",
     "DataWarning",
     "DetectionDataModule",
+    "FarCueDataModule",
     "FolderDataModule",
     "Loader",
     "NoSplitError",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from detfuse.data.generators import GeneratedData, Shapes, generate
+from detfuse.data.generators import FarCue, GeneratedData, Shapes, generate
 from detfuse.data.generators.shapes import ObjectSide
 from detfuse.data.images import CheckImages
 from detfuse.data.index import AnnotationIndex, DataError
@@ -15,7 +15,7 @@ from detfuse.data.loader import Loader
 from detfuse.data.readers import Grouping, index_of
 from detfuse.data.splits import DetectionDataModule
 from detfuse.data.transforms import Transforms
-from detfuse.ranges import NonNegativeInt, OpenFraction, PositiveInt, checked
+from detfuse.ranges import NonNegativeFloat, NonNegativeInt, OpenFraction, PositiveInt, checked
 
 
 @checked
@@ -192,3 +192,56 @@ class SyntheticDataModule(GeneratedDataModule):
             data_seed=data_seed,
         )
         super().__init__(size_divisor, seed, root=root, generated=shapes, transform=transform, loader=loader)
+
+
+@checked
+class FarCueDataModule(GeneratedDataModule):
+    """Discs that look alike, whose class a distant lamp tells; written once below ``root`` in COCO's form.
+
+    Args:
+        size_divisor: see :class:`DetectionDataModule`.
+        seed: see :class:`DetectionDataModule`; the data do not depend on it.
+        root: folder; each set of the parameters below gets its own folder in it.
+        num_train: see :class:`detfuse.data.generators.FarCue`, as for the following.
+        num_val: validation images.
+        image_size: height and width in pixels.
+        min_size: smallest disc in pixels.
+        max_size: largest disc in pixels.
+        max_objects: most discs per image.
+        lamp_size: the lamp in pixels.
+        distance: least number of pixels between the lamp and a disc.
+        data_seed: of the drawing.
+        transform: what is done to the images.
+        loader: how they are batched.
+    """
+
+    def __init__(
+        self,
+        size_divisor: int,
+        seed: int,
+        *,
+        root: str = "datasets/far_cue",
+        num_train: PositiveInt = 400,
+        num_val: PositiveInt = 200,
+        image_size: PositiveInt = 64,
+        min_size: ObjectSide = 8.0,
+        max_size: ObjectSide = 12.0,
+        max_objects: PositiveInt = 4,
+        lamp_size: ObjectSide = 16.0,
+        distance: NonNegativeFloat = 24.0,
+        data_seed: NonNegativeInt = 0,
+        transform: Transforms,
+        loader: Loader,
+    ) -> None:
+        far_cue = FarCue(
+            num_train=num_train,
+            num_val=num_val,
+            image_size=image_size,
+            min_size=min_size,
+            max_size=max_size,
+            max_objects=max_objects,
+            lamp_size=lamp_size,
+            distance=distance,
+            data_seed=data_seed,
+        )
+        super().__init__(size_divisor, seed, root=root, generated=far_cue, transform=transform, loader=loader)

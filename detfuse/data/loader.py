@@ -233,6 +233,7 @@ class Loader:
         num_workers = auto_workers() if self.num_workers == "auto" else self.num_workers
         if num_workers:
             _end_workers_at_exit()
+            _share_what_there_is()
         return DataLoader(
             samples,
             batch_sampler=batches,
@@ -245,8 +246,18 @@ class Loader:
         )
 
 
+def _share_what_there_is() -> None:
+    """Keep the collection of garbage away from all objects that there are, here and in the workers to come.
+
+    A collection writes into every object that it looks at, and the first process that writes into a page of memory
+    gets a copy of it: after a few epochs nothing would be shared any more.
+    """
+    gc.collect()
+    gc.freeze()
+
+
 def _begin_worker(worker: int) -> None:
-    gc.freeze()  # a collection would write into all objects of the main process, and so copy their pages of memory
+    gc.freeze()  # what has been made since the loader was
     _leave_signals_to_the_main_process()
 
 

@@ -12,6 +12,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torchvision.ops import box_area
 from torchvision.transforms.v2 import functional
@@ -22,7 +23,7 @@ from detfuse.structures import Size
 
 Generators = Callable[[str], np.random.Generator]
 """Name of a step -> its generator."""
-Rule = Literal["smooth", "torchvision"]
+Rule = Literal["smooth", "torchvision", "effdet"]
 """How images are resized; see :class:`Resize`."""
 
 _XYXY = BoundingBoxFormat.XYXY
@@ -140,7 +141,9 @@ class Resize:
         long_side: cap on the longer side; None: :data:`LONGEST` times the shorter one.
         jitter: (low, high) of the factor.
         rule: ``smooth`` rounds sides to the nearest pixel and weighs all pixels that one comes from, on uint8;
-            ``torchvision`` does as its detectors do: it cuts sides off, reads four neighbours, and gives float32.
+            ``torchvision`` does as its detectors do: it cuts sides off, reads four neighbours, and gives float32;
+            ``effdet`` cuts sides off, weighs all pixels, by Pillow, and moves boxes by the factor asked for, which the
+            cut sides do not quite have.
     """
 
     name, scenes = "resize", 1
@@ -161,28 +164,41 @@ class Resize:
 
     def __call__(self, scene: Scene, generator: np.random.Generator, others: Scenes) -> Scene:
         low, high = self.jitter
-        return self.to(scene, self.target(*scene.size, low + (high - low) * float(generator.random())), self.rule)
+        return self.by(scene, low + (high - low) * float(generator.random()))
+
+    def by(self, scene: Scene, factor: float = 1.0) -> Scene:
+        """The scene at the size that it gets, this factor larger."""
+        size = self.target(*scene.size, factor)
+        exact = None if self.size is not None or self.rule != "effdet" else self._scale(*scene.size) * factor
+        return self.to(scene, size, self.rule, exact)
 
     def target(self, height: float, width: float, factor: float = 1.0) -> Size:
         """(height, width) that an image gets: at least one pixel."""
         if self.size is not None:
             return self.size
-        scale = min(self.short_side / min(height, width), self.long_side / max(height, width)) * factor
+        scale = self._scale(height, width) * factor
         rest = 0.5 if self.rule == "smooth" else 0.0
         return max(1, int(height * scale + rest)), max(1, int(width * scale + rest))
 
+    def _scale(self, height: float, width: float) -> float:
+        return min(self.short_side / min(height, width), self.long_side / max(height, width))
+
     @staticmethod
-    def to(scene: Scene, size: Size, rule: Rule = "smooth") -> Scene:
-        """The scene at a size."""
+    def to(scene: Scene, size: Size, rule: Rule = "smooth", exact: float | None = None) -> Scene:
+        """The scene at a size; its boxes are moved by ``exact``, or by what the sides have changed."""
         if rule == "torchvision":
             scene = scene._replace(image=scene.image.float())  # rounded pixels would show in its scores
         if scene.size == size:
             return scene
-        boxes, _ = functional.resize_bounding_boxes(scene.objects.boxes, scene.size, list(size), format=_XYXY)
+        if exact is None:
+            by = size[0] / scene.size[0], size[1] / scene.size[1]
+            boxes, _ = functional.resize_bounding_boxes(scene.objects.boxes, scene.size, list(size), format=_XYXY)
+        else:
+            by, boxes = (exact, exact), scene.objects.boxes * exact
         return scene._replace(
-            image=_resized(scene.image, size, antialias=rule == "smooth"),
+            image=_resized(scene.image, size, rule),
             objects=scene.objects._replace(boxes=_clipped(boxes, size)),  # rounding may leave the image
-            scale=(scene.scale[0] * (size[0] / scene.size[0]), scene.scale[1] * (size[1] / scene.size[1])),
+            scale=(scene.scale[0] * by[0], scene.scale[1] * by[1]),
         )
 
 
@@ -227,10 +243,13 @@ class Colour:
         return scene._replace(image=adjust(scene.image, factor))
 
 
-def _resized(image: Tensor, size: Size, *, antialias: bool) -> Tensor:
+def _resized(image: Tensor, size: Size, rule: Rule) -> Tensor:
+    if rule == "effdet":  # torch's pixels differ from Pillow's by up to two
+        pixels = Image.fromarray(np.ascontiguousarray(image.permute(1, 2, 0).numpy()))
+        return torch.from_numpy(np.array(pixels.resize(size[::-1], Image.Resampling.BILINEAR))).permute(2, 0, 1)
     single = size == (1, 1)  # of bytes torch makes no single pixel: it takes them for another layout, and stops
     given = image.float() if single else image
-    resized: Tensor = functional.resize(given, list(size), antialias=antialias)
+    resized: Tensor = functional.resize(given, list(size), antialias=rule == "smooth")
     return resized.round().to(image.dtype) if single and image.dtype == torch.uint8 else resized
 
 

@@ -29,7 +29,10 @@ class Transforms:
             an image of a few rows cannot become a monstrous one; unused with ``size``.
         resize: ``smooth`` is antialiased and rounds sides to the nearest pixel; ``torchvision`` does as its detectors
             do, for their weights: no antialiasing, sides cut to whole pixels, after all other steps and in float32 (a
-            batch takes four times the memory).
+            batch takes four times the memory); ``effdet`` likewise: antialiased by Pillow, sides cut to whole pixels,
+            boxes moved by the factor asked for.
+        pad_multiple: batches are padded to a multiple of this, if it is one of the backbone's coarsest stride; None: of
+            that. With as much as the longer side, all images become squares.
         flip: probability of a horizontal flip.
         scale_jitter: [low, high] factor on the resized size, drawn uniformly per image; None for none.
         crop: probability of a random crop, before resizing.
@@ -55,6 +58,7 @@ class Transforms:
         short_side: PositiveInt = 800,
         long_side: PositiveInt | None = 1333,
         resize: Rule = "smooth",
+        pad_multiple: PositiveInt | None = None,
         flip: Fraction = 0.5,
         scale_jitter: tuple[PositiveFloat, PositiveFloat] | None = None,
         crop: Fraction = 0.0,
@@ -67,12 +71,15 @@ class Transforms:
     ) -> None:
         if long_side is not None and long_side < short_side:
             raise InputError(f"short_side must be at most long_side, got {short_side} and {long_side}")
+        if size is not None and pad_multiple is not None:
+            raise InputError(f"pad_multiple={pad_multiple} has no effect on an exact size={size}: drop one of them")
         if size is not None and scale_jitter is not None:
             raise InputError(f"scale_jitter={scale_jitter} has no effect on an exact size={size}: drop one of them")
         self.size = None if size is None else (int(size[0]), int(size[1]))
         self.short_side = short_side
         self.long_side = long_side
         self.resize = resize
+        self.pad_multiple = pad_multiple
         area = _range("crop_area", crop_area, highest=1.0)
         self._crop = Crop(crop, area, crop_keep, crop_visible) if crop else None
         jitter = _range("scale_jitter", scale_jitter or (1.0, 1.0), highest=10.0)
@@ -128,8 +135,21 @@ class Transforms:
         return found
 
     def divisor(self, size_divisor: int) -> int:
-        """What batches are padded to a multiple of: ``size_divisor``, but an exact size is not padded."""
-        return size_divisor if self.size is None else 1
+        """What batches are padded to a multiple of: ``size_divisor`` or a multiple of it; an exact size is not padded.
+
+        Raises:
+            InputError: if ``pad_multiple`` is none of ``size_divisor``.
+        """
+        if self.size is not None:
+            return 1
+        if self.pad_multiple is None:
+            return size_divisor
+        if self.pad_multiple % size_divisor:
+            raise InputError(
+                f"data.transform.pad_multiple={self.pad_multiple}: must be a multiple of {size_divisor}, the coarsest "
+                "stride of the backbone"
+            )
+        return self.pad_multiple
 
     @property
     def scenes(self) -> int:
@@ -145,7 +165,7 @@ class Transforms:
             image_id: carried into the batch.
         """
         scene = Scene(image, objects or Objects.none())
-        resized = Resize.to(scene, self.resized(*scene.size), self._resize.rule)
+        resized = self._resize.by(scene)
         return Sample(resized.image, resized.objects, scene.size, resized.scale, image_id)
 
     def train(

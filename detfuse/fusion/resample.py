@@ -7,6 +7,7 @@ Each class is a :class:`~detfuse.protocols.ResampleFactory`: ``Class(in_channels
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from detfuse.errors import InputError
 from detfuse.fusion.dysample import DySample
 from detfuse.fusion.grid import Down, Up, fit, same_width
 from detfuse.fusion.sapa import SAPA
+from detfuse.ranges import checked
 from detfuse.structures import Size
 
 
@@ -84,16 +86,41 @@ def _init_bilinear(deconv: nn.Module) -> None:
             deconv.bias.zero_()
 
 
+@checked
 class MaxPool(Down):
-    """Max pooling with a window one larger than the stride (3x3/2 for one level): BiFPN's."""
+    """Max pooling with a window one larger than the stride (3x3/2 for one level): BiFPN's.
 
-    def __init__(self, in_channels: int, out_channels: int, steps: int) -> None:
+    Args:
+        in_channels: width of the map.
+        out_channels: the same.
+        steps: levels to cross.
+        padding: ``symmetric``: as much on either side; ``same``: TensorFlow's, no more than it takes, an odd pixel at
+            the right and the bottom. On a map of even size its windows lie a pixel further that way.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        steps: int,
+        *,
+        padding: Literal["symmetric", "same"] = "symmetric",
+    ) -> None:
         super().__init__()
         same_width("max_pool", in_channels, out_channels)
         self.stride = 2**steps
+        self.padding = padding
 
     def forward(self, x: Tensor, size: Size) -> Tensor:
-        return fit(F.max_pool2d(x, self.stride + 1, self.stride, padding=self.stride // 2), size)
+        window, around = self.stride + 1, self.stride // 2
+        if self.padding == "same":
+            x, around = F.pad(x, [*self._same(x.shape[3]), *self._same(x.shape[2])], value=-torch.inf), 0
+        return fit(F.max_pool2d(x, window, self.stride, padding=around), size)
+
+    def _same(self, side: int) -> tuple[int, int]:
+        """Pixels before and after, so that there are ``side / stride`` windows, rounded up."""
+        missing = -(-side // self.stride) * self.stride + 1 - side
+        return missing // 2, missing - missing // 2
 
 
 class Subsample(Down):

@@ -33,7 +33,7 @@ class DenseOutputs(Protocol):
 
 Maps = TypeVar("Maps", bound=DenseOutputs)
 
-Grid = Literal["exact", "torchvision"]
+Grid = Literal["exact", "torchvision", "effdet"]
 """Where the priors of a map lie, and which of them detect.
 
 * ``exact``: cells are a nominal stride apart, anchors have the sizes asked for, and a cell that lies wholly in the
@@ -41,6 +41,7 @@ Grid = Literal["exact", "torchvision"]
 * ``torchvision``: as its published detectors learnt it. Cells are apart by the padded image's size over the map's, in
   whole pixels (61 in place of 64 where 800 pixels give 13 cells); anchors are rounded to whole pixels; cells in the
   padding and empty boxes are candidates as others are, so that a detection depends on the padding.
+* ``effdet``: cells as ``exact``, candidates as ``torchvision``.
 """
 
 
@@ -127,7 +128,7 @@ class DenseHead(nn.Module, ABC, Generic[Maps]):
 
     def _apart(self, sizes: Sequence[Size]) -> list[tuple[float, float]]:
         """Per level, the distance (y, x) of neighbouring cells in pixels."""
-        if self.grid == "exact":
+        if self.grid != "torchvision":
             return [(spacing, spacing) for spacing in self.spacing]
         first = int(self.spacing[0])  # padded images are a multiple of it
         height, width = sizes[0][0] * first, sizes[0][1] * first
@@ -136,7 +137,7 @@ class DenseHead(nn.Module, ABC, Generic[Maps]):
     def inside(self, outputs: Maps, image_sizes: Tensor) -> list[Tensor]:
         """Per level (B, P): the priors whose cell begins inside the image; the others must not detect."""
         levels = zip(_sizes(outputs), self.spacing, self.priors_per_cell, strict=True)
-        if self.grid == "torchvision":
+        if self.grid != "exact":
             everywhere = image_sizes[:, :1] > 0
             return [everywhere.expand(-1, size[0] * size[1] * priors) for size, _, priors in levels]
         return [cells_inside(size, spacing, image_sizes, priors) for size, spacing, priors in levels]

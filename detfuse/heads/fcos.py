@@ -33,8 +33,8 @@ from detfuse.ops.matching import Crowd, Match, match_points, points_in_crowds
 from detfuse.ranges import (
     Fraction,
     FractionBelowOne,
+    Layers,
     NonNegativeFloat,
-    NonNegativeInt,
     OpenFraction,
     PositiveFloat,
     PositiveInt,
@@ -100,7 +100,7 @@ class FCOSHead(TowerHead[FCOSOutputs]):
         num_classes: PositiveInt,
         attention: Sites | None = None,
         *,
-        num_convs: NonNegativeInt = 4,
+        num_convs: Layers = 4,
         tower_channels: PositiveInt | None = None,
         norm: Literal["none", "group", "batch"] = "group",
         level_scales: bool = True,

@@ -11,48 +11,37 @@ all levels, see ``single_level_anchors``.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from detfuse.attention.inserts import Sites
-from detfuse.errors import InputError
-from detfuse.heads.dense import Level, all_priors, by_prior, empty_maps
-from detfuse.heads.tower import TowerHead, predictor
+from detfuse.heads.anchored import AnchoredHead, AnchoredOutputs
+from detfuse.heads.dense import all_priors
+from detfuse.heads.tower import predictor
 from detfuse.losses import Normalizer, giou_loss, l1_loss, normalizer_of, smooth_l1_loss
-from detfuse.ops.anchors import anchor_sizes, anchors_of_levels, from_fixed_point, grid_anchors
+from detfuse.ops.anchors import anchor_sizes, anchors_of_levels
 from detfuse.ops.boxes import decode_deltas, encode_deltas
-from detfuse.ops.matching import Crowd, Match, fitting_anchors, match_anchors, require_order
+from detfuse.ops.matching import Crowd, Match, match_anchors, require_order
 from detfuse.ranges import (
     Fraction,
     FractionBelowOne,
+    Layers,
     NonNegativeFloat,
-    NonNegativeInt,
     OpenFraction,
     PositiveFloat,
     PositiveInt,
     checked,
 )
-from detfuse.structures import Batch, FeatureSpec, Size
+from detfuse.structures import Batch, FeatureSpec
 
-
-class RetinaNetOutputs(NamedTuple):
-    """Raw maps per level, finest first; n anchors per cell.
-
-    Attributes:
-        logits: (B, n * K, H, W) each, the classes of an anchor together.
-        deltas: (B, n * 4, H, W) each.
-    """
-
-    logits: tuple[Tensor, ...]
-    deltas: tuple[Tensor, ...]
+RetinaNetOutputs = AnchoredOutputs
 
 
 @checked
-class RetinaNetHead(TowerHead[RetinaNetOutputs]):
+class RetinaNetHead(AnchoredHead):
     """See the module's header.
 
     Args:
@@ -85,15 +74,9 @@ class RetinaNetHead(TowerHead[RetinaNetOutputs]):
         candidates_per_level: at most.
         grid: see :data:`detfuse.heads.dense.Grid`.
 
-    Attributes:
-        num_anchors: anchors per cell.
-        anchor_sizes: per level, in pixels.
-
     Raises:
         ValueError: if levels differ in width, or an argument is out of range.
     """
-
-    fixed_point_anchors: Tensor
 
     def __init__(
         self,
@@ -101,7 +84,7 @@ class RetinaNetHead(TowerHead[RetinaNetOutputs]):
         num_classes: PositiveInt,
         attention: Sites | None = None,
         *,
-        num_convs: NonNegativeInt = 4,
+        num_convs: Layers = 4,
         tower_channels: PositiveInt | None = None,
         norm: Literal["none", "group", "batch"] = "none",
         tower_bias: bool | None = None,
@@ -132,49 +115,21 @@ class RetinaNetHead(TowerHead[RetinaNetOutputs]):
         self.box_loss, self.smooth_l1_beta, self.box_weight = box_loss, smooth_l1_beta, box_weight
 
         self.anchor_sizes = anchor_sizes(in_spec.strides, single_level_anchors, anchor_scale, scales_per_octave)
-        self.num_anchors = len(self.anchor_sizes[0]) * len(aspect_ratios)
-        if not self.num_anchors:
-            raise InputError("RetinaNetHead has no anchors: give at least one scale, aspect ratio and single level")
-        self.priors_per_cell = [self.num_anchors] * len(in_spec)
-        self.register_buffer(
-            "fixed_point_anchors",
-            anchors_of_levels(self.anchor_sizes, aspect_ratios, whole=grid == "torchvision"),
-            persistent=False,
-        )
+        self.place_anchors(anchors_of_levels(self.anchor_sizes, aspect_ratios, whole=grid == "torchvision"))
 
         channels = self.build_towers(attention, num_convs, tower_channels, norm, prior_probability, tower_bias)
         self.box_deltas = predictor(channels, self.num_anchors * 4)
-
-    def describe(self) -> str:
-        """One line: levels, anchors per cell and their sizes."""
-        sizes = [size for of_level in self.anchor_sizes for size in of_level]
-        count = len(self.in_spec)
-        note = " (a single level carries the anchors of all)" if count == 1 else ""
-        return (
-            f"RetinaNet: {count} level{'s' if count > 1 else ''}, {self.num_anchors} anchors per cell{note}, "
-            f"sizes {min(sizes):.0f} to {max(sizes):.0f} px"
-        )
 
     def forward(self, features: Sequence[Tensor]) -> RetinaNetOutputs:
         """Maps (B, C, H, W) per level to raw maps; equal in training and evaluation."""
         logits, from_boxes = self.towers(features)
         return RetinaNetOutputs(logits, tuple(self.box_deltas(x) for x in from_boxes))
 
-    def anchors(self, outputs: RetinaNetOutputs) -> list[Tensor]:
-        """The anchors of each level, (H * W * n, 4) xyxy in the order of the logits."""
-        at_origin = from_fixed_point(self.fixed_point_anchors)
-        return [grid_anchors(*level) for level in zip(at_origin, self.grids(outputs, self.center_offset), strict=True)]
-
     def match(self, anchors: Tensor, boxes: Tensor, valid: Tensor) -> Match:
         """Which anchor (A, 4) learns which of the boxes (B, N, 4)."""
         return match_anchors(
             anchors, boxes, valid, foreground_iou=self.foreground_iou, background_iou=self.background_iou
         )
-
-    def fitting(self, maps: Sequence[Size], image_size: Size, boxes: Tensor) -> Tensor:
-        """See :class:`detfuse.protocols.Fitting`: anchors of enough overlap."""
-        anchors = self.anchors(RetinaNetOutputs(empty_maps(maps), ()))
-        return fitting_anchors(anchors, boxes, self.foreground_iou)
 
     def loss(self, outputs: RetinaNetOutputs, batch: Batch) -> dict[str, Tensor]:
         """``loss_cls`` (focal) and ``loss_box``; crowds and padded rows are no targets, as in torchvision.
@@ -202,20 +157,3 @@ class RetinaNetHead(TowerHead[RetinaNetOutputs]):
         if self.box_loss == "l1":
             return l1_loss(deltas, wanted, where)
         return smooth_l1_loss(deltas, wanted, self.smooth_l1_beta, where)
-
-    def levels(self, outputs: RetinaNetOutputs, image_sizes: Tensor) -> Iterator[Level]:
-        """Ranked by the logits."""
-        for logits, deltas, anchors in zip(*outputs, self.anchors(outputs), strict=True):
-            yield Level(by_prior(logits, self.num_classes).float(), by_prior(deltas, 4).float(), anchors)
-
-    def decode(self, regression: Tensor, priors: Tensor) -> Tensor:
-        """From offsets of anchors."""
-        return decode_deltas(regression, priors)
-
-    def ranking_of(self, score: float) -> float:
-        """The score is the logit's sigmoid."""
-        return math.log(score / (1 - score)) if score else -math.inf
-
-    def score_of(self, ranking: Tensor) -> Tensor:
-        """The sigmoid, of the chosen only; 0 of -inf."""
-        return ranking.sigmoid()

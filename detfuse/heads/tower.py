@@ -34,6 +34,9 @@ class TowerHead(DenseHead[Maps]):
 
     focal_alpha: float
     focal_gamma: float
+    cls_tower: nn.Module
+    box_tower: nn.Module
+    cls_logits: nn.Module
 
     def build_towers(
         self,

@@ -71,6 +71,21 @@ def anchors_at_origin(sizes: Sequence[float], aspect_ratios: Sequence[float], *,
     return anchors.round() if whole else anchors
 
 
+def shaped_anchors(sizes: Sequence[Sequence[float]], shapes: Sequence[tuple[float, float]]) -> Tensor:
+    """Anchors of one cell of every level, centred at 0.
+
+    Args:
+        sizes: per level S of them, in pixels.
+        shapes: (width, height) in sizes.
+
+    Returns:
+        (L, S * R, 4) xyxy in fixed point, size by size and shapes within (effdet's order, so that its weights fit).
+    """
+    halves = torch.tensor(shapes, dtype=torch.float64).reshape(-1, 2) / 2
+    corner = (torch.tensor(sizes, dtype=torch.float64)[..., None, None] * halves).flatten(1, 2)
+    return to_fixed_point(torch.cat([-corner, corner], dim=-1))
+
+
 def anchors_of_levels(
     sizes: Sequence[Sequence[float]], aspect_ratios: Sequence[float], *, whole: bool = False
 ) -> Tensor:

@@ -104,36 +104,46 @@ def fitting_anchors(anchors: Sequence[Tensor], boxes: Tensor, foreground_iou: fl
     return torch.stack(counts, dim=1)
 
 
-def match_default_boxes(priors: Tensor, boxes: Tensor, valid: Tensor, *, foreground_iou: float) -> Match:
+def match_default_boxes(
+    priors: Tensor,
+    boxes: Tensor,
+    valid: Tensor,
+    *,
+    foreground_iou: float,
+    contested: Literal["first", "last"] = "last",
+) -> Match:
     """Match by overlap, and to every object the one prior that overlaps it most (SSD, 2016).
 
-    A prior that is the best of several objects learns the last of them, whatever else it overlaps more (torchvision).
-    (torchvision lets an object that no prior touches claim the first prior; here it claims none.)
+    (torchvision and effdet let an object that no prior touches claim the first prior; here it claims none.)
 
     Args:
-        priors: (B, A, 4) xyxy.
+        priors: (B, A, 4) xyxy, or (A, 4), the same for each image.
         boxes: (B, N, 4) xyxy.
         valid: (B, N) bool.
         foreground_iou: positives have at least this IoU, or are an object's best.
+        contested: which of several objects a prior learns that is the best of each, whatever else it overlaps more: the
+            last (torchvision) or the first (effdet).
     """
-    count = priors.shape[1]
-    best = boxes.new_full(priors.shape[:2], -1.0)
+    count = priors.shape[-2]
+    best = boxes.new_full((len(boxes), count), -1.0)
     learnt = torch.zeros_like(best, dtype=torch.int64)
     # one slot more, for the objects that claim nothing: padded rows would else overwrite a real prior's
-    claims = learnt.new_full((len(priors), count + 1), -1)
-    apart = priors.movedim(-1, 0).contiguous().movedim(0, -1)[:, None]  # each coordinate along memory, as above
+    unclaimed, claiming = (-1, "amax") if contested == "last" else (boxes.shape[1], "amin")
+    claims = learnt.new_full((len(boxes), count + 1), unclaimed)
+    apart = priors.movedim(-1, 0).contiguous().movedim(0, -1)[..., None, :, :]  # each coordinate along memory, as above
     for start, group, group_valid in _groups(boxes, valid):
         iou = pairwise_iou(group, apart).masked_fill(~group_valid[..., None], -1.0)
         top, favourite = iou.max(2)
         rows = start + torch.arange(group.shape[1], device=boxes.device)
-        claims = claims.scatter_reduce(1, torch.where(top > 0, favourite, count), rows.expand_as(favourite), "amax")
+        claims = claims.scatter_reduce(1, torch.where(top > 0, favourite, count), rows.expand_as(favourite), claiming)
         value, row = iou.max(1)
         better = value > best  # strict: the first of equals, as in one table
         best = torch.where(better, value, best)
         learnt = torch.where(better, row + start, learnt)
     claims = claims[:, :count]
-    positive = (best >= foreground_iou) | (claims >= 0)
-    return Match(torch.where(claims >= 0, claims, learnt), positive, ~positive)
+    claimed = claims != unclaimed
+    positive = (best >= foreground_iou) | claimed
+    return Match(torch.where(claimed, claims, learnt), positive, ~positive)
 
 
 def match_rois(rois: Tensor, boxes: Tensor, valid: Tensor, *, foreground_iou: float, background_iou: float) -> Match:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from detfuse.config.kinds import AFTER_TRAINING, keys_of
+from detfuse.config.leaves import leaves
 from detfuse.config.schema.overrides import is_below
 from detfuse.data import AnnotationIndex
 from detfuse.detector import Detector
@@ -189,15 +190,9 @@ def key_of(checkpoint: Path, config: Mapping[str, Any], images: Sequence[object]
         config: plain and resolved.
         images: the annotation file's own ids.
     """
-    settings = {path: value for path, value in _leaves(config) if not is_below(path, _NOT_OF_CANDIDATES)}
+    settings = {path: value for path, value in leaves(config) if not is_below(path, _NOT_OF_CANDIDATES)}
     return {
         "checkpoint": digest_of(checkpoint),
         "settings": json.dumps(settings, sort_keys=True),
         "images": json.dumps(list(images)),
     }
-
-
-def _leaves(node: Any, path: str = "") -> list[tuple[str, Any]]:
-    if not isinstance(node, Mapping):
-        return [(path, node)]
-    return [leaf for key, item in node.items() for leaf in _leaves(item, f"{path}.{key}" if path else str(key))]

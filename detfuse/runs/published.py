@@ -10,7 +10,7 @@ from detfuse.errors import UserError
 from detfuse.runs.invocation import Invocation
 from detfuse.structures import Categories
 from detfuse.weights.checkpoint import Checkpoint
-from detfuse.weights.sources import Source, read_source
+from detfuse.weights.sources import ALL, Source, read_source
 
 
 def open_published(invocation: Invocation, *, reads_data: bool = True) -> tuple[Checkpoint, dict[str, Any]]:
@@ -30,7 +30,9 @@ def open_published(invocation: Invocation, *, reads_data: bool = True) -> tuple[
     if source.model is None:
         raise UserError(f"weights={source.path}: this is a checkpoint of detfuse, give it by checkpoint=")
     if recipe in (None, "none"):
-        raise UserError(f"weights: these are of torchvision's {source.model}: choose experiment={source.model}")
+        raise UserError(f"weights: these are of {source.name}: choose experiment={source.model}")
+    if recipe in ALL and recipe != source.model:  # some differ in nothing that the names of weights tell
+        raise UserError(f"weights: these are of {source.name}, no {recipe}: choose experiment={source.model}")
     config = with_normalization_of(without_pretrained(invocation.config), source)
     categories = source.categories or (_of_data if reads_data else _numbered)(config, source)
     print(_told(source, categories), flush=True)

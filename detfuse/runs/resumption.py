@@ -11,13 +11,15 @@ from torch import nn
 
 from detfuse.config import as_stored
 from detfuse.config.kinds import keys_of
+from detfuse.config.leaves import value_at
 from detfuse.data import DetectionDataModule
 from detfuse.errors import InputError, UserError
 from detfuse.files.run_files import BEST, LAST
 from detfuse.runs.run_folder import checkpoint_of
-from detfuse.runs.stored_config import value_at
+from detfuse.runs.stored_config import kept_otherwise
 from detfuse.training.datamodule import LightningData
 from detfuse.weights.checkpoint import Checkpoint, CheckpointError, load_weights, read_training
+from detfuse.words import listed
 
 
 @dataclass(frozen=True)
@@ -43,11 +45,20 @@ class Resumption:
     data: Mapping[str, Any] | None
 
     def require_same(self, data: DetectionDataModule, config: Mapping[str, Any]) -> None:
-        """See that the run goes on with the data that it began with, wherever they lie, and has an end ahead of it.
+        """See that the run goes on with its own checkpoint and the data that it began with, and has an end ahead of it.
+
+        Args:
+            data: wherever they lie now.
+            config: of the run folder, with what was typed.
 
         Raises:
             UserError: naming what differs.
         """
+        if others := kept_otherwise(self.config, config):
+            raise UserError(
+                f"{self.checkpoint} is of another run: {listed(others)}. Put the run's own checkpoint in its place; "
+                "weights of another run are what init_from= starts from"
+            )
         if self.data is not None:
             LightningData(data).load_state_dict(dict(self.data))
         else:

@@ -8,11 +8,11 @@ from typing import Any
 
 from detfuse.build import without_pretrained
 from detfuse.config.kinds import OF_THIS_MACHINE, keys_of, kind_of
+from detfuse.config.leaves import ABSENT, differences, shown, value_at
 from detfuse.config.schema.overrides import is_below, key_of
 from detfuse.errors import UserError
 from detfuse.runs.invocation import Invocation
 
-_ABSENT = object()
 _FREE_ON_RESUME = ("trainer.max_epochs", *keys_of("machine", "display", "data"))  # the content of the data may not
 _LEFT_TO_THE_WEIGHTS = ("detector.mean", "detector.std")  # null asks for what is stored as numbers
 
@@ -29,8 +29,7 @@ def resumed(stored: dict[str, Any], stored_choices: Mapping[str, str], invocatio
     refused = []
     for override in invocation.typed:
         key = key_of(override)
-        # Where it lies says the command; which checkpoint is scored is asked anew, at its end.
-        if kind_of(key) == "place" or key == "evaluate" or _is_left_to_the_weights(key, invocation):
+        if _is_asked_anew(key) or _is_left_to_the_weights(key, invocation):
             continue
         if is_below(key, _FREE_ON_RESUME):
             path = "logger" if is_below(key, ("logger",)) else key
@@ -40,7 +39,7 @@ def resumed(stored: dict[str, Any], stored_choices: Mapping[str, str], invocatio
                 refused.append(f"{override} (the run has {key}={stored_choices.get(key)})")
         elif value_at(config, key) != value_at(invocation.config, key):
             value = value_at(config, key)
-            refused.append(f"{override} (the run has {'none' if value is _ABSENT else value})")
+            refused.append(f"{override} (the run has {'none' if value is ABSENT else value})")
     if refused:
         raise UserError(
             "a resumed run keeps its settings; these differ: "
@@ -48,6 +47,19 @@ def resumed(stored: dict[str, Any], stored_choices: Mapping[str, str], invocatio
             + f". What may change: {', '.join(_FREE_ON_RESUME)}"
         )
     return config
+
+
+def kept_otherwise(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
+    """What a resumed run keeps, where two configurations that should be of one run differ in it.
+
+    Returns:
+        A text for each of the settings.
+    """
+    return [
+        f"{path}={shown(left)} (here {shown(right)})"
+        for path, (left, right) in differences(ours, theirs).items()
+        if not _is_asked_anew(path) and not is_below(path, (*_FREE_ON_RESUME, *_LEFT_TO_THE_WEIGHTS))
+    ]
 
 
 def evaluated(stored: dict[str, Any], invocation: Invocation) -> dict[str, Any]:
@@ -67,7 +79,7 @@ def evaluated(stored: dict[str, Any], invocation: Invocation) -> dict[str, Any]:
     for override in invocation.typed:
         key = key_of(override)
         if override not in groups and "." in key and not _is_left_to_the_weights(key, invocation):
-            if value_at(config, key) is _ABSENT and not override.startswith("+"):
+            if value_at(config, key) is ABSENT and not override.startswith("+"):
                 parent = value_at(config, key.rpartition(".")[0])
                 known = ", ".join(k for k in parent if k != "_target_") if isinstance(parent, dict) else "no such node"
                 part = key.partition(".")[0]
@@ -75,6 +87,11 @@ def evaluated(stored: dict[str, Any], invocation: Invocation) -> dict[str, Any]:
                 raise UserError(f"{override}: the checkpoint's configuration has no {key}; it has: {known}{other}")
             _put(config, key, value_at(given, key))
     return config
+
+
+def _is_asked_anew(key: str) -> bool:
+    """Where a run lies says the command; which checkpoint is scored is asked at its end."""
+    return kind_of(key) == "place" or key == "evaluate"
 
 
 def _is_left_to_the_weights(key: str, invocation: Invocation) -> bool:
@@ -87,20 +104,11 @@ def _choose(config: dict[str, Any], group: str, given: dict[str, Any]) -> None:
     config[group] = {**deepcopy(given[group]), **{key: config[group][key] for key in kept if key in config[group]}}
 
 
-def value_at(config: Any, path: str) -> Any:
-    """What stands at a key such as ``data.root``; an object that equals nothing else, if nothing does."""
-    for part in path.split("."):
-        if not isinstance(config, dict) or part not in config:
-            return _ABSENT
-        config = config[part]
-    return config
-
-
 def _put(config: dict[str, Any], path: str, value: Any) -> None:
     *parents, leaf = path.split(".")
     for part in parents:
         config = config.setdefault(part, {})
-    if value is _ABSENT:
+    if value is ABSENT:
         config.pop(leaf, None)
     else:
         config[leaf] = deepcopy(value)

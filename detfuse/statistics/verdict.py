@@ -11,7 +11,7 @@ from typing import Literal
 from detfuse.statistics.dunnett import ALONE, Family
 from detfuse.statistics.intervals import LEVEL, Interval, Variances, half_width
 from detfuse.statistics.records import Verdict
-from detfuse.words import signed
+from detfuse.words import signed, with_ends
 
 Subject = Literal["arms", "models"]
 MOST_SEEDS = 1000
@@ -57,7 +57,7 @@ def decide(question: Question, estimate: float, found: Interval, variances: Vari
     arm, baseline = question.arm, question.baseline
     if found.low is None or found.high is None:  # a single image, and one seed
         return Verdict("undecided", f"Undecided: {arm} differs from {baseline} by {signed(estimate)}; {method}.")
-    shown = f"{signed(estimate)} AP points (95 % interval {signed(found.low)} to {signed(found.high)})"
+    shown = "{} AP points (95 % interval {} to {})".format(*with_ends(estimate, found.low, found.high))
     if variances.seeds is None and question.subject == "arms":
         seeds = "one seed says nothing" if variances.num_seeds < 2 else "seeds that are copies of one say nothing"
         return Verdict(
@@ -88,7 +88,8 @@ def _undecided(question: Question, estimate: float, variances: Variances, shown:
     needed = seeds_needed(question, abs(estimate), per_pair, floor, variances.num_seeds)
     if needed is not None:
         more = needed - variances.num_seeds
-        told = f"about {more} more seed{'s' if more > 1 else ''} decide it with {100 * POWER:.0f} % probability"
+        seeds = "seeds decide" if more > 1 else "seed decides"
+        told = f"about {more} more {seeds} it with {100 * POWER:.0f} % probability"
         return Verdict("undecided", f"{start}; {told}, if it stays as large.", more)
     if target > 0 and NormalDist().inv_cdf(1 - LEVEL / 2) * sqrt(floor) >= target:
         return Verdict("undecided", f"{start}; needs more images, not seeds: {_times_images(floor, target)}.")

@@ -39,6 +39,7 @@ from detfuse.training.finite import (
     not_finite,
 )
 from detfuse.training.length import Length, run_length
+from detfuse.training.narrow_maps import widen_narrow_maps
 from detfuse.training.optim import describe_rates
 from detfuse.training.replay import dump
 from detfuse.training.resuming import remember_pretrained, restore
@@ -134,12 +135,15 @@ class DetectionModule(pl.LightningModule):
     # ---- training
 
     def on_fit_start(self) -> None:
-        """Keep DDP from broadcasting buffers before every forward pass.
+        """See to what torch and DDP would get wrong.
 
-        Lightning validates through the DDP wrapper, so processes with different numbers of validation batches would
-        wait for each other for ever. :meth:`on_validation_start` broadcasts instead; in training the first process's
-        statistics, which are the ones stored, are the same either way.
+        DDP is kept from broadcasting buffers before every forward pass: Lightning validates through the DDP wrapper, so
+        processes with different numbers of validation batches would wait for each other for ever.
+        :meth:`on_validation_start` broadcasts instead; in training the first process's statistics, which are the ones
+        stored, are the same either way.
         """
+        if str(self.trainer.precision).startswith("bf16") and self.device.type == "cpu":
+            widen_narrow_maps(self.detector)
         wrapper = self.trainer.strategy.model
         if isinstance(wrapper, DistributedDataParallel):
             wrapper.broadcast_buffers = False

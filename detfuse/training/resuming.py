@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from detfuse.detector import Detector
 from detfuse.errors import InputError
@@ -31,24 +31,53 @@ def remember_pretrained(detector: Detector, stored: dict[str, Any]) -> None:
 
 
 def restore(detector: Detector, checkpoint: dict[str, Any]) -> None:
-    """Let the detector know what was pretrained, and make the checkpoint's optimizer state fit its groups.
+    """Let the detector know what was pretrained, and see that the checkpoint's optimizer state fits its groups.
 
     Args:
         detector: of the resumed run, as it was built.
         checkpoint: as Lightning reads it; changed in place if it is of an older version.
 
     Raises:
-        ResumeError: if an older run trained parts of the backbone at another rate than they have now.
+        ResumeError: if an older run trained parts of the backbone at another rate than they have now, or if the state
+            is missing or of other parameters.
     """
     told = checkpoint["detfuse"].get("pretrained")
     if told is not None:
         detector.backbone.pretrained = Pretrained.from_dict(told)  # type: ignore[attr-defined]  # as its protocol says
-    states = checkpoint.get("optimizer_states", [])
-    if not states or not all(str(group.get("name")).startswith(_OLDER) for group in states[0]["param_groups"]):
-        return
+    try:
+        (state,) = checkpoint["optimizer_states"]
+        if all(str(group.get("name")).startswith(_OLDER) for group in state["param_groups"]):
+            _make_up_to_date(state, detector, checkpoint)
+        _require_fit(state, detector)
+    except ResumeError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ResumeError(f"the optimizer in the checkpoint is incomplete or damaged ({said:.200})") from error
+
+
+def _require_fit(state: dict[str, Any], detector: Detector) -> None:
+    """See that an optimizer's state is that of the detector's parameters: torch compares their number alone."""
+    names = {id(parameter): name for name, parameter in detector.named_parameters()}
+    groups = parameter_groups(detector, lr=1.0, weight_decay=0.0, backbone_multiplier=1.0)  # only the names are read
+    stored = state["param_groups"]
+    if [len(group["params"]) for group in stored] != [len(group["params"]) for group in groups]:
+        raise ResumeError("the checkpoint's optimizer has other parameters than this detector: it is of another model")
+    for group, kept in zip(groups, stored, strict=True):
+        for parameter, number in zip(group["params"], kept["params"], strict=True):
+            for what, value in state["state"].get(number, {}).items():
+                if isinstance(value, Tensor) and value.ndim and value.shape != parameter.shape:
+                    raise ResumeError(
+                        f"the checkpoint's optimizer has a {what} of {list(value.shape)} for {names[id(parameter)]}, "
+                        f"which is {list(parameter.shape)}: it is of another model"
+                    )
+
+
+def _make_up_to_date(state: dict[str, Any], detector: Detector, checkpoint: dict[str, Any]) -> None:
+    """Bring what an older version grouped by place into today's groups."""
     if checkpoint["detfuse"]["config"].get("backbone", {}).get("pretrained"):
         _take_for_pretrained(detector)
-    sources = _regroup(states[0], detector)
+    sources = _regroup(state, detector)
     for schedule in checkpoint.get("lr_schedulers", []):
         for key in ("base_lrs", "_last_lr", "lr_lambdas"):
             if key in schedule:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import colorsys
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -26,6 +26,7 @@ SHORT_SIDE = 320  # smaller images are magnified, so that names can be read
 MAGNIFIED_SIDE = 5120  # but not beyond this longer side: a strip of a few rows would become monstrous
 _JPEG_SIDE = 65_500  # of JPEG the longest
 TILE_SIDE = 800  # larger images are reduced in a grid
+CROWDED = 12  # more boxes than that are left without names where these must not cover one another
 SUFFIXES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 
 
@@ -87,6 +88,25 @@ def draw_detections(
     return canvas.tensor()
 
 
+def draw_marks(image: Tensor, marks: Sequence[Mark]) -> Tensor:
+    """One image with boxes as they are given; the last lies on top.
+
+    Names are written where they can be read: on a crowded picture not those of thin boxes, on a very crowded one none,
+    and never over one another.
+
+    Args:
+        image: (3, H, W) uint8, on any device.
+        marks: in pixels of ``image``.
+
+    Returns:
+        (3, H', W') uint8; small images are magnified by a whole number.
+    """
+    canvas = _Canvas(image.cpu(), large=True)
+    named = (len(marks) <= CROWDED, len(marks) <= CROWDED // 2)  # of thick boxes, and of thin ones
+    canvas.draw_apart([mark if named[mark.thin] else mark._replace(name="") for mark in marks])
+    return canvas.tensor()
+
+
 def save_picture(path: str | Path, image: Tensor) -> Path:
     """Write a picture as PNG or JPEG, by the suffix; a reader never sees half a file.
 
@@ -124,9 +144,9 @@ class Mark(NamedTuple):
 
 
 class _Canvas:
-    """An image at drawing size; marks are given in the image's own pixels."""
+    """An image at drawing size; marks are given in the image's own pixels. Large ones can be read in a row of four."""
 
-    def __init__(self, image: Tensor, max_side: int | None = None) -> None:
+    def __init__(self, image: Tensor, max_side: int | None = None, *, large: bool = False) -> None:
         _check_picture(image)
         picture = to_pil_image(image)
         short, long = sorted(picture.size)
@@ -140,8 +160,9 @@ class _Canvas:
         self.picture = picture
         self.pen = ImageDraw.Draw(picture)
         short = min(picture.size)
-        self.width = max(2, round(short / 180))
-        self.font = ImageFont.load_default(size=max(12, round(short / 32)))
+        self.width = max(2, round(short / (120 if large else 180)))
+        self.thin = max(1, self.width - 1) if large else 1
+        self.font = ImageFont.load_default(size=max(12, round(short / (24 if large else 32))))
 
     def draw(self, marks: Iterator[Mark]) -> None:
         """Boxes first, then the labels, so that no box crosses a name."""
@@ -151,6 +172,18 @@ class _Canvas:
         for mark in drawn:
             if mark.name:
                 self._label(mark)
+
+    def draw_apart(self, marks: Sequence[Mark]) -> None:
+        """The same, but each name where it covers no other, the topmost box's first; what has no room is left out."""
+        for mark in marks:
+            self._box(mark)
+        taken: list[tuple[int, int, int, int]] = []
+        for mark in reversed(marks):
+            places = self._places(mark) if mark.name else []
+            place = next((one for one in places if not any(_overlap(one, other) for other in taken)), None)
+            if place is not None:
+                self._write(mark, place)
+                taken.append(place)
 
     def tensor(self) -> Tensor:
         drawn: Tensor = pil_to_tensor(self.picture)
@@ -164,7 +197,7 @@ class _Canvas:
 
     def _box(self, mark: Mark) -> None:
         corners = self._corners(mark)
-        width = 1 if mark.thin else self.width
+        width = self.thin if mark.thin else self.width
         if mark.dashed:
             self._dashed(corners, mark.color, width)
             return
@@ -175,7 +208,7 @@ class _Canvas:
 
     def _dashed(self, corners: tuple[int, int, int, int], color: Color, width: int) -> None:
         x1, y1, x2, y2 = corners
-        dash = 4 * width + 4
+        dash, gap = 5 * width + 5, 2 * width + 2
         sides: list[tuple[int, int, Callable[[int, int], list[int]]]] = [
             (x1, x2, lambda a, b: [a, y1, b, y1 + width - 1]),
             (x1, x2, lambda a, b: [a, y2 - width + 1, b, y2]),
@@ -183,8 +216,9 @@ class _Canvas:
             (y1, y2, lambda a, b: [x2 - width + 1, a, x2, b]),
         ]
         for start, end, strip in sides:
-            for number, at in enumerate(range(start, end + 1, dash)):
-                self._strip(strip(at, min(at + dash - 1, end)), color if number % 2 == 0 else BLACK)
+            self._strip(strip(start, end), BLACK)
+            for at in range(start, end + 1, dash + gap):
+                self._strip(strip(at, min(at + dash - 1, end)), color)
 
     def _strip(self, corners: list[int], color: Color) -> None:
         x1, y1, x2, y2 = corners
@@ -192,14 +226,26 @@ class _Canvas:
 
     def _label(self, mark: Mark) -> None:
         """Name on a ground of the box's colour: above the box if there is room, else inside, always in the picture."""
-        x1, y1, _, _ = self._corners(mark)
+        self._write(mark, self._places(mark)[0])
+
+    def _places(self, mark: Mark) -> list[tuple[int, int, int, int]]:
+        """Where a name may stand, the best first: above its box, inside, below; always in the picture."""
+        x1, y1, _, y2 = self._corners(mark)
         left, top, right, bottom = self.pen.textbbox((0, 0), mark.name, font=self.font)
         width, height = int(right - left) + 6, int(bottom - top) + 5
         x = max(0, min(x1, self.picture.width - width))
-        y = y1 - height if y1 >= height else y1
-        self.pen.rectangle((x, y, x + width - 1, y + height - 1), fill=mark.color)
+        tops = [y1 - height, y1, y2 + 1]
+        return [(x, y, x + width - 1, y + height - 1) for y in tops if 0 <= y <= max(self.picture.height - height, y1)]
+
+    def _write(self, mark: Mark, place: tuple[int, int, int, int]) -> None:
+        left, top, _, _ = self.pen.textbbox((0, 0), mark.name, font=self.font)
+        self.pen.rectangle(place, fill=mark.color)
         ink = BLACK if _luminance(mark.color) > 0.45 else WHITE
-        self.pen.text((x + 3 - left, y + 2 - top), mark.name, fill=ink, font=self.font)
+        self.pen.text((place[0] + 3 - left, place[1] + 2 - top), mark.name, fill=ink, font=self.font)
+
+
+def _overlap(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> bool:
+    return a[0] <= b[2] and b[0] <= a[2] and a[1] <= b[3] and b[1] <= a[3]
 
 
 def _target_marks(targets: Targets, categories: Categories) -> Iterator[Mark]:

@@ -12,7 +12,7 @@ PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b58900", "#56b4e9", "#7
 """Distinct for the colour-blind (after Okabe and Ito 2008, https://jfly.uni-koeln.de/color); the baseline is grey."""
 
 _FONT = "Inter, Helvetica Neue, Helvetica, Arial, sans-serif"
-_CHARACTER = 0.56  # width of an average character, in font sizes
+_CHARACTER = 0.6  # width of an average character, in font sizes: bold, in a wide face where the first are missing
 
 
 def color_of(position: int) -> str:

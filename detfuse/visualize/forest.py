@@ -98,7 +98,7 @@ def panels(titles: Sequence[str], rows: Sequence[Row], *, label: str, band: floa
     pitch, gap = 30.0, 22.0
     left = min(200.0, max([90.0, *(draw.width_of(row.label, 13) + 16 for row in rows)]))
     height = _HEAD + len(rows) * pitch + _FOOT
-    room = (axes.WIDTH - left - gap * (len(titles) - 1)) / len(titles)
+    room = (axes.WIDTH - left - gap * len(titles)) / len(titles)  # a gap behind the last one, too: for its last number
     limits = axes.domain(_ends([mark for row in rows for mark in row.marks]), include=(0, band, -band))
     parts = []
     for i, row in enumerate(rows):

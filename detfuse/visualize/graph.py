@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from detfuse.attention.inserts import BACKBONE_SITES, NECK_SITES, Place
 from detfuse.fusion.graph import FusionGraph
@@ -18,7 +19,13 @@ from detfuse.visualize import draw
 _COLUMN, _ROW, _WIDTH, _HEIGHT, _MARGIN = 112, 84, 68, 34, 28
 _PILL, _NOTE = "#6d28d9", "#475569"
 _HALO = "#fde68a"  # behind what another graph does not have
+_LEGEND = {False: 500, True: 610}  # room for its words, without and with what is made otherwise
+_OTHERWISE = "#d97706"  # around what it has, too, but makes otherwise
+_DASH = "4 3"
 _UP, _DOWN, _SAME = "#b4540a", "#1f6f8b", "#6b7280"  # an edge to a finer level, to a coarser one, within a level
+
+_MADE_BY = ("level", "block", "operator", "up", "down", "project")
+"""What makes a node, but for its name and inputs."""
 
 _Point = tuple[float, float]
 _Places = Mapping[str, tuple[int, int]]
@@ -38,6 +45,20 @@ class Fusion:
     graph: FusionGraph
     attention: tuple[Place, ...] = ()
     scales: Mapping[str, float] = field(default_factory=dict)
+
+
+def made_otherwise(graph: FusionGraph, baseline: FusionGraph) -> dict[str, dict[str, tuple[Any, Any]]]:
+    """Nodes that both graphs have and make in two ways: name -> what differs -> (in the baseline, in the graph).
+
+    Their inputs are not compared: edges show these.
+    """
+    others = {node.name: node for node in baseline.nodes}
+    found = {}
+    for node in graph.nodes:
+        if other := others.get(node.name):
+            pairs = {key: (getattr(other, key), getattr(node, key)) for key in _MADE_BY}
+            found[node.name] = {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
+    return {name: pairs for name, pairs in found.items() if pairs}
 
 
 def mermaid(graph: FusionGraph, attention: Iterable[Place] = (), scales: Mapping[str, float] | None = None) -> str:
@@ -85,7 +106,8 @@ def svg(
         graph: what to draw.
         title: written above; the kind of fusion is added.
         attention: where it stands.
-        baseline: another graph; nodes and edges that it does not have (by their names) are highlighted.
+        baseline: another graph; nodes and edges that it does not have (by their names) are highlighted, and nodes that
+            it makes otherwise.
         scales: node -> fixed factor on what it fuses.
     """
     columns = _columns(graph)
@@ -94,7 +116,8 @@ def svg(
         name: (_MARGIN + 70 + columns[name] * _COLUMN, _MARGIN + 34 + rows[level] * _ROW)
         for name, level in graph.level_of.items()
     }
-    width = max(x for x, _ in places.values()) + _WIDTH + _MARGIN
+    changed = baseline is not None and bool(made_otherwise(graph, baseline))
+    width = max(_LEGEND[changed], max(x for x, _ in places.values()) + _WIDTH + _MARGIN)
     attention = list(attention)
     room = 30 if any(place.site in BACKBONE_SITES for place in attention) else 0  # for the pills under the lowest row
     height = max(y for _, y in places.values()) + _HEIGHT + _MARGIN + 22 + room
@@ -114,7 +137,7 @@ def svg(
     parts += [part for name, place in places.items() for part in _box(graph, name, *place)]
     parts += [_factor(node, factor, *places[node]) for node, factor in (scales or {}).items()]
     parts += _pills(places, attention)
-    parts += _legend(height, halo=baseline is not None)
+    parts += _legend(height, halo=baseline is not None, changed=changed)
     return draw.document(width, height, parts, heading) + "\n"
 
 
@@ -152,9 +175,13 @@ def _halos(graph: FusionGraph, baseline: FusionGraph, places: _Places) -> Iterat
         if (source, node) not in baseline.edges:
             yield draw.element("path", d=_path(places[source], places[node]), **look)
     size: draw.Attributes = {"width": _WIDTH + 8, "height": _HEIGHT + 8}
+    rim: draw.Attributes = {"fill": "none", "stroke": _OTHERWISE, "stroke_width": 2, "stroke_dasharray": _DASH}
+    changed = made_otherwise(graph, baseline)
     for name, (x, y) in places.items():
         if name not in baseline.level_of:
             yield draw.element("rect", x=x - 4, y=y - 4, **size, fill=_HALO, class_="added")
+        elif name in changed:
+            yield draw.element("rect", x=x - 4, y=y - 4, **size, **rim, class_="changed")
 
 
 def _edge(places: _Places, source: str, node: str) -> str:
@@ -226,14 +253,15 @@ def _box(graph: FusionGraph, name: str, x: int, y: int) -> Iterator[str]:
     fill, stroke = ("#eef2f7", "#94a3b8") if node is None else ("#fff", "#334155")
     if name in graph.outputs:
         fill, stroke = "#e7f5ec", "#15803d"
-    notes = [] if node is None else [part for part in (node.operator, node.block) if part]
+    notes = [] if node is None else [part for part in (node.operator, node.up, node.down, node.block) if part]
     if node is not None and len(node.inputs) > 1 and node.operator is None:
         notes.insert(0, "fuse")
     middle = x + _WIDTH / 2
     yield draw.element("rect", x=x, y=y, width=_WIDTH, height=_HEIGHT, rx=6, fill=fill, stroke=stroke)
     yield draw.text(middle, y + (15 if notes else 22), name, size=13, color="black", anchor="middle")
     if notes:
-        yield draw.text(middle, y + 28, " · ".join(notes), size=9, color=_NOTE, anchor="middle")
+        written = draw.shortened(" · ".join(notes), _WIDTH, 9)
+        yield draw.text(middle, y + 28, written, size=9, color=_NOTE, anchor="middle")
 
 
 def _factor(node: str, factor: float, x: int, y: int) -> str:
@@ -246,10 +274,13 @@ def _times(factor: float) -> str:
     return f"× {factor:.3g}"
 
 
-def _legend(height: int, *, halo: bool) -> Iterator[str]:
+def _legend(height: int, *, halo: bool, changed: bool) -> Iterator[str]:
     entries = [(_SAME, "same level"), (_UP, "up-sampled"), (_DOWN, "down-sampled")]
     entries += [(_HALO, "not in the baseline")] if halo else []
-    for i, (color, text) in enumerate(entries):
-        start, y = _MARGIN + i * 130, height - 16
-        yield draw.line(start, y, start + 22, y, color=color, width=9 if color == _HALO else 2)
+    entries += [(_OTHERWISE, "made otherwise")] if changed else []
+    start, y = float(_MARGIN), height - 16
+    for color, text in entries:
+        dash = _DASH if color == _OTHERWISE else None
+        yield draw.line(start, y, start + 22, y, color=color, width=9 if color == _HALO else 2, dash=dash)
         yield draw.text(start + 28, y + 4, text, size=11, color=_NOTE)
+        start += 44 + draw.width_of(text, 11)

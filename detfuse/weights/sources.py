@@ -1,4 +1,4 @@
-"""A detector's weights from anywhere: torchvision's published ones, a file in its names, or a run of ours."""
+"""A detector's weights from anywhere: a library's published ones, a file in its names, or a run of ours."""
 
 from __future__ import annotations
 
@@ -19,10 +19,15 @@ from detfuse.files.endings import common_prefix
 from detfuse.files.run_files import BEST, CONFIG, LAST
 from detfuse.structures import Categories, Normalization
 from detfuse.weights.checkpoint import Checkpoint, read_checkpoint
-from detfuse.weights.torchvision import CLASSES, PUBLISHED, Published, without_eps
+from detfuse.weights.effdet import EFFDET
+from detfuse.weights.published import Published
+from detfuse.weights.torchvision import PUBLISHED
 from detfuse.words import some
 
-TORCHVISION = "torchvision"
+LIBRARIES: Mapping[str, Mapping[str, Published]] = {"torchvision": PUBLISHED, "effdet": EFFDET}
+"""Name -> its detectors by theirs, which are those of their recipes."""
+ALL: Mapping[str, Published] = {model: each for models in LIBRARIES.values() for model, each in models.items()}
+"""The detectors of all of them."""
 _WRAPPERS = ("model", "state_dict", "model_state_dict")
 
 
@@ -37,7 +42,7 @@ class Source:
         categories: its classes; None if the file does not say.
         num_classes: how many there are.
         normalization: of its images; None if nobody says.
-        model: torchvision's name of it; None for one of ours.
+        model: its library's name of it; None for one of ours.
         notes: what was done to the names and numbers, for people.
     """
 
@@ -55,36 +60,42 @@ def read_source(given: str, recipe: str | None) -> Source:
     """Read a detector's weights.
 
     Args:
-        given: ``torchvision``, ``torchvision:NAME``, a weights file, a checkpoint, or a run folder.
-        recipe: name of the experiment chosen, which says what ``torchvision`` means; None if none is.
+        given: a library (``torchvision``, ``effdet``), ``torchvision:NAME``, a weights file, a checkpoint, or a run
+            folder.
+        recipe: name of the experiment chosen, which says which detector of a library; None if none is.
 
     Raises:
         InputError: if there is no such thing, it cannot be read, or its names are not those of a known detector.
         NoNetworkError: naming the file to fetch, if there is no network.
     """
     library, _, model = given.partition(":")
-    if library == TORCHVISION and not Path(given).exists():
-        return _of_torchvision(_model(model or recipe, given))
+    if library in LIBRARIES and not Path(given).exists():
+        return _of_library(_model(library, model or recipe, given))
     path = _file(Path(given).expanduser())
     if path.suffix == ".ckpt" and _is_ours(path):
         return _of_checkpoint(read_checkpoint(path))
-    published = next((each for each in PUBLISHED.values() if each.file_name == path.name), None)
+    published = next((each for each in ALL.values() if each.file_name == path.name), None)
     return _of_file(path, published, recipe)
 
 
-def _model(name: str | None, given: str) -> Published:
-    if name in PUBLISHED:
-        return PUBLISHED[str(name)]
+def _model(library: str, name: str | None, given: str) -> Published:
+    models = LIBRARIES[library]
+    if name in models:
+        return models[str(name)]
     what = f"experiment={name} is no recipe of its" if name and name != "none" else "this does not say which of its"
     raise InputError(
-        f"{given}: {what} detectors; choose one by experiment=, or write {TORCHVISION}:NAME, with one of "
-        f"{', '.join(PUBLISHED)}"
+        f"{given}: {what} detectors; choose one by experiment=, or write {library}:NAME, with one of "
+        f"{', '.join(models)}"
     )
 
 
-def _of_torchvision(published: Published) -> Source:
+def _of_library(published: Published) -> Source:
+    library, url = published.library, published.url
+    if url is None:
+        others = [model for model, each in LIBRARIES[library].items() if each.url]
+        raise InputError(f"{library} publishes no weights of {published.model}; it does of {', '.join(others)}")
     folder = Path(torch.hub.get_dir()) / "checkpoints"
-    file, url = folder / published.file_name, published.weights.url
+    file = folder / Path(url).name
     if not file.is_file():
         try:
             require_reachable(url, published.model)
@@ -92,7 +103,7 @@ def _of_torchvision(published: Published) -> Source:
             torch.hub.download_url_to_file(url, str(file), hash_prefix=_hash(file))
         except OSError as error:  # NoNetworkError too
             raise NoNetworkError(
-                f"torchvision's weights of {published.model} are not on this machine and cannot be fetched. Fetch "
+                f"{library}'s weights of {published.model} are not on this machine and cannot be fetched. Fetch "
                 f"{url} elsewhere and put it at {file}, or give the file: weights=path/to/{file.name}"
             ) from error
     if not digest_of(file).startswith(_hash(file)):
@@ -146,24 +157,21 @@ def _of_checkpoint(checkpoint: Checkpoint) -> Source:
 
 
 def _of_file(path: Path, published: Published | None, recipe: str | None) -> Source:
-    """Weights in torchvision's names."""
+    """Weights in a library's names."""
     content, told = chosen(_read(path), ema=True)
     weights = _weights(content, path)
-    known, state, notes = _recognised(weights, published or PUBLISHED.get(recipe or ""), path)
-    if published is not None and published.frozen_eps is not None:
-        state = without_eps(state, published.frozen_eps)
-        notes = [*notes, f"the scales of its frozen norms make up for eps={published.frozen_eps:g}, which they expect"]
+    known, state, notes = _recognised(weights, published or ALL.get(recipe or ""), path)
+    state, done = known.settled(state, published=published is not None)
     count = _num_classes(state, known)
-    categories = known.categories if count == CLASSES - known.background else None
     return Source(
-        name=f"torchvision's {known.model} ({path})",
+        name=f"{known.library}'s {known.model} ({path})",
         path=path,
         state=state,
-        categories=categories,
+        categories=known.categories if count == len(known.categories) else None,
         num_classes=count,
         normalization=known.normalization,
         model=known.model,
-        notes=(*told, *notes),
+        notes=(*told, *notes, *done),
     )
 
 
@@ -194,7 +202,7 @@ def _recognised(
     weights: dict[str, Tensor], hint: Published | None, path: Path
 ) -> tuple[Published, dict[str, Tensor], list[str]]:
     """Which detector it is: the one whose table knows all names. The file's own and the recipe's are tried first."""
-    ordered = [*([hint] if hint else []), *PUBLISHED.values()]
+    ordered = [*([hint] if hint else []), *ALL.values()]
     best: tuple[int, Published, list[str]] | None = None
     for each in ordered:
         prefix = common_prefix(weights, each.table.knows)
@@ -206,8 +214,8 @@ def _recognised(
     assert best is not None
     count, nearest, unknown = best
     raise InputError(
-        f"{path}: its {len(weights)} weights are of none of torchvision's detectors that are known here; nearest is "
-        f"{nearest.model}, which has no {some(unknown)} ({count} in all). A backbone's weights are given by "
+        f"{path}: its {len(weights)} weights are of none of the published detectors that are known here; nearest "
+        f"is {nearest.model}, which has no {some(unknown)} ({count} in all). A backbone's weights are given by "
         "backbone.pretrained=<file>, a run of detfuse by its .ckpt"
     )
 

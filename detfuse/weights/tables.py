@@ -6,8 +6,9 @@ way. What a table does not know is told, never dropped in silence.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -58,7 +59,7 @@ class Table:
         """A state dict under our names, and theirs that the table does not know."""
         found: dict[str, Tensor] = {}
         unknown = []
-        patterns = {row.theirs: row for row in self.rows}
+        patterns = self._by_theirs
         for key, value in state.items():
             name = self._of_today(key)
             begins = _longest(name, patterns)
@@ -85,17 +86,23 @@ class Table:
 
     def knows(self, name: str) -> bool:
         """Whether a name of theirs has a row."""
-        return _longest(self._of_today(name), [row.theirs for row in self.rows]) is not None
+        return _longest(self._of_today(name), self._by_theirs) is not None
+
+    @cached_property
+    def _by_theirs(self) -> dict[str, Row]:
+        return {row.theirs: row for row in self.rows}
 
     def _of_today(self, name: str) -> str:
         begins = _longest(name, self.former)
         return name if begins is None else self.former[begins] + name[len(begins) :]
 
 
-def _longest(name: str, patterns: Iterable[str]) -> str | None:
+def _longest(name: str, patterns: Container[str]) -> str | None:
     """The longest pattern that a name has: the whole of it, or its beginning up to a dot."""
-    fitting = [p for p in patterns if p == name or (p.endswith(".") and name.startswith(p))]
-    return max(fitting, key=len, default=None)
+    begins = name
+    while begins and begins not in patterns:
+        begins = name[: name.rfind(".", 0, len(begins) - 1) + 1]
+    return begins or None
 
 
 def rows_after(count: int) -> Transform:

@@ -5,9 +5,8 @@ torchvision: https://github.com/pytorch/vision. Each table belongs to ``conf/exp
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,14 +14,11 @@ from torch import Tensor
 from torchvision.models import get_model, get_model_weights
 
 from detfuse.errors import InputError
-from detfuse.structures import IMAGENET, Categories, Normalization
+from detfuse.structures import Categories, Normalization
 from detfuse.weights.checkpoint import COUNTER
+from detfuse.weights.published import Published, coco_categories
 from detfuse.weights.tables import Row, Table, rows_after
 from detfuse.words import some
-
-CLASSES = 91
-"""Of its checkpoints on COCO: the ids 1 to 90 with their gaps, and 0 for the background, which RetinaNet and FCOS have
-too but never learn."""
 
 _WEIGHT_AND_BIAS = ("weight", "bias")
 _BODY = [Row("backbone.body.", "backbone.model.")]
@@ -152,25 +148,16 @@ _SSD_HEAD = [
 
 
 @dataclass(frozen=True)
-class Published:
+class TorchvisionModel(Published):
     """One of torchvision's detectors.
 
     Attributes:
-        table: its names and ours.
-        background: whether its class 0 is the background of a softmax, which is no class of ours.
-        normalization: of its images.
         frozen_eps: what its published weights expect of its frozen norms in place of torch's 1e-5; None: as usual.
     """
 
-    table: Table
-    background: bool
-    normalization: Normalization = IMAGENET
-    frozen_eps: float | None = None
+    library = "torchvision"
 
-    @property
-    def model(self) -> str:
-        """Its name."""
-        return self.table.model
+    frozen_eps: float | None = None
 
     @property
     def weights(self) -> Any:
@@ -178,36 +165,42 @@ class Published:
         return get_model_weights(self.model).DEFAULT
 
     @property
-    def file_name(self) -> str:
-        """Of the published weights."""
-        return Path(self.weights.url).name
+    def url(self) -> str | None:
+        """See :class:`Published`."""
+        return str(self.weights.url)
 
     @property
     def categories(self) -> Categories:
-        """The classes of the published weights: names as COCO has them, the gaps by their ids."""
-        first = 1 if self.background else 0
-        names = list(self.weights.meta["categories"])
-        told = [f"{name} {i}" if names.count(name) > 1 else name for i, name in enumerate(names)]
-        return Categories(tuple(range(first, len(names))), tuple(told[first:]))
+        """See :class:`Published`: RetinaNet and FCOS have a class 0 too, which they never learn."""
+        return coco_categories(1 if self.background else 0)
+
+    def settled(self, state: Mapping[str, Tensor], *, published: bool) -> tuple[dict[str, Tensor], list[str]]:
+        """Let scales make up for another eps of published norms that are frozen."""
+        if not published or self.frozen_eps is None:
+            return dict(state), []
+        told = f"the scales of its frozen norms make up for eps={self.frozen_eps:g}, which they expect"
+        return without_eps(state, self.frozen_eps), [told]
 
 
 _MOBILE = "fasterrcnn_mobilenet_v3_large"
-_PUBLISHED: Iterable[Published] = (
-    Published(_retinanet("retinanet_resnet50_fpn", "p5", ""), background=False, frozen_eps=0.0),
-    Published(_retinanet("retinanet_resnet50_fpn_v2", "c5", "{i}.1"), background=False),
-    Published(_fcos(), background=False),
-    Published(
+_PUBLISHED = (
+    TorchvisionModel(_retinanet("retinanet_resnet50_fpn", "p5", ""), background=False, frozen_eps=0.0),
+    TorchvisionModel(_retinanet("retinanet_resnet50_fpn_v2", "c5", "{i}.1"), background=False),
+    TorchvisionModel(_fcos(), background=False),
+    TorchvisionModel(
         _faster_rcnn("fasterrcnn_resnet50_fpn", _BODY, (2, 3, 4, 5), 1, _TWO_LAYERS), background=True, frozen_eps=0.0
     ),
-    Published(_faster_rcnn("fasterrcnn_resnet50_fpn_v2", _BODY, (2, 3, 4, 5), 2, _FOUR_CONVOLUTIONS), background=True),
-    Published(_faster_rcnn(f"{_MOBILE}_fpn", _MOBILE_BODY, (4, 5), 1, _TWO_LAYERS), background=True),
-    Published(_faster_rcnn(f"{_MOBILE}_320_fpn", _MOBILE_BODY, (4, 5), 1, _TWO_LAYERS), background=True),
-    Published(
+    TorchvisionModel(
+        _faster_rcnn("fasterrcnn_resnet50_fpn_v2", _BODY, (2, 3, 4, 5), 2, _FOUR_CONVOLUTIONS), background=True
+    ),
+    TorchvisionModel(_faster_rcnn(f"{_MOBILE}_fpn", _MOBILE_BODY, (4, 5), 1, _TWO_LAYERS), background=True),
+    TorchvisionModel(_faster_rcnn(f"{_MOBILE}_320_fpn", _MOBILE_BODY, (4, 5), 1, _TWO_LAYERS), background=True),
+    TorchvisionModel(
         _ssd300(),
         background=True,
         normalization=Normalization((0.48235, 0.45882, 0.40784), (1 / 255,) * 3),
     ),
-    Published(_ssdlite(), background=True, normalization=Normalization((0.5,) * 3, (0.5,) * 3)),
+    TorchvisionModel(_ssdlite(), background=True, normalization=Normalization((0.5,) * 3, (0.5,) * 3)),
 )
 PUBLISHED = {each.model: each for each in _PUBLISHED}
 """By name."""
@@ -228,7 +221,7 @@ def without_eps(state: Mapping[str, Tensor], eps: float) -> dict[str, Tensor]:
     return found
 
 
-def as_torchvision(state: Mapping[str, Tensor], num_classes: int) -> tuple[Published, int, dict[str, Tensor]]:
+def as_torchvision(state: Mapping[str, Tensor], num_classes: int) -> tuple[TorchvisionModel, int, dict[str, Tensor]]:
     """A detector's weights as a state dict that a model of torchvision loads as it is.
 
     Args:

@@ -35,20 +35,20 @@ GIVEN = (
 
 
 def memory() -> None:
-    """MiB of a run and its data workers at the end of the first epoch and of the last."""
-    print("| images | boxes | workers | peak while reading | | run | each worker | together |")
-    print("|--:|--:|--:|--:|---|--:|--:|--:|")
+    """MiB of a run and its data workers at the end of each epoch."""
+    print(
+        "| images | boxes | workers | peak while reading | of the run | of each worker | anonymous memory, together |"
+    )
+    print("|--:|--:|--:|--:|--:|--:|--:|")
     with tempfile.TemporaryDirectory() as folder:
         for name, (images, boxes) in SIZES.items():
             root = Path(folder) / name.replace(" ", "-")
             write_data(root, images, boxes)
             for workers in WORKERS:
                 peak, epochs = _measured(root, workers)
-                for number in (1, len(epochs)):
-                    now = epochs[number - 1]
-                    of_workers = f"{max(now['workers'])}" if now["workers"] else ""
-                    told = f"epoch {number} | {now['run']} | {of_workers} | {now['together']}"
-                    print(f"| {images:,} | {boxes:,} | {workers} | {peak:,} | {told} |", flush=True)
+                run, together = (", ".join(str(epoch[what]) for epoch in epochs) for what in ("run", "together"))
+                largest = ", ".join(str(max(epoch["workers"])) for epoch in epochs) if workers else ""
+                print(f"| {images:,} | {boxes:,} | {workers} | {peak:,} | {run} | {largest} | {together} |", flush=True)
 
 
 def write_data(root: Path, images: int, boxes: int) -> None:

@@ -8,7 +8,7 @@ have the statistics of a picture, and the predictors are scaled so that scores s
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,9 +31,16 @@ from detfuse.protocols import Combine
 from detfuse.structures import Batch, Categories, Detections
 from detfuse.visualize.boxes import draw_detections, save_picture
 from detfuse.weights.checkpoint import Checkpoint, load_weights
-from detfuse.weights.torchvision import PUBLISHED, Published
+from detfuse.weights.published import Published
+from detfuse.weights.sources import ALL
 
-_SPREAD = {"cls_logits": 1.5, "bbox_ctrness": 1.0, "cls_score": 3.0, "classification_head.module_list": 2.0}
+_SPREAD = {
+    "cls_logits": 1.5,
+    "class_net": 1.5,
+    "bbox_ctrness": 1.0,
+    "cls_score": 3.0,
+    "classification_head.module_list": 2.0,
+}
 """Standard deviation of what predictors of classes give; those of boxes: see :func:`_deviation`."""
 _PIXELS = 1e-5  # of resized images, relative to the largest
 _NEAR, _TIE = 0.05, 1e-6  # pixels, and of a score
@@ -43,7 +50,7 @@ class Pair(NamedTuple):
     """The same detector in both libraries.
 
     Attributes:
-        theirs: torchvision's.
+        theirs: torchvision's, or effdet's behind the same interface.
         ours: by our recipe.
         published: what they are called.
         transform: of the recipe.
@@ -89,18 +96,23 @@ def pair_of(
     """Both detectors with the same random weights.
 
     Args:
-        model: name in torchvision, and of the recipe.
+        model: name in its library, and of the recipe.
         picture: (3, H, W) uint8, for the statistics of the norms.
         overrides: of the recipe.
         num_classes: theirs; None: the published number.
         dtype: of both, up to the head: random weights magnify what float32 rounds in each layer.
-        options: of torchvision's model.
+        options: of their model.
     """
-    published = PUBLISHED[model]
-    count = num_classes or len(published.weights.meta["categories"])
-    theirs = get_model(model, weights=None, weights_backbone=None, num_classes=count, **options).eval()
-    spread(theirs, picture)
-    given = (f"experiment={model}", "data.root=none", "backbone.pretrained=false", "backbone.frozen_stages=0")
+    published = ALL[model]
+    count = num_classes or len(published.categories) + published.background
+    theirs = _theirs(published, count, options).eval()
+    parts = [picture[:, : picture.shape[1] * part // 4] for part in (4, 3)]
+    if published.library == "effdet":
+        parts.append(picture[:, :, : picture.shape[2] // 3])  # a narrow one is mostly padding in its squares
+    spread(theirs, parts)
+    given = [f"experiment={model}", "data.root=none", "backbone.pretrained=false", "backbone.frozen_stages=0"]
+    if published.library == "effdet":
+        given.append("backbone.drop_path=0.0")  # which draws lots
     mean, std = (list(numbers) for numbers in published.normalization)
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         composed = compose("train", [*given, f"detector.mean={mean}", f"detector.std={std}", *overrides])
@@ -109,6 +121,7 @@ def pair_of(
     state, unknown = published.table.to_ours(theirs.state_dict())
     if unknown:
         raise AssertionError(f"{model}: the table does not know {unknown}")
+    state, _ = published.settled(state, published=False)
     load_weights(ours, Checkpoint(Path(model), config, Categories((1,), ("any",)), state, 0, "0", is_ema=False))
     transform: Transforms = instantiate(config["data"]["transform"])()
     divisor = transform.divisor(size_divisor(ours.backbone.out_spec))
@@ -117,8 +130,21 @@ def pair_of(
     return Pair(theirs, ours, published, transform, build_combine(config), divisor, frozen)
 
 
-def spread(model: Any, picture: Tensor) -> None:
-    """Random weights with which all parts of a model of torchvision matter; torch's generator is left as it was."""
+def _theirs(published: Published, num_classes: int, options: Mapping[str, Any]) -> Any:
+    if published.library == "torchvision":
+        return get_model(published.model, weights=None, weights_backbone=None, num_classes=num_classes, **options)
+    from benchmarks.effdet_detector import EffdetDetector  # here, since torchvision's need no effdet
+
+    return EffdetDetector(published.model, num_classes, **options)
+
+
+def spread(model: Any, pictures: Sequence[Tensor]) -> None:
+    """Random weights with which all parts of a model of theirs matter; torch's generator is left as it was.
+
+    Args:
+        model: of a library.
+        pictures: whose statistics its norms get.
+    """
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
         for module in model.modules():
@@ -129,7 +155,10 @@ def spread(model: Any, picture: Tensor) -> None:
             elif isinstance(module, nn.BatchNorm2d | nn.GroupNorm):
                 module.weight.uniform_(0.5, 1.5)
                 module.bias.normal_(std=0.1)
-        images = [(picture / 255)[:, : picture.shape[1] * part // 4] for part in (4, 3)]
+        for name, parameter in model.named_parameters():
+            if name.endswith("edge_weights"):  # of effdet's fusion
+                parameter.uniform_(0.5, 1.5)
+        images = [picture / 255 for picture in pictures]
         norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
         momenta = [norm.momentum for norm in norms]
         for norm in norms:
@@ -137,6 +166,9 @@ def spread(model: Any, picture: Tensor) -> None:
         _scaled_predictors(model, images)
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.eval().momentum = momentum
+            variance = norm.running_var
+            assert variance is not None
+            variance.clamp_(min=float(variance.mean()) / 10)  # of a few cells it may be almost none
         _scaled_predictors(model, images)
 
 
@@ -149,8 +181,7 @@ def _scaled_predictors(model: Any, images: list[Tensor]) -> None:
             factor = _deviation(name) / (float((output - module.bias.view(shape_of(output))).std()) + 1e-6)
             module.weight *= factor
             module.bias.normal_(std=0.1)
-            if ("cls_logits" in name and "rpn" not in name) or "ctrness" in name:
-                module.bias -= 1.0 if "ctrness" in name else 6.0
+            module.bias -= _rarity(name)
             scaled.add(module)
         if output.ndim == 2:
             return nn.functional.linear(inputs[0], module.weight, module.bias)
@@ -171,6 +202,8 @@ def _scaled_predictors(model: Any, images: list[Tensor]) -> None:
 
 def _is_predictor(name: str) -> bool:
     last = name.rpartition(".")[2]
+    if name.endswith("predict.conv_pw"):  # effdet's
+        return True
     predicts = any(part in name for part in ("cls_logits", "bbox_reg", "bbox_pred", "bbox_ctrness", "cls_score"))
     return predicts or ("module_list" in name and (name.count(".") == 3 or last == "1") and name.split(".")[-2] != "0")
 
@@ -180,6 +213,15 @@ def _deviation(name: str) -> float:
     if known is not None:
         return known
     return 1.0 if "roi_heads" in name or "module_list" in name else 0.4
+
+
+def _rarity(name: str) -> float:
+    """By how much the bias of a predictor is lowered, so that the best of many scores do not round to 1."""
+    if "class_net" in name:
+        return 8.0
+    if "ctrness" in name:
+        return 1.0
+    return 6.0 if "cls_logits" in name and "rpn" not in name else 0.0
 
 
 def compare(pair: Pair, pictures: Sequence[Tensor]) -> Compared:
@@ -193,7 +235,7 @@ def compare(pair: Pair, pictures: Sequence[Tensor]) -> Compared:
     for picture in pictures:
         theirs, ours = detections_of(pair, picture)
         if len(ours.scores) != len(theirs.scores):
-            raise AssertionError(f"{len(ours.scores)} detections, torchvision has {len(theirs.scores)}")
+            raise AssertionError(f"{len(ours.scores)} detections, theirs are {len(theirs.scores)}")
         count += len(ours.scores)
         scores = max(scores, float((ours.scores - theirs.scores).abs().max()))
         # by place rather than by rank: scores that are equal but for rounding may change places
@@ -258,10 +300,10 @@ def compare_losses(pair: Pair, pictures: Sequence[Tensor], objects: Sequence[Obj
 
 @contextmanager
 def same_pixels(pair: Pair, batch: Batch) -> Iterator[None]:
-    """Within the context torchvision goes on from our pixels, once its own are found the same but for rounding.
+    """Within the context the other library goes on from our pixels, once its own are the same but for rounding.
 
-    It normalises before it resizes, so some differ by 1e-7. Random weights magnify that: it may switch a ReLU, or
-    decide which of two boxes of one score suppresses the other.
+    torchvision normalises before it resizes, so some differ by 1e-7. Random weights magnify that: it may switch a ReLU,
+    or decide which of two boxes of one score suppresses the other.
 
     Raises:
         AssertionError: if they differ by more than 1e-5 of the largest, or in shape.
@@ -317,7 +359,8 @@ def first_come() -> Iterator[None]:
 
 
 _SHORT, _LONG = 160, 267  # pixels of the resized pictures; where a recipe has an exact size, that
-_DRAWN = ("retinanet_resnet50_fpn", "ssd300_vgg16", "fasterrcnn_mobilenet_v3_large_320_fpn")
+_SQUARE = 256  # of effdet's
+_DRAWN = ("retinanet_resnet50_fpn", "ssd300_vgg16", "fasterrcnn_mobilenet_v3_large_320_fpn", "tf_efficientdet_d0")
 
 
 def parity(picture: str | None = None, *models: str) -> None:
@@ -334,11 +377,9 @@ def parity(picture: str | None = None, *models: str) -> None:
     print(f"pictures of {sizes} pixels (height x width), the last of a batch of three without objects")
     names = ("checkpoint", "parameters", "boxes", "scores", "losses", "gradients", "detections", "ties", "time")
     print(("{:<40}" + "{:>12}" * 8).format(*names), flush=True)
-    for model in models or PUBLISHED:
+    for model in models or ALL:
         start = time.monotonic()
-        fixed = model.startswith("ssd")
-        overrides = [] if fixed else [f"data.transform.short_side={_SHORT}", f"data.transform.long_side={_LONG}"]
-        options: dict[str, Any] = {} if fixed else {"min_size": _SHORT, "max_size": _LONG}
+        overrides, options = _smaller(ALL[model])
         pair = pair_of(model, whole, *overrides, **options)
         found = compare(pair, pictures)
         if model in _DRAWN:
@@ -357,6 +398,19 @@ def parity(picture: str | None = None, *models: str) -> None:
         print(("{:<40}" + "{:>12}" * 8).format(*row), flush=True)
 
 
+def _smaller(published: Published) -> tuple[list[str], dict[str, Any]]:
+    """Overrides and options for smaller pictures."""
+    if published.model.startswith("ssd"):
+        return [], {}
+    if published.library == "effdet":
+        sides = ("short_side", "long_side", "pad_multiple")
+        return [f"data.transform.{side}={_SQUARE}" for side in sides], {"image_size": _SQUARE}
+    return (
+        [f"data.transform.short_side={_SHORT}", f"data.transform.long_side={_LONG}"],
+        {"min_size": _SHORT, "max_size": _LONG},
+    )
+
+
 def _drawn_picture() -> Tensor:
     shapes = Shapes(num_train=1, num_val=1, image_size=480, min_size=16.0, max_size=300.0, max_objects=6, data_seed=0)
     pixels = shapes.draw("val", 0).pixels
@@ -372,7 +426,7 @@ def _objects(picture: Tensor) -> Objects:
 
 
 def _draw(pair: Pair, picture: Tensor, file: Path) -> None:
-    """The best detections of both libraries side by side: torchvision's on the left."""
+    """The best detections of both libraries side by side: theirs on the left."""
     halves = []
     for found in detections_of(pair, picture):
         best = Detections(*(column[:12].float() if i < 2 else column[:12] for i, column in enumerate(found)))

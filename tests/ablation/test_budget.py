@@ -19,6 +19,7 @@ from detfuse.fusion.graph import FusionGraph
 from detfuse.heads.fcos import FCOSHead
 from detfuse.necks.topologies import unfused
 from detfuse.structures import FeatureSpec
+from detfuse.words import typeset
 
 CLASSES, SIZE = 3, (128, 128)
 BUDGETS: tuple[BudgetKind, ...] = ("params", "flops")
@@ -155,7 +156,8 @@ def test_the_closest_is_taken_and_told_where_nothing_reaches(fpn: DetectorCost) 
     assert not solved.reached
     assert solved.overrides == ("neck.width=256",)
     share = solved.cost.parameters / (2 * fpn.parameters) - 1
-    assert solved.note == f"budget not reached: {share:+.1%} parameters at the closest (inner width 256 instead of 64)"
+    told = f"{typeset(100 * share, sign=True)} % parameters at the closest (inner width 256 instead of 64)"
+    assert solved.note == f"budget not reached: {told}"
 
 
 def test_group_norm_keeps_its_groups(fpn: DetectorCost) -> None:

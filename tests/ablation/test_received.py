@@ -60,6 +60,7 @@ def test_its_plan_calls_nothing_and_is_told_in_a_line(config: dict[str, Any], tm
         ({"arms": [{**to_plain(arm), "name": f"../{arm.name}"} for arm in GOOD.arms]}, "names are made of"),
         ({"arms": []}, "it has no arms or no seeds"),
         ({"seeds": []}, "it has no arms or no seeds"),
+        ({"typed": ["--config-dir=evil"]}, "is no setting of train or ablate"),
         ({"notes": [["x"] * 400] * 400}, "more than 100,000 values"),
     ):
         (folder / PLAN).write_text(yaml.safe_dump({**to_plain(GOOD), **edit}))

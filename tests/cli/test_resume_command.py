@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from detfuse.cli import prediction_run, training_run
 from detfuse.cli.commands import PredictSettings
@@ -124,6 +125,44 @@ def test_what_a_checkpoint_cannot_go_on_with_is_refused(begun: Path) -> None:
     found.require_processes(2)
     with pytest.raises(UserError, match=r"in the middle of an epoch of 1 processes; 2 would form other batches"):
         replace(found, seen=1).require_processes(2)
+
+
+def test_a_checkpoint_of_another_run_is_told(begun: Path) -> None:
+    """Its weights fit, and so would be trained on in silence."""
+    train("data.root=data", "name=other", "seed=1")
+    shutil.copy(begun / "runs/default/other/checkpoints/last.ckpt", begun / LAST)
+    with pytest.raises(UserError, match=rf"^{LAST} is of another run: seed=1 \(here 0\)\."):
+        train("data.root=data", "resume=true", "trainer.max_epochs=2")
+
+
+def cropped(state: dict[str, Any]) -> None:
+    moments = next(moments for moments in state["state"].values() if moments["exp_avg"].ndim == 4)
+    moments["exp_avg"] = moments["exp_avg"][:1]
+
+
+def shortened(state: dict[str, Any]) -> None:
+    state["param_groups"][0]["params"].pop()
+
+
+def emptied(state: dict[str, Any]) -> None:
+    del state["param_groups"]
+
+
+@pytest.mark.parametrize(
+    ("harm", "told"),
+    [
+        (cropped, r"a exp_avg of \[1, 3, 3, 3\] for backbone\.\S+, which is \[\d+, 3, 3, 3\]: it is of another model"),
+        (shortened, "the checkpoint's optimizer has other parameters than this detector"),
+        (emptied, r"the optimizer in the checkpoint is incomplete or damaged \(KeyError: 'param_groups'\)"),
+    ],
+)
+def test_an_optimizer_that_does_not_fit_is_told(begun: Path, harm: Callable[[dict[str, Any]], None], told: str) -> None:
+    """Torch compares the number of parameters alone, and breaks at the first step."""
+    checkpoint = torch.load(begun / LAST, weights_only=True)
+    harm(checkpoint["optimizer_states"][0])
+    torch.save(checkpoint, begun / LAST)
+    with pytest.raises(UserError, match=told):
+        train("data.root=data", "resume=true", "trainer.max_epochs=2")
 
 
 def test_a_finished_run_says_so_and_is_scored_without_its_best_checkpoint(

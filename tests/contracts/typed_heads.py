@@ -3,6 +3,8 @@
 An ignore that is not needed is an error too, so that a protocol which accepts anything is found out.
 """
 
+from detfuse.heads.anchored import AnchoredOutputs
+from detfuse.heads.efficientdet import EfficientDetHead
 from detfuse.heads.faster_rcnn import FasterRCNNHead, FasterRCNNOutputs
 from detfuse.heads.fcos import FCOSHead, FCOSOutputs
 from detfuse.heads.mscnn import MSCNNHead, MSCNNOutputs
@@ -11,6 +13,7 @@ from detfuse.heads.retinanet import RetinaNetHead, RetinaNetOutputs
 from detfuse.heads.ssd import SSDHead, SSDOutputs
 from detfuse.protocols import Head
 
+efficientdet: type[Head[AnchoredOutputs]] = EfficientDetHead
 faster_rcnn: type[Head[FasterRCNNOutputs]] = FasterRCNNHead
 fcos: type[Head[FCOSOutputs]] = FCOSHead
 mscnn: type[Head[MSCNNOutputs]] = MSCNNHead

@@ -283,11 +283,22 @@ def test_a_crop_that_sees_no_object_keeps_none() -> None:
         ({"size": (300, 0)}, "size must be"),
         ({"size": (300,)}, "size must have 2 items"),
         ({"size": (300, 300), "scale_jitter": (0.5, 2.0)}, "scale_jitter=.* no effect on an exact size"),
+        ({"size": (300, 300), "pad_multiple": 512}, "pad_multiple=512 has no effect on an exact size"),
     ],
 )
 def test_arguments_out_of_range_are_named(arguments: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Transforms(**arguments)  # type: ignore[arg-type]  # wrong on purpose
+
+
+def test_batches_are_padded_to_a_multiple() -> None:
+    transform = Transforms(short_side=96, long_side=96, pad_multiple=96)
+    assert transform.divisor(32) == 96
+    sample = transform.evaluate(torch.ones(3, 20, 48, dtype=torch.uint8))
+    batch = collate([sample], size_divisor=transform.divisor(32))
+    assert (batch.images.shape[2:], batch.image_sizes.tolist()) == ((96, 96), [[40, 96]])
+    with pytest.raises(ValueError, match="pad_multiple=96: must be a multiple of 64, the coarsest stride"):
+        transform.divisor(64)
 
 
 def test_buckets() -> None:

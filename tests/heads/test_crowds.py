@@ -9,7 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from detfuse.heads.anchored import AnchoredHead
 from detfuse.heads.dense import by_prior
+from detfuse.heads.efficientdet import EfficientDetHead
 from detfuse.heads.fcos import FCOSHead
 from detfuse.heads.retinanet import RetinaNetHead
 from detfuse.heads.ssd import SSDHead
@@ -30,7 +32,7 @@ def all_negatives(spec: FeatureSpec, classes: int, **options: Any) -> SSDHead:
     return SSDHead(spec, classes, **{"min_negatives": 100_000, **options})
 
 
-HEADS = pytest.mark.parametrize("make", [FCOSHead, RetinaNetHead, all_negatives])
+HEADS = pytest.mark.parametrize("make", [FCOSHead, RetinaNetHead, EfficientDetHead, all_negatives])
 
 
 def batch_of(objects: list[list[float]], crowds: list[list[float]], rows: int = 16) -> Batch:
@@ -67,7 +69,7 @@ def in_crowd(head: Any, crowd: list[float], batch: Batch) -> Tensor:
     if isinstance(head, FCOSHead):
         x, y = torch.cat(head.points(outputs)).unbind(1)
         return (x >= crowd[0]) & (x < crowd[2]) & (y >= crowd[1]) & (y < crowd[3])
-    anchors = head.anchors(outputs) if isinstance(head, RetinaNetHead) else head.default_boxes(outputs, batch[1])
+    anchors = head.anchors(outputs) if isinstance(head, AnchoredHead) else head.default_boxes(outputs, batch[1])
     priors = torch.cat([level[0] if level.ndim == 3 else level for level in anchors])
     found = []
     for box in priors.tolist():
@@ -126,7 +128,7 @@ def learns_an_object(head: Any, batch: Batch) -> Tensor:
     outputs, targets = random_outputs(head), batch.targets
     if isinstance(head, FCOSHead):
         priors: Any = head.points(outputs)
-    elif isinstance(head, RetinaNetHead):
+    elif isinstance(head, AnchoredHead):
         priors = torch.cat(head.anchors(outputs))
     else:
         priors = torch.cat(head.default_boxes(outputs, batch.image_sizes), dim=1)

@@ -1,16 +1,21 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
+from detfuse.heads.efficientdet import EfficientDetHead
 from detfuse.heads.fcos import FCOSHead
 from detfuse.heads.retinanet import RetinaNetHead
 from detfuse.heads.tower import ConvTower
 from detfuse.structures import FeatureSpec
 
+TOWERS = [RetinaNetHead, FCOSHead, EfficientDetHead]
 
-@pytest.mark.parametrize("head", [RetinaNetHead, FCOSHead])
-def test_unequal_widths_are_refused_with_both_and_the_remedy(head: type[RetinaNetHead] | type[FCOSHead]) -> None:
+
+@pytest.mark.parametrize("head", TOWERS)
+def test_unequal_widths_are_refused_with_both_and_the_remedy(head: Any) -> None:
     with pytest.raises(ValueError, match=r"level 3 \(stride 8\) has 64 .*level 5 \(stride 32\) has 256.*neck=fpn"):
         head(FeatureSpec((64, 64, 256), (8, 16, 32)), 3)
 
@@ -41,8 +46,8 @@ def test_every_parameter_of_a_tower_matters(norm: str) -> None:
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in tower.parameters())
 
 
-@pytest.mark.parametrize("head", [RetinaNetHead, FCOSHead])
-def test_without_convolutions_the_maps_reach_the_predictors(head: type[RetinaNetHead] | type[FCOSHead]) -> None:
+@pytest.mark.parametrize("head", TOWERS)
+def test_without_convolutions_the_maps_reach_the_predictors(head: Any) -> None:
     features = [torch.randn(1, 16, 4, 4), torch.randn(1, 16, 2, 2)]
     built = head(FeatureSpec((16, 16), (8, 16)), 3, num_convs=0)
     before = [f.clone() for f in features]
@@ -50,7 +55,7 @@ def test_without_convolutions_the_maps_reach_the_predictors(head: type[RetinaNet
     assert all(torch.equal(a, b) for a, b in zip(before, features, strict=True))
 
 
-@pytest.mark.parametrize("head", [RetinaNetHead, FCOSHead])
-def test_wrong_number_of_levels_is_told(head: type[RetinaNetHead] | type[FCOSHead]) -> None:
+@pytest.mark.parametrize("head", TOWERS)
+def test_wrong_number_of_levels_is_told(head: Any) -> None:
     with pytest.raises(ValueError, match="built for 2 levels"):
         head(FeatureSpec((16, 16), (8, 16)), 3)([torch.zeros(1, 16, 4, 4)])

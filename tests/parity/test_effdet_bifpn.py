@@ -7,6 +7,7 @@ from functools import partial
 
 import pytest
 import torch
+from timm.layers import create_pool2d
 from torch import nn
 
 from detfuse.fusion.operators import FastNormalized
@@ -79,3 +80,14 @@ def test_equals_effdet(size: tuple[int, int], training: bool) -> None:
     result = ours.train(training)(features)
     for a, b in zip(result, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_max_pooling_with_tensorflows_padding_equals_timms(steps: int) -> None:
+    stride = 2**steps
+    theirs = create_pool2d("max", kernel_size=stride + 1, stride=stride, padding="same")
+    ours = MaxPool(3, 3, steps, padding="same")
+    for size in ((8, 9), (10, 7), (1, 2)):
+        x = -torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0))  # zeros of a padding would win
+        expected = theirs(x)
+        assert torch.equal(ours(x, expected.shape[2:]), expected)

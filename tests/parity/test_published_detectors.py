@@ -1,9 +1,10 @@
-"""Published detectors of torchvision against ours, live and whole; all of them: ``scripts/benchmark.py parity``."""
+"""Published detectors of torchvision and effdet against ours, live and whole; all: ``scripts/benchmark.py parity``."""
 
 from __future__ import annotations
 
-import importlib.util
 import sys
+import warnings
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from torchvision.models import get_model
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
+from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 
 from detfuse.build import build_detector
 from detfuse.config import conf_dir
@@ -25,7 +27,13 @@ from detfuse.data.transforms import Transforms
 from detfuse.heads.retinanet import RetinaNetHead
 from detfuse.heads.ssd import SSDHead
 from detfuse.structures import IMAGENET, Categories, FeatureSpec
+from detfuse.weights.effdet import EFFDET
 from detfuse.weights.torchvision import PUBLISHED, without_eps
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # effdet scripts functions at import, which torch deprecates
+    from effdet import EfficientDet, get_efficientdet_config
+    from effdet.data.transforms import ResizePad
 
 CLASSES = 5  # with the background
 BOXES = torch.tensor([[10.3, 12.1, 50.7, 60.2], [20.2, 15.9, 45.1, 41.3], [0.4, 0.6, 68.3, 65.9]])
@@ -33,13 +41,9 @@ BOXES = torch.tensor([[10.3, 12.1, 50.7, 60.2], [20.2, 15.9, 45.1, 41.3], [0.4, 
 
 @pytest.fixture(scope="module")
 def parity(repository: Path) -> Any:
-    spec = importlib.util.spec_from_file_location("parity", repository / "scripts" / "benchmarks" / "parity.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["parity"] = module
-    spec.loader.exec_module(module)
-    return module
+    sys.path.append(str(repository / "scripts"))
+    yield import_module("benchmarks.parity")
+    sys.path.remove(str(repository / "scripts"))
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +69,21 @@ def test_detections_and_losses_equal_torchvision(parity: Any, picture: Tensor) -
     with torch.no_grad():
         losses = parity.compare_losses(pair, pictures, [objects(3), objects(0)])
     assert losses < 1e-4
+
+
+def test_detections_losses_and_gradients_equal_effdet(parity: Any, picture: Tensor) -> None:
+    """Of the smallest with TensorFlow's padding; the other padding: tests/parity/test_effdet_bifpn.py."""
+    sides = [f"data.transform.{side}=128" for side in ("short_side", "long_side", "pad_multiple")]
+    pair = parity.pair_of("tf_efficientdet_d0", picture, *sides, num_classes=CLASSES, image_size=128)
+    pictures = [picture, picture[:, :31]]  # lying, and flat
+    found = parity.compare(pair, pictures[1:])
+    assert found.detections == 100
+    assert found.boxes < 1e-3
+    assert found.scores < 1e-5
+    assert not found.ties
+    losses = parity.compare_losses(pair, pictures, [objects(3), objects(0)])
+    assert losses < 1e-5
+    assert parity.compare_gradients(pair) < 1e-3
 
 
 def config_of(model: str) -> Any:
@@ -95,6 +114,25 @@ def test_every_weight_has_a_place_and_finds_its_way_back(model: str) -> None:
     back, unknown = published.table.to_theirs(ours)
     assert not unknown
     assert all(back[key].shape == theirs[key].shape for key in theirs if not key.endswith("num_batches_tracked"))
+
+
+def test_every_weight_of_effdets_largest_has_a_place() -> None:
+    published = EFFDET["tf_efficientdet_d3"]
+    config = get_efficientdet_config(published.model)
+    with torch.device("meta"):
+        theirs = EfficientDet(config, pretrained_backbone=False).state_dict()
+        ours = build_detector(config_of(published.model), len(published.categories)).state_dict()
+    assert len(published.categories) == config.num_classes
+    assert config.url == published.url
+    found, unknown = published.table.to_ours(theirs)
+    state, (told,) = published.settled(found, published=True)
+    assert not unknown
+    assert told.startswith(f"{len(found) - len(state)} biases of convolutions before a norm")
+    assert state.keys() == ours.keys()
+    assert all(state[key].shape == ours[key].shape for key in ours)
+    back, unknown = published.table.to_theirs(ours)
+    assert not unknown
+    assert all(back[key].shape == theirs[key].shape for key in back)
 
 
 def test_names_of_older_files_are_those_of_today() -> None:
@@ -137,6 +175,21 @@ def test_priors_of_odd_maps_equal_torchvision() -> None:
     (expected,) = generator(ImageList(torch.zeros(1, 3, 104, 152), [(100, 150)]), maps)
     assert torch.equal(torch.cat(head.anchors(outputs)), expected)
     assert torch.cat(head.inside(outputs, torch.tensor([[10, 10]])), dim=1).all()
+
+
+@pytest.mark.parametrize("size", [(48, 64), (31, 96), (77, 33)])
+def test_resizing_equals_effdet(size: tuple[int, int]) -> None:
+    """Boxes are moved by the factor asked for, not by that of the cut sides."""
+    picture = torch.randint(256, (3, *size), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    given = {"bbox": BOXES[:2, [1, 0, 3, 2]].numpy().copy(), "cls": torch.zeros(2).numpy()}
+    image, expected = ResizePad(60, fill_color=(124, 116, 104))(to_pil_image(picture), given)
+    sample = Transforms(short_side=60, long_side=60, resize="effdet").evaluate(picture, objects(2))
+    height, width = sample.image.shape[1:]
+    assert torch.equal(sample.image, pil_to_tensor(image)[:, :height, :width])
+    assert set(pil_to_tensor(image)[0, height:].flatten().tolist()) <= {124}
+    assert sample.scale == pytest.approx((1 / expected["img_scale"],) * 2, rel=1e-12)
+    inside = [row for row in sample.objects.boxes[:, [1, 0, 3, 2]].tolist() if row[0] < row[2] and row[1] < row[3]]
+    torch.testing.assert_close(torch.tensor(inside), torch.from_numpy(expected["bbox"]), rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("size", [(48, 64), (30, 91), (77, 33)])

@@ -19,6 +19,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from detfuse.fusion.operators import Add, FastNormalized
 from detfuse.fusion.resample import MaxPool, Nearest, StridedConv
+from detfuse.heads.efficientdet import EfficientDetHead
 from detfuse.heads.faster_rcnn import FasterRCNNHead
 from detfuse.heads.fcos import FCOSHead
 from detfuse.heads.mscnn import MSCNNHead
@@ -29,10 +30,13 @@ from detfuse.necks.mscnn_trunk import MSCNNTrunk
 from detfuse.necks.ssd_extras import SSDExtras
 from detfuse.necks.topologies import bifpn, fpn
 from detfuse.structures import FeatureSpec
+from detfuse.weights.effdet import EFFDET
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # effdet scripts functions at import, which torch deprecates
     from effdet import EfficientDet, get_efficientdet_config
+    from effdet.efficientdet import HeadNet
+    from effdet.efficientdet import _init_weight as init_weight
     from test_effdet_bifpn import load as load_effdet
 
 SPEC = FeatureSpec((128, 256, 512), (8, 16, 32))  # resnet10t's
@@ -100,6 +104,28 @@ def test_bifpn_starts_as_effdets() -> None:
     load_effdet(published, theirs)
     # a depthwise kernel alone has too few numbers
     assert_same_start(numbers([ours], by_shape=True), numbers([published], by_shape=True))
+
+
+def test_efficientdets_head_starts_as_effdets() -> None:
+    torch.manual_seed(0)
+    config = get_efficientdet_config("efficientdet_d0")
+    spec = FeatureSpec((config.fpn_channels,) * 5, (8, 16, 32, 64, 128))
+
+    def published() -> EfficientDetHead:
+        given = {}
+        for name, outputs in (("class_net", CLASSES), ("box_net", 4)):
+            net = HeadNet(config, outputs)
+            for inner, module in net.named_modules(prefix=name):
+                init_weight(module, inner)
+            given |= {f"{name}.{key}": value for key, value in net.state_dict().items()}
+        head = EfficientDetHead(spec, CLASSES)
+        state, unknown = EFFDET["efficientdet_d0"].table.to_ours(given)
+        assert not unknown
+        head.load_state_dict({key.removeprefix("head."): value for key, value in state.items()})
+        return head
+
+    ours = numbers((EfficientDetHead(spec, CLASSES) for _ in range(4)), by_shape=True)
+    assert_same_start(ours, numbers((published() for _ in range(4)), by_shape=True))
 
 
 def renamed(values: dict[str, Tensor], names: dict[str, str]) -> dict[str, Tensor]:

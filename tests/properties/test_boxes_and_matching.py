@@ -89,16 +89,18 @@ def test_default_boxes_and_rois(
     foreground, background = thresholds
     objects = [(row, box) for row, (box, wanted) in enumerate(rows) if wanted]
     best = [max(((iou(prior, box), -row) for row, box in objects), default=(-1, 0)) for prior in priors]
-    claims: dict[int, int] = {}
-    for row, box in objects:  # the last of several objects wins the prior
+    claims: dict[int, list[int]] = {}
+    for row, box in objects:
         overlaps = [iou(prior, box) for prior in priors]
         if max(overlaps) > 0:
-            claims[overlaps.index(max(overlaps))] = row
+            claims.setdefault(overlaps.index(max(overlaps)), []).append(row)
     alone = [-row if value >= foreground else None for value, row in best]
-    learnt = [claims.get(place, row) for place, row in enumerate(alone)]
     boxes_of, valid = _objects(rows)
-    found = match_default_boxes(_table(priors)[None], boxes_of, valid, foreground_iou=foreground)
-    _same(found, [(row, row is None) for row in learnt])
+    of_image = _table(priors)
+    for contested, winner, table in (("last", -1, of_image[None]), ("first", 0, of_image)):
+        learnt = [claims[place][winner] if place in claims else row for place, row in enumerate(alone)]
+        found = match_default_boxes(table, boxes_of, valid, foreground_iou=foreground, contested=contested)
+        _same(found, [(row, row is None) for row in learnt])
     rois = match_rois(_table(priors)[None], boxes_of, valid, foreground_iou=foreground, background_iou=background)
     _same(rois, [(row, row is None and value < background) for row, (value, _) in zip(alone, best, strict=True)])
 

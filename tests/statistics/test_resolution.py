@@ -25,6 +25,7 @@ from detfuse.statistics.resolution import (
     seeds_for,
 )
 from detfuse.statistics.verdict import Question, decide
+from detfuse.words import signed
 
 
 def over_seeds(variance: float, num_seeds: int) -> Variances:
@@ -147,7 +148,7 @@ def test_the_verdict_is_read_off_the_interval_of_all_arms() -> None:
     assert low is not None
     assert low < 0
     assert many.kind == "undecided"
-    assert f"{100 * low:+.2f}" in many.text
+    assert signed(low) in many.text
 
 
 def test_certain_but_negligible_is_equivalent() -> None:

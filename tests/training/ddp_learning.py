@@ -39,6 +39,7 @@ _TEMPLATES = ("head.template_scale=0.5", "optimizer.lr=0.05")
 HEADS: dict[str, tuple[str, ...]] = {
     "fcos": _TOWER,
     "retinanet": _TOWER,
+    "efficientdet": ("head.num_convs=0",),  # without norms, whose statistics are each process's own
     "ssd": (),
     "mscnn_proposal": _TEMPLATES,
     "faster_rcnn": _TWO_STAGES,

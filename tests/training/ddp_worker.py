@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,12 +55,13 @@ def validate(folder: Path, checkpoint: Path, num_images: int, **options: Any) ->
 
 
 def normalizers(rank: int) -> list[list[float]]:
-    """Of a count that the first process has and one that both have; as they are and compiled whole."""
+    """Of a count that the first process has and one that both have; as they are, compiled whole, and one more."""
     if not dist.is_initialized():
         dist.init_process_group("gloo")
     counts = [torch.tensor(count * (1 - rank) + more * rank) for count, more in ((0, 0), (1, 0), (6, 3))]
     compiled = torch.compile(normalizer_of, fullgraph=True, backend="eager")
-    return [[float(function(count, "all")) for count in counts] for function in (normalizer_of, compiled)]
+    functions = (normalizer_of, compiled, partial(normalizer_of, added=1))
+    return [[float(function(count, "all")) for count in counts] for function in functions]
 
 
 def train_and_validate(folder: Path, rank: int) -> None:

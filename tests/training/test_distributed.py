@@ -60,7 +60,7 @@ def test_both_processes_know_predictions_and_metrics(two_processes: Path) -> Non
 
 def test_sums_are_divided_by_the_mean_count_of_the_processes(two_processes: Path) -> None:
     """At least 1 in both together: a single positive weighs the same whatever the number of processes."""
-    assert load(two_processes, 0)["normalizers"] == [[0.5, 0.5, 4.5]] * 2
+    assert load(two_processes, 0)["normalizers"] == [[0.5, 0.5, 4.5], [0.5, 0.5, 4.5], [0.5, 1.0, 5.0]]
 
 
 def test_the_shares_of_two_processes_are_very_unequal() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import urllib.error
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from detfuse.errors import InputError, UserError
 from detfuse.files.endings import common_prefix
 from detfuse.fusion.operators import Add
 from detfuse.fusion.resample import Nearest, StridedConv
+from detfuse.heads.efficientdet import EfficientDetHead
 from detfuse.heads.faster_rcnn import FasterRCNNHead
 from detfuse.heads.fcos import FCOSHead
 from detfuse.heads.retinanet import RetinaNetHead
@@ -27,8 +29,10 @@ from detfuse.necks.graph_neck import GraphNeck
 from detfuse.necks.topologies import fpn, pafpn
 from detfuse.ops.postprocess import Nms
 from detfuse.ops.translation import Translated
+from detfuse.runs.published import open_published
 from detfuse.runs.starting import without
 from detfuse.structures import Categories, FeatureSpec
+from detfuse.weights.effdet import EFFDET
 from detfuse.weights.sources import Source, read_source
 from detfuse.weights.torchvision import PUBLISHED, as_torchvision
 from detfuse.weights.transfer import SourceStart, new_inserts, transfer
@@ -70,7 +74,7 @@ def source_of(detector: nn.Module, categories: Categories | None, count: int = 3
     return Source("it", Path("it.ckpt"), detector.state_dict(), categories, count, None, None)
 
 
-@pytest.mark.parametrize("head", [RetinaNetHead, FCOSHead, SSDHead, FasterRCNNHead])
+@pytest.mark.parametrize("head", [RetinaNetHead, FCOSHead, SSDHead, FasterRCNNHead, EfficientDetHead])
 def test_classes_of_one_name_keep_their_weights_in_any_order(head: Any) -> None:
     given, own = Small(head, 3, seed=1), Small(head, 4)
     start = {key: value.clone() for key, value in own.state_dict().items()}
@@ -208,6 +212,47 @@ def test_without_a_network_the_file_and_its_place_are_named(tmp_path: Path, monk
     torch.save(_state(91), tmp_path / "hub" / "checkpoints" / file)
     with pytest.raises(InputError, match="SHA-256 does not begin with eeacb38b"):
         read_source("torchvision:retinanet_resnet50_fpn", None)
+
+
+def _effdet(model: str) -> dict[str, Tensor]:
+    """A state dict of effdet's, all ones, of three classes."""
+    rows = EFFDET[model].table.rows
+    named = {row.theirs + "weight" * row.theirs.endswith("."): torch.ones(1) for row in rows}
+    counts = {"class_net.predict.conv_pw.": 9 * 3, "box_net.predict.conv_pw.": 9 * 4}
+    return named | {f"{name}bias": torch.ones(count) for name, count in counts.items()}
+
+
+def test_effdets_files_are_recognised_and_their_padding_is_the_recipes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "x.pth"
+    norm = "class_net.bn_rep.0.1.bn.running_mean"
+    torch.save(
+        {f"model.{key}": value for key, value in {**_effdet("tf_efficientdet_d1"), norm: torch.ones(1)}.items()}, path
+    )
+    source = read_source(str(path), None)
+    assert (source.model, source.num_classes, source.categories) == ("tf_efficientdet_d1", 3, None)
+    assert source.state["head.cls_tower.0.norms.1.running_mean"].item() == 0, "the bias before it is taken away"
+    assert "44 biases of convolutions before a norm" in source.notes[1]
+    torch.save(_effdet("efficientdet_d1"), path)
+    assert read_source(str(path), None).model == "efficientdet_d1"
+    assert read_source(str(path), "tf_efficientdet_d1").model == "tf_efficientdet_d1", "learnt without those biases"
+    torch.save(_effdet("tf_efficientdet_d1"), path)
+    invocation = SimpleNamespace(choices={"experiment": "efficientdet_d1"}, config={"weights": str(path)})
+    with pytest.raises(UserError, match=r"effdet's tf_efficientdet_d1 .*, no efficientdet_d1: choose experiment=tf_"):
+        open_published(invocation)  # type: ignore[arg-type]  # as far as it is read
+    with pytest.raises(
+        InputError, match=r"effdet publishes no weights of efficientdet_d3; it does of efficientdet_d0,"
+    ):
+        read_source("effdet", "efficientdet_d3")
+    with pytest.raises(InputError, match=r"experiment=fcos_resnet50_fpn is no recipe of its detectors.*effdet:NAME"):
+        read_source("effdet", "fcos_resnet50_fpn")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    file = tmp_path / "hub" / "checkpoints" / "efficientdet_d0-f3276ba8.pth"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"not whole")
+    with pytest.raises(InputError, match="SHA-256 does not begin with f3276ba8"):
+        read_source("effdet", "efficientdet_d0")
 
 
 def test_a_detector_of_known_parts_is_loaded_by_torchvision(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from detfuse.build import build_backbone, build_detector, build_neck, without_pr
 from detfuse.errors import InputError
 from detfuse.inspect.cost import cost_of_neck, trace
 from detfuse.structures import FeatureSpec, Size
+from detfuse.words import typeset
 
 _WIDTHS = (0.125, 4.0)  # inner width over the outputs': beyond, it is hardly the same neck any more
 _DEEPEST = 8
@@ -192,10 +193,10 @@ def _note(neck: _Neck, config: Mapping[str, Any], baseline: DetectorCost, kind: 
             done.append(f"inner width {value} instead of {config['neck']['width'] or config['neck']['out_channels']}")
         else:
             done.append(f"{value} {_DEPTHS[key]} instead of {config['neck']['topology'][key]}")
-    share = _amount(neck.cost, kind) / _amount(baseline, kind) - 1
+    share = typeset(100 * (_amount(neck.cost, kind) / _amount(baseline, kind) - 1), sign=True)
     what = "parameters" if kind == "params" else "FLOPs"
     changes = ", ".join(done) or "as configured"
     if reached:
-        return f"{changes}: {share:+.1%} {what}" if done else ""
+        return f"{changes}: {share} % {what}" if done else ""
     why = "" if _widths(config) else "; this neck has no inner width to solve for"
-    return f"budget not reached: {share:+.1%} {what} at the closest ({changes}){why}"
+    return f"budget not reached: {share} % {what} at the closest ({changes}){why}"

@@ -11,19 +11,17 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from detfuse.ablation.plan.things import (
-    ABSENT,
     NO_SCIENCE,
     Configured,
     Pairs,
-    differences,
     of_science,
     other_options,
-    shown,
     stand_alone,
     things,
 )
 from detfuse.ablation.records import Arm
 from detfuse.config.kinds import keys_of
+from detfuse.config.leaves import ABSENT, differences, shown
 from detfuse.config.schema.overrides import is_below, place_of
 from detfuse.words import listed
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from detfuse.ablation.plan.things import differences, of_science
+from detfuse.ablation.plan.things import of_science
 from detfuse.config.kinds import AFTER_TRAINING
+from detfuse.config.leaves import differences
 from detfuse.config.resolve import Resolved
 from detfuse.config.schema.overrides import is_below
 

@@ -6,11 +6,12 @@ declare things by naming keys; a key that only one of them names is compared wit
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from detfuse.ablation.records import Arm
 from detfuse.config.kinds import keys_of
+from detfuse.config.leaves import ABSENT, Leaves, differences, shown
 from detfuse.config.resolve import Resolved
 from detfuse.config.schema.overrides import is_below, place_of
 
@@ -19,11 +20,6 @@ Configured = tuple[Arm, Resolved]
 
 Pairs = dict[str, tuple[str, str]]
 """Thing or setting -> (the baseline's, the arm's)."""
-
-Leaves = dict[str, tuple[Any, Any]]
-"""Path of a setting -> its two values; :data:`ABSENT` where one side has no such setting."""
-
-ABSENT = object()
 
 NO_SCIENCE = (
     *keys_of("place", "display"),
@@ -93,24 +89,9 @@ def other_options(ours: Resolved, theirs: Resolved) -> Pairs:
     }
 
 
-def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> Leaves:
-    """Every leaf in which two plain configurations differ."""
-    left, right = dict(_leaves(ours)), dict(_leaves(theirs))
-    pairs = {path: (left.get(path, ABSENT), right.get(path, ABSENT)) for path in dict.fromkeys([*left, *right])}
-    return {path: (a, b) for path, (a, b) in pairs.items() if not _is_same(a, b)}
-
-
 def of_science(found: Leaves) -> Leaves:
     """Without the settings on which no result depends."""
     return {path: values for path, values in found.items() if not is_below(path, NO_SCIENCE)}
-
-
-def shown(value: Any) -> str:
-    """A value in a line."""
-    if value is ABSENT:
-        return "absent"
-    text = "null" if value is None else str(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _thing(path: str, left: Any, right: Any, chosen: Mapping[str, Any]) -> str:
@@ -129,15 +110,3 @@ def _thing(path: str, left: Any, right: Any, chosen: Mapping[str, Any]) -> str:
 def _values(thing: str, path: str, left: Any, right: Any) -> tuple[str, str]:
     setting = "" if path == thing else f"{path}="
     return f"{setting}{shown(left)}", f"{setting}{shown(right)}"
-
-
-def _is_same(a: Any, b: Any) -> bool:
-    return a is b or (a is not ABSENT and b is not ABSENT and a == b)
-
-
-def _leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(node, Mapping) and node:
-        for key, item in node.items():
-            yield from _leaves(item, f"{path}.{key}" if path else str(key))
-    else:
-        yield path, node

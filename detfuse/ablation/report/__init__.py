@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from detfuse.ablation.records import Plan, Run
-from detfuse.ablation.report.blocks import Figure
 from detfuse.ablation.report.evidence import collect
 from detfuse.ablation.report.findings import Findings
 from detfuse.ablation.report.markdown import FIGURES, markdown
@@ -35,6 +34,7 @@ def write_report(
     *,
     told: Sequence[str] = (),
     pairs: Sequence[Comparison] = (),
+    command: str = "",
 ) -> Path:
     """Write ``folder/report``; what was there is replaced. The same input gives the same bytes.
 
@@ -49,6 +49,7 @@ def write_report(
         read: reads a run's predictions; one that remembers them is for who has read them already.
         told: which look this is, and what earlier ones said, in sentences.
         pairs: of all arms with one another; none if that was not asked for.
+        command: that repeats all of it; empty if that is not known.
 
     Returns:
         report.html.
@@ -58,16 +59,15 @@ def write_report(
         ValueError: if predictions do not belong to the ground truth.
     """
     evidence = collect(plan, runs, ground_truth, read)
-    found = Findings(plan, runs, scores, comparisons, evidence, ground_truth, image_of, told, pairs)
+    found = Findings(plan, runs, scores, comparisons, evidence, ground_truth, image_of, told, pairs, command)
     sections, line = all_sections(found), subtitle(found)
     target = folder / "report"
     shutil.rmtree(target / FIGURES, ignore_errors=True)  # those of an arm that is no more
     for section in sections:
         for table in section.files:
             write_text(target / f"{table.name}.csv", table.csv())
-        for block in section.blocks:
-            if isinstance(block, Figure):
-                write_text(target / FIGURES / f"{block.name}.svg", block.svg)
+        for figure in section.figures:
+            write_text(target / FIGURES / f"{figure.name}.svg", figure.svg)
     write_text(target / "report.md", markdown(plan.name, line, sections))
     write_text(target / "report.html", page(plan.name, "detfuse · ablation", line, sections))
     return target / "report.html"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from detfuse.ablation.plan.start import NOTICEABLE
 from detfuse.ablation.records import TOLERANCE
 from detfuse.ablation.report import tables
-from detfuse.ablation.report.blocks import Badge, Block, Bullets, Figure, Section, Text, Verdicts
+from detfuse.ablation.report.blocks import Badge, Block, Bullets, Figure, Link, Section, Text, Verdicts
 from detfuse.ablation.report.findings import (
     EXPLORATORY,
     SIZES,
@@ -17,8 +19,12 @@ from detfuse.ablation.report.findings import (
     rows_of,
     sentence,
 )
+from detfuse.ablation.report.guide import TITLE as GUIDE
+from detfuse.ablation.report.headline import headline, title_of
 from detfuse.ablation.report.interaction import order_flips
-from detfuse.ablation.report.wording import headline, interval, title_of
+from detfuse.ablation.report.plainly import plainly
+from detfuse.ablation.report.wording import interval
+from detfuse.statistics.records import Comparison
 from detfuse.visualize import axes, forest, pareto
 
 
@@ -26,13 +32,13 @@ def opening(found: Findings) -> Section:
     """The headline, a badge per arm, and what is missing."""
     badges = []
     against = {comparison.arm: comparison for comparison in found.comparisons}
+    means = {score.arm: score.mean for score in found.scores if score.metric == found.metric}
     for arm in found.plan.arms[1:]:
-        comparison, color = against.get(arm.name), found.colors[arm.name]
-        if comparison is None:
-            badges.append(Badge(color, arm.name, "n/a", "missing", f"{arm.name} has no pair with the baseline."))
-            continue
-        figure = interval(comparison.differences[0], found.decimals) if comparison.differences else "n/a"
-        badges.append(Badge(color, arm.name, figure, comparison.verdict.kind, comparison.verdict.text))
+        comparison = against.get(arm.name)
+        figure = interval(comparison.differences[0]) if comparison and comparison.differences else "n/a"
+        kind = comparison.verdict.kind if comparison else "missing"
+        said = plainly(found.plan, comparison, arm.name, means)
+        badges.append(Badge(found.colors[arm.name], arm.name, figure, kind, said))
     note = f"Points of {title_of(found.metric)}, arm minus {found.plan.baseline.name}; {found.coverage}"
     note += ", for all arms at once: it decides the verdicts. " if len(found.comparisons) > 1 else ". "
     if len(found.comparisons) > 1 and not found.pairs:
@@ -41,6 +47,7 @@ def opening(found: Findings) -> Section:
     blocks: list[Block] = [
         Verdicts(headline(found.plan, found.scores, found.comparisons), tuple(badges)),
         Text(note, note=True),
+        Link(f"{GUIDE}: what the words and the brackets mean", GUIDE),
     ]
     if missing:
         planned = len(found.runs)
@@ -57,13 +64,12 @@ def differences(found: Findings) -> Section:
     rows = []
     for comparison in found.comparisons:
         difference, color = of_metric(comparison, metric), found.colors[comparison.arm]
-        text = "no pairs" if difference is None else interval(difference, found.decimals)
+        text = "no pairs" if difference is None else interval(difference)
         note = f"{len(comparison.seeds)} of {len(found.plan.seeds)} pairs" if comparison.dropped else ""
         rows.append(forest.Row(comparison.arm, (mark(difference, color, text),), color, note))
     band = 100 * found.plan.equivalence
     label = f"difference of {title_of(metric)} to {baseline}, points"
-    methods = list(dict.fromkeys(d.method for c in found.comparisons for d in c.differences[:1] if d.method))
-    caption = f"{sentence(found.coverage)} Method: {'; '.join(methods)}. Rings: single seeds. "
+    caption = f"{sentence(found.coverage)} Rings: single seeds. "
     unit = "point" if band == 1 else "points"
     caption += f"Shaded: differences of less than {axes.number(band)} {unit}, which the plan calls equivalent."
     blocks: list[Block] = [Figure("differences", forest.forest(rows, label=label, band=band), caption)]
@@ -73,8 +79,9 @@ def differences(found: Findings) -> Section:
             titles, rows_of(found, thresholds), label=f"difference to {baseline}, points", band=band
         )
         blocks.append(Figure("thresholds", drawing, f"The same at one IoU threshold. {EXPLORATORY}"))
+    blocks += [Text("The verdicts in exact terms:", note=True), Bullets(_exact(found.comparisons), note=True)]
     files = [tables.differences_file(found.comparisons)]
-    of_pairs = tables.pairs_table(found.pairs, found.decimals)
+    of_pairs = tables.pairs_table(found.pairs)
     for table in (of_pairs, tables.noise_table(found.comparisons), tables.resolution_table(found.comparisons)):
         if table.rows:
             blocks.append(table)
@@ -82,12 +89,19 @@ def differences(found: Findings) -> Section:
     return Section("Differences to the baseline", blocks, tuple(files))
 
 
+def _exact(comparisons: Sequence[Comparison]) -> tuple[str, ...]:
+    """Every verdict as the judge words it, and how its interval was made."""
+    methods = [next((d.method for d in c.differences[:1] if d.method), "") for c in comparisons]
+    texts = (c.verdict.text or f"{c.arm}: {c.verdict.kind}." for c in comparisons)
+    return tuple(f"{text} {sentence(by)}" if by else text for text, by in zip(texts, methods, strict=True))
+
+
 def scores(found: Findings) -> Section:
     """Means and spreads, every run, and why some are missing."""
     given = {score.metric for score in found.scores}
     metrics = [metric for metric in (found.metric, *THRESHOLDS, *SIZES) if metric in given]
-    seeds = tables.seeds_table(found.plan, found.runs, found.scores, found.metric, found.decimals)
-    blocks: list[Block] = [tables.scores_table(found.plan, found.scores, metrics, found.decimals), seeds]
+    seeds = tables.seeds_table(found.plan, found.runs, found.scores, found.metric)
+    blocks: list[Block] = [tables.scores_table(found.plan, found.scores, metrics), seeds]
     reasons = [f"{run.arm} seed {run.seed}: {run.state}" for run in found.runs if run.state != "finished"]
     why = [run.reason for run in found.runs if run.state != "finished"]
     if reasons:
@@ -133,7 +147,8 @@ def costs(found: Findings) -> Section:
     tolerance = 0.0 if found.plan.budget == "free" else TOLERANCE
     panels = tables.cost_points(found.evidence, found.scores, found.metric, found.colors, tolerance)
     table = tables.costs_table(found.evidence, panels)
-    if not any(panels.values()):
+    drawn = {title: points for title, points in panels.items() if points}
+    if not drawn:
         return Section("Cost", [Text("No run has measured its cost (cost.json).")])
     label = f"{title_of(found.metric)}, points"
     caption = (
@@ -149,5 +164,5 @@ def costs(found: Findings) -> Section:
     elif latency:
         caption += "Latencies whose quartiles (horizontal bars) overlap are the same. "
     caption += "Vertical bars: standard deviation over the seeds."
-    drawing = pareto.cost_panels(list(panels.items()), label=label)
+    drawing = pareto.cost_panels(list(drawn.items()), label=label)
     return Section("Cost", [Figure("cost", drawing, caption), table], (table,))

@@ -1,8 +1,7 @@
-"""How the arms differ beyond the answer: over the epochs, by size and class, in their errors, graphs and weights."""
+"""How the arms differ beyond the answer: over the epochs, by size and class, in their errors and learnt weights."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from statistics import fmean
 
@@ -19,24 +18,24 @@ from detfuse.ablation.report.findings import (
     rows_of,
     sentence,
 )
-from detfuse.ablation.report.wording import in_points, interval, title_of
-from detfuse.attention.inserts import Place
+from detfuse.ablation.report.headline import title_of
+from detfuse.ablation.report.wording import in_points, interval
 from detfuse.evaluation.errors import ERROR_TYPES
 from detfuse.visualize import bars, curves, draw, forest
-from detfuse.visualize.graph import svg
 
 _MAX_CLASSES = 12
+_AREAS = {"APs": "small below 32²", "APm": "medium from 32² to 96²", "APl": "large above 96²"}
 
 
 def series_of(name: str, color: str, runs: Sequence[Sequence[tuple[float, float]]]) -> curves.Series | None:
-    """Mean, lowest and highest of several curves over the epochs that all of them have."""
+    """Mean, lowest and highest of several curves after each epoch that all of them have; 1 is the first."""
     by_epoch = [dict(curve) for curve in runs if curve]
     epochs = sorted(set.intersection(*(set(one) for one in by_epoch))) if by_epoch else []
     if not epochs:
         return None
     values = [[one[epoch] for one in by_epoch] for epoch in epochs]
     low, high = tuple(map(min, values)), tuple(map(max, values))
-    return curves.Series(name, color, tuple(epochs), tuple(map(fmean, values)), low, high)
+    return curves.Series(name, color, tuple(epoch + 1 for epoch in epochs), tuple(map(fmean, values)), low, high)
 
 
 def learning_curves(found: Findings) -> Section:
@@ -48,8 +47,11 @@ def learning_curves(found: Findings) -> Section:
     drawn = tuple(one for one in series if one is not None)
     if not drawn:
         return Section("Learning curves", [Text("No run has logged a validation (metrics.csv).")])
+    if max(len(one.epochs) for one in drawn) < 2:
+        epoch = f"epoch {drawn[0].epochs[0]:g}"
+        return Section("Learning curves", [Text(f"There was one validation, after {epoch}: the scores above.")])
     drawing = curves.curves([curves.Chart("", drawn)], label=f"validation {title_of(found.metric)}, points")
-    caption = "Line: mean over the seeds; band: from the lowest to the highest seed. Epochs count from 0."
+    caption = "Line: mean over the seeds; band: from the lowest to the highest seed."
     caption += " Arms that share a training have its curve alone." if found.plan.shares else ""
     return Section("Learning curves", [Figure("curves", drawing, caption)])
 
@@ -65,17 +67,16 @@ def details(found: Findings) -> Section:
     if sizes := present(found, SIZES):
         label = f"difference to {baseline}, points"
         drawing = forest.panels([title_of(name) for name in sizes], rows_of(found, sizes), label=label, band=band)
-        caption = "Objects below 32², from 32² to 96², and above 96² pixels of area."
+        caption = f"Of area in pixels: {', '.join(_AREAS[name] for name in sizes)}."
         blocks.append(Figure("sizes", drawing, caption))
-    names = list(
-        dict.fromkeys(d.metric for c in found.comparisons for d in c.differences if d.metric.startswith("mAP/"))
-    )
+    of_classes = (d.metric for c in found.comparisons for d in c.differences if d.metric.startswith("mAP/"))
+    names = present(found, list(dict.fromkeys(of_classes)))
     change = {
         name: max(abs(d.estimate or 0) for c in found.comparisons if (d := of_metric(c, name)) is not None)
         for name in names
     }
     shown = sorted(names, key=lambda name: -change[name])[:_MAX_CLASSES]
-    if shown:
+    if len(names) > 1:  # of one class alone it is the answer again
         rows = [forest.Row(title_of(name), tuple(_class_marks(found, name))) for name in shown]
         label = f"difference of {title_of(found.metric)} to {baseline} within a class, points"
         number = f"The {len(shown)} most changed of {len(names)} classes" if len(shown) < len(names) else "All classes"
@@ -89,7 +90,7 @@ def _class_marks(found: Findings, metric: str) -> list[forest.Mark]:
     marks = []
     for comparison in found.comparisons:
         difference = of_metric(comparison, metric)
-        text = "n/a" if difference is None else interval(difference, found.decimals)
+        text = "n/a" if difference is None else interval(difference)
         marks.append(mark(difference, found.colors[comparison.arm], f"{comparison.arm}  {text}"))
     return marks
 
@@ -112,39 +113,8 @@ def errors(found: Findings) -> Section:
     return Section("What goes wrong", [Figure("errors", drawing, caption)], (table,))
 
 
-def graphs(found: Findings) -> Section:
-    """The fusion graph of every arm against the baseline's."""
-    fusion = found.evidence[found.plan.baseline.name].fusion
-    baseline = None if fusion is None else fusion.graph
-    blocks: list[Block] = []
-    for arm, one in found.evidence.items():
-        if one.fusion is None:
-            blocks.append(Text(f"{arm}: no run has stored a fusion graph (fusion.json)."))
-            continue
-        graph, is_baseline = one.fusion.graph, arm == found.plan.baseline.name
-        lost = [] if baseline is None else [edge for edge in baseline.edges if edge not in graph.edges]
-        added = [] if baseline is None else [edge for edge in graph.edges if edge not in baseline.edges]
-        caption = f"{arm}, the baseline."
-        if not is_baseline:
-            removed = ", ".join(f"{a} → {b}" for a, b in lost)
-            caption = f"{arm}: {len(added)} of {len(graph.edges)} edges are not in the baseline"
-            caption += f"; gone from the baseline: {removed}." if removed else "; none of its edges is gone."
-            caption = caption if added or lost else f"{arm}: the same graph as the baseline's."
-            caption += f" Attention: {_listed_places(one.fusion.attention)}." if one.fusion.attention else ""
-        caption += " Under a map: the fixed factor on what its node fuses." if one.fusion.scales else ""
-        other = None if is_baseline else baseline
-        drawing = svg(graph, arm, one.fusion.attention, baseline=other, scales=one.fusion.scales)
-        blocks.append(Figure(f"fusion-{arm}", drawing, caption, foreign=True))
-    return Section("The fusion graphs", blocks)
-
-
-def _listed_places(attention: Sequence[Place]) -> str:
-    counts = Counter(f"{place.kind} at {place.site}" for place in attention)
-    return ", ".join(f"{what} ({number})" if number > 1 else what for what, number in counts.items())
-
-
 def weights(found: Findings) -> Section:
-    """Learnt scalars of fusion over the epochs."""
+    """Learnt scalars of fusion over the epochs; nothing where operators have none, as they add, join or gate."""
     blocks: list[Block] = []
     for arm, one in found.evidence.items():
         drawn = _weight_charts(list(one.weights.values()))
@@ -154,8 +124,6 @@ def weights(found: Findings) -> Section:
                 f"{arm}: each chart is a node, each line what it takes of an input. Mean and range over the seeds."
             )
             blocks.append(Figure(f"weights-{arm}", drawing, caption))
-    if not blocks:
-        blocks.append(Text("No arm has learnt scalars of fusion: its operators add, concatenate or gate by the input."))
     return Section("What fusion learnt", blocks)
 
 

@@ -7,6 +7,7 @@ import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from xml.etree import ElementTree
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
@@ -21,9 +22,18 @@ class Text:
 
 @dataclass(frozen=True)
 class Bullets:
-    """A list of short texts."""
+    """A list of short texts; a note is set smaller."""
 
     items: tuple[str, ...]
+    note: bool = False
+
+
+@dataclass(frozen=True)
+class Link:
+    """A line that leads to another section of the same report."""
+
+    text: str
+    section: str
 
 
 @dataclass(frozen=True)
@@ -67,6 +77,18 @@ class Figure:
     svg: str
     caption: str
     foreign: bool = False
+
+    @property
+    def width(self) -> float:
+        """In pixels, as the document says."""
+        return float(ElementTree.fromstring(self.svg).get("width", "0"))
+
+
+@dataclass(frozen=True)
+class FigureRow:
+    """Drawings side by side, as many in a row as there is room for, on one scale."""
+
+    figures: tuple[Figure, ...]
 
 
 @dataclass(frozen=True)
@@ -132,7 +154,7 @@ def _shielded(value: Any) -> Any:
     return f"'{text}" if text.startswith(_FORMULA) else text
 
 
-Block = Text | Bullets | Code | Verdicts | Figure | PictureRow | Table
+Block = Text | Bullets | Link | Code | Verdicts | Figure | FigureRow | PictureRow | Table
 
 
 @dataclass(frozen=True)
@@ -143,3 +165,14 @@ class Section:
     blocks: Sequence[Block]
     files: tuple[Table, ...] = field(default=())
     """Tables that are too long for a page and are written as CSV only."""
+
+    @property
+    def figures(self) -> list[Figure]:
+        """All drawings in it, alone or in rows."""
+        alone = [block for block in self.blocks if isinstance(block, Figure)]
+        return alone + [one for block in self.blocks if isinstance(block, FigureRow) for one in block.figures]
+
+
+def anchor(title: str) -> str:
+    """Where a section begins, as links name it, in HTML and on sites that show Markdown alike."""
+    return "-".join(title.lower().split())

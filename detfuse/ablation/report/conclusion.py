@@ -21,6 +21,7 @@ from detfuse.ablation.report.pairing import share_equal
 from detfuse.ablation.storage import append_look, read_looks, write_comparison
 from detfuse.annotations import Results
 from detfuse.build import build_data, build_detector, without_pretrained
+from detfuse.config.schema.overrides import key_of
 from detfuse.errors import InputError
 from detfuse.evaluation import read_results
 from detfuse.evaluation.replicates import ReplicateEvaluator
@@ -29,20 +30,19 @@ from detfuse.files.run_files import PREDICTIONS
 from detfuse.statistics.comparison import Statistics, judge, weightings
 from detfuse.statistics.records import Comparison, Verdict
 from detfuse.statistics.verdict import POWER
-from detfuse.words import listed
+from detfuse.words import listed, shown
 
 MOST_TYPED = 50  # seeds that are worth typing
 _ANY_DIVISOR = 32  # nothing is padded here
 
 
-def write_conclusion(folder: Path, prepared: Prepared, runs: Sequence[Run], command: Sequence[str] = ()) -> str:
+def write_conclusion(folder: Path, prepared: Prepared, runs: Sequence[Run]) -> str:
     """Write ``comparison.json``, what the arms cost, and the report; a look that is new is added to ``looks.json``.
 
     Args:
         folder: of the ablation.
         prepared: its plan, with what the arms resolve to.
         runs: every run that is wanted, finished or not.
-        command: that was typed, without its seeds.
 
     Returns:
         What a person wants to read at the end, with the place of the report.
@@ -70,11 +70,12 @@ def write_conclusion(folder: Path, prepared: Prepared, runs: Sequence[Run], comm
         read,
         told=told,
         pairs=found.pairs,
+        command=_command(prepared) if plan.typed else "",
     )
     metric = found.comparisons[0].differences[0].metric if found.comparisons[0].differences else "mAP"
     warnings = order_flips(plan, found.scores, metric)
     summary = summary_text(plan, found.scores, found.comparisons, found.pairs)
-    more = _more_seeds(plan, found.comparisons, command)
+    more = _more_seeds(prepared, found.comparisons)
     return "\n".join([summary, *told, *more, *warnings, *untimed, "", f"report: {report}"])
 
 
@@ -154,8 +155,16 @@ def _without_stopped(dropped: Mapping[int, str], arm: str, runs: Sequence[Run]) 
     return {seed: why for seed, why in dropped.items() if seed in wanted}
 
 
-def _more_seeds(plan: Plan, comparisons: Sequence[Comparison], command: Sequence[str]) -> list[str]:
+def _command(prepared: Prepared, *more: str) -> str:
+    """The one that made the ablation, as it is typed; what is given besides takes the place of what was given then."""
+    keys = {key_of(text) for text in more}
+    kept = (text for text in prepared.plan.typed if key_of(text) not in keys)
+    return shlex.join(["python", "scripts/ablate.py", *prepared.flags, *map(shown, kept), *more])
+
+
+def _more_seeds(prepared: Prepared, comparisons: Sequence[Comparison]) -> list[str]:
     """The command that is to decide what is open, if a number of seeds can; for people."""
+    plan = prepared.plan
     needed = [one.verdict.more_seeds for one in comparisons if one.verdict.kind == "undecided"]
     more = max((number for number in needed if number is not None), default=0)
     if not more:
@@ -166,8 +175,8 @@ def _more_seeds(plan: Plan, comparisons: Sequence[Comparison], command: Sequence
         return [
             f"To decide all that is open takes about {more} more seeds; more images, or a larger difference, take less."
         ]
-    typed = shlex.join([*command, f"seeds=[{','.join(map(str, seeds))}]"])
-    return [f"To decide what is open with {100 * POWER:.0f} % probability each: {typed}"]
+    command = _command(prepared, f"seeds=[{','.join(map(str, seeds))}]")
+    return [f"To decide what is open with {100 * POWER:.0f} % probability each: {command}"]
 
 
 def _of_all_things(comparison: Comparison, plan: Plan) -> Verdict:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from detfuse.ablation.records import Plan, Run
 from detfuse.ablation.report.evidence import ArmEvidence
+from detfuse.ablation.report.headline import main_metric
 from detfuse.ablation.report.pictures import ImageOf
-from detfuse.ablation.report.wording import coverage, decimals_for, in_points, main_metric
+from detfuse.ablation.report.wording import coverage, in_points
 from detfuse.annotations import Annotations
 from detfuse.statistics.records import Comparison, Difference, Score
 from detfuse.visualize import draw, forest
@@ -31,6 +32,7 @@ class Findings:
         image_of: image id -> file.
         told: which look this is, and what earlier ones said, in sentences.
         pairs: of all arms with one another.
+        command: that repeats all of it; empty if that is not known.
     """
 
     plan: Plan
@@ -42,16 +44,12 @@ class Findings:
     image_of: ImageOf
     told: Sequence[str] = ()
     pairs: Sequence[Comparison] = ()
+    command: str = ""
 
     @property
     def colors(self) -> dict[str, str]:
         """Arm -> its colour in all figures."""
         return {arm.name: draw.color_of(i) for i, arm in enumerate(self.plan.arms)}
-
-    @property
-    def decimals(self) -> int:
-        """Of points."""
-        return decimals_for(self.comparisons)
 
     @property
     def metric(self) -> str:
@@ -92,5 +90,6 @@ def rows_of(found: Findings, metrics: Sequence[str]) -> list[forest.Row]:
 
 
 def present(found: Findings, metrics: Sequence[str]) -> list[str]:
-    """Those of the metrics that were compared."""
-    return [m for m in metrics if any(of_metric(c, m) for c in found.comparisons)]
+    """Those of the metrics in which any arm was compared and the difference is defined."""
+    differences = {m: [of_metric(c, m) for c in found.comparisons] for m in metrics}
+    return [m for m, of_arms in differences.items() if any(d and d.estimate is not None for d in of_arms)]

@@ -8,6 +8,7 @@ from typing import Any
 
 from detfuse.ablation.records import Plan
 from detfuse.statistics.records import Score
+from detfuse.words import points
 
 
 def order_flips(plan: Plan, scores: Sequence[Score], metric: str) -> list[str]:
@@ -45,11 +46,11 @@ def _split(factors: Mapping[str, Any], keys: Sequence[str]) -> tuple[str, str]:
 
 def _flip(a: str, b: str, of_a: Mapping[str, float], of_b: Mapping[str, float]) -> str:
     """The widest difference in either direction; empty if there is but one direction."""
-    differences = {at: 100 * (of_a[at] - of_b[at]) for at in of_a if at in of_b}
+    differences = {at: of_a[at] - of_b[at] for at in of_a if at in of_b}
     if not differences or min(differences.values()) >= 0 or max(differences.values()) <= 0:
         return ""
     above, below = max(differences, key=differences.__getitem__), min(differences, key=differences.__getitem__)
     return (
-        f"The order flips: {a} is {differences[above]:.1f} points above {b} at {above}, and "
-        f"{-differences[below]:.1f} below it at {below}."
+        f"The order flips: {a} is {points(differences[above])} points above {b} at {above}, and "
+        f"{points(-differences[below])} below it at {below}."
     )

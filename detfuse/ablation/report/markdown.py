@@ -6,7 +6,20 @@ import re
 from collections.abc import Sequence
 from html import escape
 
-from detfuse.ablation.report.blocks import Block, Bullets, Code, Figure, PictureRow, Section, Table, Text, Verdicts
+from detfuse.ablation.report.blocks import (
+    Block,
+    Bullets,
+    Code,
+    Figure,
+    FigureRow,
+    Link,
+    PictureRow,
+    Section,
+    Table,
+    Text,
+    Verdicts,
+    anchor,
+)
 from detfuse.words import printable
 
 FIGURES = "figures"
@@ -26,6 +39,8 @@ def _block(block: Block) -> str:
         return _escaped(block.text)
     if isinstance(block, Bullets):
         return "\n".join(f"- {_escaped(item)}" for item in block.items)
+    if isinstance(block, Link):
+        return f"[{_escaped(block.text)}](#{anchor(block.section)})"
     if isinstance(block, Code):
         fence = "`" * max(3, 1 + max(map(len, re.findall("`+", block.text)), default=0))
         return f"{fence}text\n{printable(block.text.rstrip())}\n{fence}"
@@ -34,6 +49,8 @@ def _block(block: Block) -> str:
         return f"**{_escaped(block.headline)}**\n\n" + _grid(["arm", "difference", "verdict", ""], rows)
     if isinstance(block, Figure):
         return f"![{_escaped(block.caption)}]({FIGURES}/{block.name}.svg)\n\n{_escaped(block.caption)}"
+    if isinstance(block, FigureRow):
+        return "\n\n".join(map(_block, block.figures))
     if isinstance(block, PictureRow):
         captions = [picture.caption for picture in block.pictures]
         return f"### {_escaped(block.heading)}\n\n" + "\n".join(f"- {_escaped(text)}" for text in captions)

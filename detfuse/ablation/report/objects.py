@@ -28,16 +28,16 @@ def best(results: Results, rows: Positions, number: int) -> Positions:
 
 
 def all_found(truth: Annotations, results: Results) -> NDArray[np.int64]:
-    """(I,) how many objects of each image its best detections find, see :func:`num_found`."""
+    """(I,) how many objects of each image its best detections find, see :func:`found_by`."""
     found = np.zeros(len(truth), np.int64)
     of_images = results.by_image()
     for image in np.flatnonzero(truth.counts).tolist():
-        found[image] = num_found(truth, wanted(truth, image), results, of_images[image])
+        found[image] = len(found_by(truth, wanted(truth, image), results, of_images[image]))
     return found
 
 
-def num_found(truth: Annotations, objects: Positions, results: Results, rows: Positions) -> int:
-    """How many objects of an image its best detections find, as many of these as there are objects.
+def found_by(truth: Annotations, objects: Positions, results: Results, rows: Positions) -> dict[int, int]:
+    """The objects of an image that its best detections find (as many of these as there are objects), and by which.
 
     A detection finds the object of its class that it overlaps most, of those that no better one has found, at an IoU
     of at least .5.
@@ -47,19 +47,22 @@ def num_found(truth: Annotations, objects: Positions, results: Results, rows: Po
         objects: those to be found in the image.
         results: with the truth's positions.
         rows: those of the image.
+
+    Returns:
+        Position of the object -> that of the detection.
     """
     detections = best(results, rows, len(objects))
     if not len(detections):
-        return 0
+        return {}
     overlap = box_iou(corners(results.boxes[detections]), corners(truth.boxes[objects]))
     overlap[torch.from_numpy(results.labels[detections][:, None] != truth.labels[objects][None])] = 0
-    found: list[int] = []
-    for row in overlap:
-        row[found] = 0
-        value, position = row.max(0)
+    found: dict[int, int] = {}  # column -> row
+    for place, row in enumerate(overlap):
+        row[list(found)] = 0
+        value, column = row.max(0)
         if value >= IOU:
-            found.append(int(position))
-    return len(found)
+            found[int(column)] = place
+    return {int(objects[column]): int(detections[place]) for column, place in found.items()}
 
 
 def corners(boxes: NDArray[np.float64]) -> Tensor:

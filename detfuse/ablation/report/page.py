@@ -6,8 +6,25 @@ from base64 import b64encode
 from collections.abc import Sequence
 from pathlib import Path
 
-from detfuse.ablation.report.blocks import Block, Bullets, Code, Figure, PictureRow, Section, Table, Text, Verdicts
+from detfuse.ablation.report.blocks import (
+    Block,
+    Bullets,
+    Code,
+    Figure,
+    FigureRow,
+    Link,
+    PictureRow,
+    Section,
+    Table,
+    Text,
+    Verdicts,
+    anchor,
+)
 from detfuse.words import escaped
+
+ROOM, SCALES = 1050.0, (0.64, 0.8)
+"""Pixels for drawings side by side, and the least and the greatest scale of them."""
+MOST_COLUMNS = 4  # of pictures; more are shown three in a row
 
 _STYLE = Path(__file__).with_name("page.css")
 
@@ -35,7 +52,7 @@ def page(title: str, kicker: str, subtitle: str, sections: Sequence[Section]) ->
 
 
 def _section(section: Section) -> str:
-    heading = f"<h2>{escaped(section.title)}</h2>\n" if section.title else ""
+    heading = f'<h2 id="{anchor(section.title)}">{escaped(section.title)}</h2>\n' if section.title else ""
     return f"<section>\n{heading}" + "\n".join(_block(block) for block in section.blocks) + "\n</section>"
 
 
@@ -43,15 +60,18 @@ def _block(block: Block) -> str:
     if isinstance(block, Text):
         return f'<p class="note">{escaped(block.text)}</p>' if block.note else f"<p>{escaped(block.text)}</p>"
     if isinstance(block, Bullets):
-        return "<ul>" + "".join(f"<li>{escaped(item)}</li>" for item in block.items) + "</ul>"
+        items = "".join(f"<li>{escaped(item)}</li>" for item in block.items)
+        return f'<ul class="note">{items}</ul>' if block.note else f"<ul>{items}</ul>"
+    if isinstance(block, Link):
+        return f'<p class="note"><a href="#{anchor(block.section)}">{escaped(block.text)}</a></p>'
     if isinstance(block, Code):
         return f"<pre>{escaped(block.text)}</pre>"
     if isinstance(block, Verdicts):
         return _verdicts(block)
     if isinstance(block, Figure):
-        drawing = _image("image/svg+xml", block.svg.encode(), block.caption) if block.foreign else block.svg
-        kind = ' class="foreign"' if block.foreign else ""
-        return f"<figure{kind}>{drawing}<figcaption>{escaped(block.caption)}</figcaption></figure>"
+        return _figure(block)
+    if isinstance(block, FigureRow):
+        return _side_by_side(block)
     if isinstance(block, PictureRow):
         return _pictures(block)
     return _table(block)
@@ -61,10 +81,27 @@ def _verdicts(block: Verdicts) -> str:
     items = "".join(
         f'<li style="border-left-color:{badge.color}"><b style="color:{badge.color}">{escaped(badge.name)}</b>'
         f'<span class="number">{escaped(badge.figure)}</span><span class="word">{escaped(badge.word)}</span>'
-        f"<span>{escaped(badge.text)}</span></li>"
+        f'<span class="said">{escaped(badge.text)}</span></li>'
         for badge in block.badges
     )
     return f'<p class="headline">{escaped(block.headline)}</p>\n<ul class="verdicts">{items}</ul>'
+
+
+def _figure(figure: Figure, width: float | None = None) -> str:
+    drawing = figure.svg
+    if figure.foreign:
+        drawing = _image("image/svg+xml", figure.svg.encode(), figure.caption, width)
+    start = '<figure class="foreign">' if figure.foreign else "<figure>"
+    return f"{start}{drawing}<figcaption>{escaped(figure.caption)}</figcaption></figure>"
+
+
+def _side_by_side(row: FigureRow) -> str:
+    """All on one scale, so that what is alike looks alike: one at which two fit into a row and can still be read."""
+    first, *others = (figure.width for figure in row.figures)
+    widest = max((width for width in others if first + width <= ROOM / SCALES[0]), default=0.0)
+    scale = min(ROOM / (first + widest), SCALES[1])
+    figures = "".join(_figure(figure, scale * figure.width) for figure in row.figures)
+    return f'<div class="side">{figures}</div>'
 
 
 def _pictures(row: PictureRow) -> str:
@@ -73,11 +110,13 @@ def _pictures(row: PictureRow) -> str:
         f"<figcaption>{escaped(picture.caption)}</figcaption></figure>"
         for picture in row.pictures
     )
-    return f'<h3>{escaped(row.heading)}</h3>\n<div class="pictures">{figures}</div>'
+    columns = len(row.pictures) if len(row.pictures) <= MOST_COLUMNS else 3
+    return f'<h3>{escaped(row.heading)}</h3>\n<div class="pictures" style="--columns:{columns}">{figures}</div>'
 
 
-def _image(kind: str, content: bytes, alternative: str) -> str:
-    return f'<img alt="{escaped(alternative)}" src="data:{kind};base64,{b64encode(content).decode("ascii")}">'
+def _image(kind: str, content: bytes, alternative: str, width: float | None = None) -> str:
+    size = "" if width is None else f' style="width:{width:.0f}px"'
+    return f'<img alt="{escaped(alternative)}"{size} src="data:{kind};base64,{b64encode(content).decode("ascii")}">'
 
 
 def _table(table: Table) -> str:

@@ -7,13 +7,15 @@ import shlex
 from detfuse.ablation.report import answer, behaviour
 from detfuse.ablation.report.blocks import Block, Code, Column, Section, Table, Text
 from detfuse.ablation.report.findings import Findings
+from detfuse.ablation.report.graphs import graphs
+from detfuse.ablation.report.guide import guide
 from detfuse.ablation.report.pictures import disagreements
 from detfuse.ablation.storage import plan_yaml
 
 
 def all_sections(found: Findings) -> list[Section]:
     """The report, from the verdict to the recipe."""
-    return [
+    sections = [
         answer.opening(found),
         answer.differences(found),
         answer.scores(found),
@@ -23,10 +25,12 @@ def all_sections(found: Findings) -> list[Section]:
         behaviour.details(found),
         behaviour.errors(found),
         Section("Where the arms disagree most", disagreements(found.evidence, found.ground_truth, found.image_of)),
-        behaviour.graphs(found),
+        graphs(found),
         behaviour.weights(found),
+        guide(found),
         _repeat(found),
     ]
+    return [section for section in sections if section.blocks]
 
 
 def subtitle(found: Findings) -> str:
@@ -48,7 +52,11 @@ def _repeat(found: Findings) -> Section:
         commands.append(shlex.join(["python", "scripts/train.py", *typed]))
     environments = list({str(e): e for one in found.evidence.values() for e in one.environments}.values())
     keys = list(dict.fromkeys(key for one in environments for key in one))
-    blocks: list[Block] = [
+    blocks: list[Block] = []
+    if found.command:
+        blocks.append(Text("All of it, in one command. What is finished in its folder is not run again:"))
+        blocks.append(Code(found.command))
+    blocks += [
         Text(f"One run of every arm; the others differ in seed={','.join(map(str, plan.seeds))}:"),
         Code("\n".join(commands)),
         Text("The plan (plan.yaml):"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
 from math import prod
 from typing import Any
 
@@ -12,32 +11,35 @@ from detfuse.ablation.plan.start import shown
 from detfuse.ablation.records import Plan, Run
 from detfuse.ablation.report.blocks import Column, Table
 from detfuse.ablation.report.evidence import ArmEvidence
-from detfuse.ablation.report.wording import NARROW, in_points, interval, si, title_of, typeset
+from detfuse.ablation.report.headline import title_of
+from detfuse.ablation.report.wording import NARROW, in_points, interval, si, spread
 from detfuse.evaluation.errors import ERROR_TYPES
 from detfuse.statistics.records import Comparison, Score
 from detfuse.statistics.resolution import TOLD, measured, resolvable, seeds_for
 from detfuse.statistics.verdict import POWER
 from detfuse.visualize.pareto import Point, front
+from detfuse.words import listed, points, typeset
+
+ENOUGH = 10
+"""Seeds for a correlation of the scores: of three it is anything, whatever the truth."""
 
 
-def _points_column(header: str, decimals: int) -> Column:
+def _points_column(header: str) -> Column:
     """Its values are in points already, as in the CSV file."""
-    return Column(header, lambda value: typeset(None if value is None else value / 100, decimals))
+    return Column(header, lambda value: "n/a" if value is None else typeset(value))
 
 
-def scores_table(plan: Plan, scores: Sequence[Score], metrics: Sequence[str], decimals: int) -> Table:
-    """Mean and standard deviation of every arm in every metric."""
-    by_key = {(score.arm, score.metric): score for score in scores}
-
-    def show(score: Score | None) -> str:
-        if score is None or score.mean is None:
-            return "n/a"
-        deviation = "" if score.deviation is None else f" ± {typeset(score.deviation, decimals)}"
-        return typeset(score.mean, decimals) + deviation
-
-    columns = (Column("arm", numeric=False), *(Column(title_of(metric), show) for metric in metrics))
-    rows = tuple((arm.name, *(by_key.get((arm.name, metric)) for metric in metrics)) for arm in plan.arms)
-    return Table("scores-page", columns, rows, "Points: mean ± standard deviation over the seeds.")
+def scores_table(plan: Plan, scores: Sequence[Score], metrics: Sequence[str]) -> Table:
+    """Mean and standard deviation of every arm in every metric; one that no arm has defined is left out."""
+    by_key = {(score.arm, score.metric): score for score in scores if score.mean is not None}
+    defined = {metric for _, metric in by_key}
+    shown = [metric for metric in metrics if metric in defined]
+    columns = (Column("arm", numeric=False), *(Column(title_of(metric), spread) for metric in shown))
+    rows = tuple((arm.name, *(by_key.get((arm.name, metric)) for metric in shown)) for arm in plan.arms)
+    caption = "Points: mean ± standard deviation over the seeds."
+    if undefined := [title_of(metric) for metric in metrics if metric not in defined]:
+        caption += f" Without an object to find: {listed(undefined)}."
+    return Table("scores-page", columns, rows, caption)
 
 
 def scores_file(scores: Sequence[Score]) -> Table:
@@ -52,7 +54,7 @@ def scores_file(scores: Sequence[Score]) -> Table:
     return Table("scores", columns, rows)
 
 
-def seeds_table(plan: Plan, runs: Sequence[Run], scores: Sequence[Score], metric: str, decimals: int) -> Table:
+def seeds_table(plan: Plan, runs: Sequence[Run], scores: Sequence[Score], metric: str) -> Table:
     """The main metric of every run; a run that is missing shows its state."""
     by_run = {(run.arm, run.seed): run for run in runs}
     by_arm = {score.arm: score for score in scores if score.metric == metric}
@@ -61,7 +63,7 @@ def seeds_table(plan: Plan, runs: Sequence[Run], scores: Sequence[Score], metric
         run = by_run.get((arm, seed))
         if run is None or run.state != "finished":
             return "not needed" if run is None else run.state
-        return typeset(by_arm[arm].per_seed.get(seed) if arm in by_arm else None, decimals)
+        return points(by_arm[arm].per_seed.get(seed) if arm in by_arm else None)
 
     columns = (Column("arm", numeric=False), *(Column(f"seed {seed}") for seed in plan.seeds))
     rows = tuple((arm.name, *(cell(arm.name, seed) for seed in plan.seeds)) for arm in plan.arms)
@@ -96,7 +98,7 @@ def differences_file(comparisons: Sequence[Comparison]) -> Table:
 
 def resolution_table(comparisons: Sequence[Comparison]) -> Table:
     """What the runs' own noise lets an experiment find; no rows where it could not be measured."""
-    found = Column("smallest difference found (points)", "{:.2g}".format)
+    found = _points_column("smallest difference found (points)")
     seeds = (Column(f"seeds to find {100 * size:.2g}") for size in TOLD)
     rows = []
     for comparison in comparisons:
@@ -114,10 +116,10 @@ def resolution_table(comparisons: Sequence[Comparison]) -> Table:
     return Table("resolution", (Column("arm", numeric=False), Column("pairs"), found, *seeds), tuple(rows), caption)
 
 
-def pairs_table(pairs: Sequence[Comparison], decimals: int) -> Table:
+def pairs_table(pairs: Sequence[Comparison]) -> Table:
     """All arms with one another; no rows if that was not asked for."""
     header = ("arm", "minus", "difference (points)", "verdict")
-    rows = tuple((c.arm, c.baseline, interval(c.differences[0], decimals), c.verdict.kind) for c in pairs)
+    rows = tuple((c.arm, c.baseline, interval(c.differences[0]), c.verdict.kind) for c in pairs)
     caption = (
         "All arms with one another, with 95 % intervals that hold for all of these pairs at once: a family of its own, "
         "wider than that of the arms with the baseline."
@@ -129,10 +131,10 @@ def noise_table(comparisons: Sequence[Comparison]) -> Table:
     """How much a difference varies between seeds, and what was borrowed from where; no rows with one seed."""
     columns = (
         Column("arm", numeric=False),
-        Column("own SD (points)", "{:.2f}".format),
-        Column("lent SD (points)", lambda value: "nothing" if value is None else f"{value:.2f}"),
-        Column("lent share of the variance", "{:.2f}".format),
-        Column("used SD (points)", "{:.2f}".format),
+        _points_column("own SD (points)"),
+        Column("lent SD (points)", lambda value: "nothing" if value is None else typeset(value)),
+        Column("lent share of the variance", lambda share: f"{100 * share:.0f}{NARROW}%"),
+        _points_column("used SD (points)"),
         Column("degrees of freedom", "{:.1f}".format),
         Column("lent by", numeric=False),
     )
@@ -152,12 +154,14 @@ def noise_table(comparisons: Sequence[Comparison]) -> Table:
 def pairing_table(plan: Plan, comparisons: Sequence[Comparison]) -> Table:
     """How well the pairs were paired."""
     share = Column("parameters that started equal", lambda v: "n/a" if v is None else f"{100 * v:.1f}{NARROW}%")
-    correlation = Column("correlation of the scores over seeds", lambda v: "n/a" if v is None else f"{v:+.2f}")
-    columns = (Column("arm", numeric=False), Column("pairs"), share, correlation)
-    rows = tuple(
-        (c.arm, f"{len(c.seeds)} of {len(plan.seeds)}", c.shared_start, c.pairing_correlation) for c in comparisons
-    )
-    return Table("pairing", columns, rows, f"Pairs of an arm's and {plan.baseline.name}'s run with the same seed.")
+    columns = [Column("arm", numeric=False), Column("pairs"), share]
+    rows: list[tuple[Any, ...]] = [(c.arm, f"{len(c.seeds)} of {len(plan.seeds)}", c.shared_start) for c in comparisons]
+    known = [c.pairing_correlation if len(c.seeds) >= ENOUGH else None for c in comparisons]
+    if any(value is not None for value in known):
+        columns.append(Column("correlation over seeds", lambda v: "n/a" if v is None else typeset(v, 2, sign=True)))
+        rows = [(*row, value) for row, value in zip(rows, known, strict=True)]
+    caption = f"Pairs of an arm's and {plan.baseline.name}'s run with the same seed."
+    return Table("pairing", tuple(columns), tuple(rows), caption)
 
 
 def covariates_table(plan: Plan) -> Table:
@@ -222,7 +226,7 @@ def cost_points(
 
 def costs_table(evidence: Mapping[str, ArmEvidence], panels: Mapping[str, Sequence[Point]]) -> Table:
     """What every arm costs, and in which kinds of cost no other arm is better and cheaper."""
-    fronts = {title: {point.name for point in front(points_)} for title, points_ in panels.items()}
+    fronts = {title: {point.name for point in front(arms)} for title, arms in panels.items()}
     columns = (
         Column("arm", numeric=False),
         Column("parameters", lambda v: "n/a" if v is None else si(v)),
@@ -277,10 +281,9 @@ def _either(values: Iterable[Any]) -> str:
 
 def errors_table(evidence: Mapping[str, ArmEvidence]) -> Table:
     """AP50 lost to every type of error, and how many there are."""
-    cost = partial(_points_column, decimals=2)
     columns = (
         Column("arm", numeric=False),
-        *(cost(f"{name} (points of AP50)") for name in ERROR_TYPES),
+        *(_points_column(f"{name} (points of AP50)") for name in ERROR_TYPES),
         *(Column(f"{name} (errors per seed)") for name in ERROR_TYPES),
     )
     rows = tuple(

@@ -6,23 +6,11 @@ import math
 from collections.abc import Sequence
 
 from detfuse.ablation.records import Plan
+from detfuse.ablation.report.headline import headline, main_metric, title_of
 from detfuse.statistics.records import Comparison, Difference, Score, Verdict
-from detfuse.statistics.verdict import LEARNT
-from detfuse.words import aligned, listed, points, signed
+from detfuse.words import aligned, listed, points, signed, with_ends
 
-MINUS, NARROW = "\N{MINUS SIGN}", "\N{NARROW NO-BREAK SPACE}"
-NAMES = {
-    "mAP": "AP",
-    "APs": "AP small",
-    "APm": "AP medium",
-    "APl": "AP large",
-}
-"""How metrics are called; a class's is called by its category."""
-
-
-def title_of(metric: str) -> str:
-    """A metric's name for people."""
-    return NAMES.get(metric, metric.removeprefix("mAP/"))
+NARROW = "\N{NARROW NO-BREAK SPACE}"
 
 
 def in_points(fraction: float | None) -> float | None:
@@ -30,92 +18,19 @@ def in_points(fraction: float | None) -> float | None:
     return None if fraction is None else 100 * fraction
 
 
-def typeset(fraction: float | None, decimals: int, *, sign: bool = False) -> str:
-    """Points as a page has them: with a real minus, and without a sign where rounding leaves nothing."""
-    text = signed(fraction, decimals) if sign else points(fraction, decimals)
-    return (text if text.strip("+-0.") else text.lstrip("+-")).replace("-", MINUS)
-
-
-def interval(difference: Difference, decimals: int) -> str:
+def interval(difference: Difference) -> str:
     """A difference with its interval."""
     if difference.estimate is None:
         return "n/a"
-    estimate = typeset(difference.estimate, decimals, sign=True)
     if difference.low is None or difference.high is None:
-        return f"{estimate} (no interval)"
-    low, high = (typeset(end, decimals, sign=True) for end in (difference.low, difference.high))
-    return f"{estimate} [{low}, {high}]"
+        return f"{signed(difference.estimate)} (no interval)"
+    return "{} [{}, {}]".format(*with_ends(difference.estimate, difference.low, difference.high))
 
 
-def decimals_for(comparisons: Sequence[Comparison]) -> int:
-    """One decimal beyond the noise: of intervals that are narrower than a point to each side, two."""
-    halves = [
-        100 * (main.high - main.low) / 2
-        for comparison in comparisons
-        for main in comparison.differences[:1]
-        if main.high is not None and main.low is not None and main.high > main.low
-    ]
-    return 2 if halves and min(halves) < 1 else 1
-
-
-def main_metric(comparisons: Sequence[Comparison]) -> str:
-    """What the verdicts are about: the first of every comparison."""
-    return next((c.differences[0].metric for c in comparisons if c.differences), "mAP")
-
-
-def headline(plan: Plan, scores: Sequence[Score], comparisons: Sequence[Comparison]) -> str:
-    """The answer in a sentence, and what it has to do without."""
-    return _answer(plan, scores, comparisons) + _missing(comparisons)
-
-
-def _answer(plan: Plan, scores: Sequence[Score], comparisons: Sequence[Comparison]) -> str:
-    means = [s.mean for s in scores if s.metric == main_metric(comparisons) and s.mean is not None]
-    if means and max(means) < LEARNT:
-        return "No arm reaches one point: nothing was learnt that could be compared."
-    decimals, baseline = decimals_for(comparisons), plan.baseline.name
-    compared = [c for c in comparisons if c.verdict.kind != "missing"]
-    if not compared:
-        return f"Nothing can be said: no arm can be compared with {baseline}."
-    kinds = {comparison.verdict.kind for comparison in compared}
-    better = [c for c in compared if c.verdict.kind == "better" and c.differences]
-    if better:
-        best = max(better, key=lambda comparison: comparison.differences[0].estimate or 0)
-        others = [_called(plan, c.arm) for c in better if c is not best]
-        more = f"; so {'is' if len(others) == 1 else 'are'} {listed(others)}" if others else ""
-        return f"{_called(plan, best.arm)} is better than {baseline} by {_gain(best.differences[0], decimals)}{more}."
-    worse = [_called(plan, c.arm) for c in compared if c.verdict.kind == "worse"]
-    if kinds == {"worse"}:
-        return f"{baseline} is better than {listed(worse)}."
-    tail = f"; {listed(worse)} {'is' if len(worse) == 1 else 'are'} worse" if worse else ""
-    if kinds <= {"equivalent", "identical", "worse"}:
-        same = listed([_called(plan, c.arm) for c in compared if c.verdict.kind != "worse"])
-        return f"It makes no difference that matters whether {baseline} or {same} is used{tail}."
-    open_ = "differ from" if kinds == {"undecided"} else "be better than"
-    return f"No arm is shown to {open_} {baseline}{tail}."
-
-
-def _missing(comparisons: Sequence[Comparison]) -> str:
-    """Which pairs of runs the answer has to do without; empty if all are there."""
-    gone = sum(len(comparison.dropped) for comparison in comparisons)
-    if not gone:
-        return ""
-    pairs = gone + sum(len(comparison.seeds) for comparison in comparisons)
-    whole = [c.arm for c in comparisons if c.verdict.kind == "missing"]
-    named = f", all of {listed(whole)}" if whole else ""
-    return f" {gone} of {pairs} pairs of runs {'is' if gone == 1 else 'are'} missing{named}."
-
-
-def _called(plan: Plan, arm: str) -> str:
-    """An arm's name, with what it changes together where that is more than one thing."""
-    things = plan.things.get(arm, ())
-    return f"{arm} ({listed(things)} together)" if len(things) > 1 else arm
-
-
-def _gain(difference: Difference, decimals: int) -> str:
-    text = f"{typeset(difference.estimate, decimals)} points {title_of(difference.metric)}"
-    if difference.low is None or difference.high is None:
-        return text
-    return f"{text} (95 % interval {typeset(difference.low, decimals)} to {typeset(difference.high, decimals)})"
+def spread(score: Score | None) -> str:
+    """A mean with its standard deviation over the seeds: ``36.2 ± 1.1``."""
+    mean = points(None if score is None else score.mean)
+    return mean if score is None or score.deviation is None else f"{mean} ± {points(score.deviation)}"
 
 
 def coverage(comparisons: Sequence[Comparison], num_images: int) -> str:
@@ -139,22 +54,20 @@ def summary_text(
         comparisons: of all arms but the baseline.
         pairs: of all arms with one another.
     """
-    decimals, metric = decimals_for(comparisons), main_metric(comparisons)
+    metric = main_metric(comparisons)
     by_arm = {score.arm: score for score in scores if score.metric == metric}
     against = {comparison.arm: comparison for comparison in comparisons}
     rows = []
     for arm in plan.arms:
-        score, comparison = by_arm.get(arm.name), against.get(arm.name)
-        mean = typeset(score.mean, decimals) if score else "n/a"
-        deviation = score.deviation if score else None
-        value = mean if deviation is None else f"{mean} ± {typeset(deviation, decimals)}"
+        comparison = against.get(arm.name)
         difference = "baseline" if arm is plan.baseline else "n/a"
         if comparison and comparison.differences:
-            difference = interval(comparison.differences[0], decimals)
-        rows.append((arm.name, value, difference, _in_short(comparison.verdict) if comparison else ""))
+            difference = interval(comparison.differences[0])
+        verdict = _in_short(comparison.verdict) if comparison else ""
+        rows.append((arm.name, spread(by_arm.get(arm.name)), difference, verdict))
     title = f"{title_of(metric)} in points, mean ± SD over seeds:"
     noise = [noise_text(comparisons)] if noise_text(comparisons) else []
-    told = [f"{c.arm} minus {c.baseline}: {interval(c.differences[0], decimals)} {c.verdict.kind}" for c in pairs]
+    told = [f"{c.arm} minus {c.baseline}: {interval(c.differences[0])} {c.verdict.kind}" for c in pairs]
     all_pairs = ["All arms with one another, a family of its own:", *told] if told else []
     return "\n".join([headline(plan, scores, comparisons), title, *aligned(rows, left=range(4)), *all_pairs, *noise])
 

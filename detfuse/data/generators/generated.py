@@ -32,11 +32,13 @@ class GeneratedData(ABC):
         kind: begins the folder's name.
         version: raise it when the drawing changes: the folder's name depends on it.
         categories: category id to name.
+        suffix: of the image files: ``.jpg``, or ``.png`` where no pixel may depend on its neighbours'.
     """
 
     kind: ClassVar[str]
     version: ClassVar[int]
     categories: ClassVar[dict[int, str]]
+    suffix: ClassVar[str] = ".jpg"
 
     num_train: PositiveInt
     num_val: PositiveInt
@@ -96,7 +98,7 @@ def _write_split(folder: Path, split: Split, number: int, data: GeneratedData) -
         canvas = data.draw(split, i)
         height, width, _ = canvas.pixels.shape
         image_id = 2 * i + (1 if split == "train" else 2)
-        name = f"{image_id:06d}.jpg"
+        name = f"{image_id:06d}{data.suffix}"
         Image.fromarray(canvas.pixels.round().astype(np.uint8)).save(image_folder / name, quality=92)
         images.append({"id": image_id, "file_name": name, "height": height, "width": width})
         for record in canvas.records:

@@ -16,7 +16,7 @@ from detfuse.errors import InputError
 from detfuse.fusion.blocks import BlockName
 from detfuse.fusion.graph import FusionGraph, Node
 from detfuse.necks.topologies.fpn import downwards
-from detfuse.ranges import Levels, PositiveInt, checked
+from detfuse.ranges import Levels, Repeats, checked
 
 
 @checked
@@ -25,7 +25,7 @@ def bifpn(
     *,
     block: BlockName = "separable",
     extra_levels: Levels = 2,
-    repeats: PositiveInt = 3,
+    repeats: Repeats = 3,
 ) -> FusionGraph:
     """See the module's header.
 

@@ -13,7 +13,7 @@ from detfuse.errors import InputError
 from detfuse.fusion.blocks import BlockName
 from detfuse.fusion.graph import FusionGraph, Node
 from detfuse.necks.topologies.extra_levels import Extra, with_extra_levels
-from detfuse.ranges import Levels, PositiveInt, checked
+from detfuse.ranges import Levels, Repeats, checked
 
 
 @checked
@@ -22,7 +22,7 @@ def unfused(
     *,
     project: bool = True,
     block: BlockName = "conv3",
-    depth: PositiveInt = 1,
+    depth: Repeats = 1,
     extra_levels: Levels = 2,
     extra: Extra = "from_p",
 ) -> FusionGraph:

@@ -10,6 +10,7 @@ from fake_ablation import FakeAblation
 from written import Page, rows
 
 from detfuse.ablation.records import Plan
+from detfuse.ablation.report.tables import ENOUGH, pairing_table
 from detfuse.files.records import from_plain, to_plain
 from detfuse.necks.topologies import fpn
 from detfuse.visualize.graph import Fusion
@@ -50,3 +51,13 @@ def test_plans_and_graphs_that_are_older_than_the_scale_are_read(fake: FakeAblat
     old = to_plain(Fusion(fpn((3, 4, 5))))
     del old["scales"]
     assert from_plain(Fusion, old).scales == {}
+
+
+def test_scores_of_few_seeds_have_no_correlation(fake: FakeAblation, page: Page) -> None:
+    assert "correlation" not in page.sections["What was held equal"]
+    (one,) = [c for c in fake.comparisons if c.arm == "pafpn"]
+    many = replace(one, seeds=tuple(range(ENOUGH)), pairing_correlation=-0.62)
+    few = replace(one, arm="unfused", seeds=tuple(range(ENOUGH - 1)))
+    table = pairing_table(fake.plan, [few, many])
+    assert [row[-1] for row in table.shown()] == ["n/a", "\N{MINUS SIGN}0.62"]
+    assert "correlation over seeds" not in [column.header for column in pairing_table(fake.plan, [few]).columns]

@@ -13,6 +13,7 @@ from fake_ablation import FakeAblation
 from written import EVIL, SHOWN, Page, rows
 
 from detfuse.ablation.records import Run
+from detfuse.ablation.report import write_report
 from detfuse.ablation.storage import read_plan
 from detfuse.files.records import from_plain
 from detfuse.statistics.records import Comparison, Score, Verdict
@@ -31,16 +32,19 @@ def test_sections_stand_in_their_order(page: Page) -> None:
         "Where the arms disagree most",
         "The fusion graphs",
         "What fusion learnt",
+        "How to read a verdict",
         "To repeat it",
     ]
-    assert all(arm in text for title, text in page.sections.items() for arm in ("bifpn",) if title)
+    assert all("bifpn" in text for title, text in page.sections.items() if title not in ("", "How to read a verdict"))
 
 
 def test_the_page_needs_nothing_but_itself(folder: Path, page: Page) -> None:
     content = (folder / "report.html").read_text(encoding="utf-8")
     links = [value for _, attributes in page.seen for key, value in attributes.items() if key in ("src", "href")]
     assert links
-    assert all(str(link).startswith("data:image/") for link in links)
+    within = {f"#{attributes['id']}" for _, attributes in page.seen if "id" in attributes}
+    assert all(str(link).startswith("data:image/") or link in within for link in links)
+    assert "#how-to-read-a-verdict" in links
     assert set(re.findall(r"https?://[^\s\"'<]+", content)) == {"http://www.w3.org/2000/svg"}
     assert "url(" not in content
     assert not {tag for tag, _ in page.seen} & {"script", "link", "iframe", "object", "base", "form"}
@@ -124,6 +128,14 @@ def test_markdown_shows_names_as_they_are(folder: Path) -> None:
         assert (folder / drawing).is_file()
     tables = [line for line in content.splitlines() if line.startswith("| fpn |")]
     assert tables
+
+
+def test_one_command_repeats_all(page: Page, fake: FakeAblation, tmp_path: Path) -> None:
+    command = "python scripts/ablate.py ablation=necks 'seeds=[0,1,2]'"
+    path = write_report(*replace(fake, folder=tmp_path).arguments, command=command)
+    assert command in Page(path.read_text(encoding="utf-8")).sections["To repeat it"]
+    assert command in (path.parent / "report.md").read_text(encoding="utf-8")
+    assert "one command" not in page.sections["To repeat it"], "of an older folder it is not known"
 
 
 def test_the_commands_are_those_that_were_run(page: Page, fake: FakeAblation, again: Callable[..., Path]) -> None:
