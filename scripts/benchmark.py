@@ -309,6 +309,7 @@ SECTIONS: dict[str, Callable[..., None]] = {
     "kills": _of_runs("kills"),
     "memory": _of_runs("memory"),
     "quickstart": _of_runs("quickstart"),
+    "reading": _of_runs("reading"),
     "replicates": replicates,
     "verdicts": verdicts,
     "threads": threads,
@@ -319,7 +320,9 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("section", choices=SECTIONS)
     parser.add_argument(
-        "arguments", nargs="*", help="of parity: a picture, names of detectors; of quickstart: how many sets of seeds"
+        "arguments",
+        nargs="*",
+        help="of parity: a picture, names of detectors; of quickstart: how many sets of seeds; of reading: rounds",
     )
     given = parser.parse_args()
     SECTIONS[given.section](*given.arguments)

@@ -14,9 +14,9 @@ from detfuse.build import build_combine, build_data, build_evaluator, instantiat
 from detfuse.cli.commands import ExportSettings
 from detfuse.cli.state_dict import write_state_dict
 from detfuse.data import Transforms
-from detfuse.data.datamodule import DetectionDataModule
 from detfuse.data.dataset import DetectionDataset, Key
 from detfuse.data.generators import Shapes
+from detfuse.data.splits import DetectionDataModule
 from detfuse.detector import Detector
 from detfuse.errors import UserError
 from detfuse.export import (

@@ -1,19 +1,14 @@
 """Data sets as batches: annotations, images, transforms, loaders."""
 
 from detfuse.data.collate import collate
-from detfuse.data.datamodule import (
-    CocoDataModule,
-    DetectionDataModule,
-    FarCueDataModule,
-    FolderDataModule,
-    SyntheticDataModule,
-)
+from detfuse.data.datamodule import CocoDataModule, FarCueDataModule, FolderDataModule, SyntheticDataModule
 from detfuse.data.images import load_image
 from detfuse.data.index import AnnotationIndex, DataError, DataWarning
 from detfuse.data.layout import NoSplitError
 from detfuse.data.loader import Loader
 from detfuse.data.readers import read_coco
 from detfuse.data.scene import Objects, Sample, Scene
+from detfuse.data.splits import DetectionDataModule
 from detfuse.data.transforms import Transforms
 from detfuse.data.writing import coco_of
 

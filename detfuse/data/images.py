@@ -7,9 +7,10 @@ where no annotation fixes the grid may a picture be turned upright.
 from __future__ import annotations
 
 import os
+import re
 import stat
-import warnings
 from collections.abc import Callable, Iterable, Sequence
+from mmap import ACCESS_READ, mmap
 from pathlib import Path, PureWindowsPath
 from typing import Literal, NamedTuple
 
@@ -17,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from torch import Tensor
 
@@ -36,6 +38,8 @@ _TURNS = {  # EXIF orientation -> what makes it upright
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_PLAIN = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9_.-]*/)*[A-Za-z0-9_][A-Za-z0-9_.-]*")
+_PNG_METADATA = (b"eXIf", b"Raw profile type", b"XML:com.adobe.xmp")
 _SHOWN = 5  # files that a message names
 _ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
 _BROKEN = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises on a damaged file
@@ -88,12 +92,21 @@ def _kept_as_stored(image: Image.Image) -> int:
 
     Pillow would, no other form; and it states the size of the turned one.
     """
+    if isinstance(image, PngImageFile) and not _has_metadata(image):
+        return 1
     exif = image.getexif()
     orientation = int(exif.get(_EXIF_ORIENTATION, 1))
     if orientation != 1 and isinstance(image, TiffImageFile):
         del exif[_EXIF_ORIENTATION]
         image._size = (image.tag_v2[_TIFF_WIDTH], image.tag_v2[_TIFF_HEIGHT])
     return orientation
+
+
+def _has_metadata(image: PngImageFile) -> bool:
+    """Whether a PNG may say how it is turned: it may do so behind its pixels, which Pillow decodes to get there."""
+    assert image.fp is not None  # it was just opened
+    with mmap(image.fp.fileno(), 0, access=ACCESS_READ) as content:
+        return any(content.find(mark) >= 0 for mark in _PNG_METADATA)
 
 
 def _mode_problem(mode: str) -> str | None:
@@ -159,8 +172,15 @@ def header_of(path: Path, size: Size) -> Header:
         ) from error
 
 
+def is_plain(file_name: object) -> bool:
+    """Whether a record's ``file_name`` is one that every system reads in the same way; most are."""
+    return isinstance(file_name, str) and len(file_name) < 200 and _PLAIN.fullmatch(file_name) is not None
+
+
 def relative_path_problem(file_name: object) -> str | None:
     """Why a record's ``file_name`` cannot name a file inside the image folder; None if it can."""
+    if is_plain(file_name):
+        return None
     if not isinstance(file_name, str) or not file_name.strip():
         return "is empty or no text"
     parts = PureWindowsPath(file_name).parts  # splits at / and \ alike
@@ -204,7 +224,7 @@ def header_sizes(source: Path, root: Path, names: Sequence[str]) -> list[Size]:
 
 def check_images(
     index: AnnotationIndex, *, depth: CheckImages, follow_symlinks: bool, place_of: Callable[[str], str]
-) -> None:
+) -> list[DataWarning]:
     """Find missing, empty, escaping and (with ``depth="header"``) unreadable or differently sized files at the start.
 
     Args:
@@ -214,11 +234,14 @@ def check_images(
         follow_symlinks: allow links that lead out of the image folder.
         place_of: says where a file lies that has a missing one's name, or nothing.
 
+    Returns:
+        What is to be told of files that can be used.
+
     Raises:
         DataError: naming the first five files with a problem and the total.
     """
     if depth == "nothing":
-        return
+        return []
     root = index.root.resolve()
     parents: dict[str, bool] = {}
     problems: list[str] = []
@@ -240,13 +263,14 @@ def check_images(
             f"{index.source}: {len(problems)} of {len(index)} images cannot be used:\n  "
             + "\n  ".join(_first(problems))
         )
-    if turned:
-        warnings.warn(
+    if not turned:
+        return []
+    return [
+        DataWarning(
             f"{index.source}: {len(turned)} images have an EXIF orientation ({', '.join(_first(turned))}), which is "
-            "ignored: the stored pixels are used, as in COCO. Check that the boxes fit, or save the images upright",
-            DataWarning,
-            stacklevel=2,
+            "ignored: the stored pixels are used, as in COCO. Check that the boxes fit, or save the images upright"
         )
+    ]
 
 
 def _file_problem(root: Path, name: str, *, inside: bool, follow_symlinks: bool) -> str | None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import compress
+from itertools import compress, pairwise
 from pathlib import Path
 from typing import overload
 
@@ -20,7 +20,16 @@ from detfuse.structures import ImageId
 
 
 class DataError(InputError):
-    """Something in the data set cannot be used; the message names the file, the record and the remedy."""
+    """Something in the data set cannot be used; the message names the file, the record and the remedy.
+
+    Args:
+        message: of all that.
+        refused: problem, and the annotations that have it -> the names of all records that do, where it is of records.
+    """
+
+    def __init__(self, message: str, refused: Mapping[str, Sequence[str]] | None = None) -> None:
+        super().__init__(message)
+        self.refused = dict(refused or {})
 
 
 class DataWarning(UserWarning):
@@ -51,6 +60,22 @@ class Texts(Sequence[str]):
         encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
         self._bytes = np.frombuffer(b"".join(encoded), np.uint8)
         self._offsets = offsets_of(np.fromiter(map(len, encoded), np.int64, len(encoded)))
+
+    @property
+    def columns(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+        """The bytes of all, and where each begins, with the end of the last."""
+        return self._bytes, self._offsets
+
+    @classmethod
+    def of(cls, data: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64]) -> Texts:
+        """From such columns."""
+        texts = cls(())
+        texts._bytes, texts._offsets = data, offsets
+        return texts
+
+    def __iter__(self) -> Iterator[str]:
+        data, offsets = self._bytes.tobytes(), self._offsets.tolist()
+        return (data[start:end].decode("utf-8", "surrogatepass") for start, end in pairwise(offsets))
 
     def __len__(self) -> int:
         return len(self._offsets) - 1

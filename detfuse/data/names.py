@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import NamedTuple
 from urllib.parse import unquote
 
-from detfuse.data.images import relative_path_problem
+from detfuse.data.images import is_plain, relative_path_problem
 
 _MOST_FILES = 500_000  # that are looked at to tell where a file lies
 
@@ -47,9 +47,15 @@ class ImageFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._listed: dict[str, frozenset[str]] = {}  # folder -> its entries, for one look tells of very many names
 
     def __contains__(self, name: str) -> bool:
-        return os.path.lexists(f"{self.path}/{name}")
+        if not is_plain(name):
+            return os.path.lexists(f"{self.path}/{name}")
+        parent, _, last = name.rpartition("/")
+        if parent not in self._listed:
+            self._listed[parent] = _entries(f"{self.path}/{parent}")
+        return last in self._listed[parent] or os.path.lexists(f"{self.path}/{name}")
 
     def meant(self, name: str) -> Variant | None:
         """What a name means that is none of a file here; None if nothing fits, or more than one file does."""
@@ -92,6 +98,13 @@ class ImageFolder:
         return self._inside + list(_paths(self.path.parent, self.path, without=self.path))
 
 
+def _entries(folder: str) -> frozenset[str]:
+    try:
+        return frozenset(os.listdir(folder))  # noqa: PTH208  pathlib makes a path of each
+    except OSError:
+        return frozenset()
+
+
 def _paths(top: Path, start: Path, without: Path | None = None) -> Iterator[str]:
     """Files below a folder, by their paths from ``start``; links to folders are not followed."""
     count = 0
@@ -109,7 +122,7 @@ def folder_of(folders: Sequence[Path], name: str) -> Path:
     """Which of some folders has a file of this name: by the most literal reading of it; else the first."""
     for variant in variants(name):
         for folder in folders:
-            if variant.name in ImageFolder(folder):
+            if os.path.lexists(f"{folder}/{variant.name}"):
                 return folder
     return folders[0]
 

@@ -11,6 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from detfuse.data import kept
+from detfuse.data.readers import Records
+from detfuse.data.readers.checked import Reading
+
 Write = Callable[..., Path]
 
 
@@ -74,3 +78,20 @@ def coco_root(tmp_path: Path, write_split: Write) -> Path:
         tmp_path / "annotations/instances_val2017.json", tmp_path / "val2017", sizes[:7], boxes[:7], first_id=100
     )
     return tmp_path
+
+
+@pytest.fixture
+def readings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Sources that were read, and not taken from what is kept; everything is kept, however small and new."""
+    read: list[Path] = []
+    original = kept.read_records
+
+    def noted(records: Records, *given: Any, **settings: Any) -> Reading:
+        read.append(records.source)
+        return original(records, *given, **settings)
+
+    monkeypatch.setattr(kept, "read_records", noted)
+    monkeypatch.setattr(kept, "WORTH", 0.0)
+    monkeypatch.setattr(kept, "SETTLED", -1e6)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return read

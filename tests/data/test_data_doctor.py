@@ -163,6 +163,18 @@ def test_reading_that_fails_is_an_error_of_its_split(ill: Path, monkeypatch: pyt
     assert "failed: KeyError: 'train'" in finding.what
 
 
+def test_refused_records_are_counted_by_what_is_wrong(tmp_path: Path) -> None:
+    boxes: dict[str, list[Box]] = {"a.png": [(1, 1, -2, 2, 1)] * 5 + [(1, 1, 2, 2, 9), (1, 1, 9, 9, 1)]}
+    write(tmp_path, "train", {"a.png": scene(0)}, boxes)
+    indexes, findings = read_splits(module(tmp_path))
+    assert not indexes
+    assert [(finding.severity, finding.count, tuple(finding.first)) for finding in findings[:2]] == [
+        ("error", 1, ("annotation 6",)),
+        ("error", 5, ("annotation 1", "annotation 2", "annotation 3")),
+    ]
+    assert "negative size" in findings[1].what
+
+
 def test_objects_and_levels_without_a_match_are_told_level_by_level(ill: Path) -> None:
     fit = Fit(("P3", "P4"), np.array([0, 1, 5, 6]), np.array([[2, 0], [1, 0], [0, 0], [0, 0]]))
     reach, idle = examined(case_of(ill, fit=lambda _: fit)[0], only=["reach", "idle-levels"])

@@ -192,6 +192,43 @@ def test_every_form_is_recognised_and_read_alike(tmp_path: Path, name: str) -> N
     assert form in data.description
 
 
+def test_every_form_is_kept_and_read_anew_once_its_annotations_change(tmp_path: Path, readings: list[Path]) -> None:
+    tables = ("train.csv", "_annotations.csv")
+    for name, (write, _) in FORMS.items():
+        root = tmp_path / name
+        write(root)
+        before = both(root)
+        assert len(readings) == 2, name
+        after = both(root)
+        assert len(readings) == 2, name
+        assert after.description == before.description
+        for split, index in before.indexes.items():
+            assert after.indexes[split].fingerprint == index.fingerprint
+            assert contents(after.indexes[split]) == contents(index)
+        files = sorted(root.rglob("*"))
+        changed = next(file for file in files if file.name in ("a.xml", "a.txt", "annotations.xml", *tables))
+        changed.write_text(changed.read_text() + "\n")
+        both(root)
+        assert len(readings) > 2, name
+        readings.clear()
+
+
+def test_all_files_and_rows_that_are_no_annotations_are_told_together(tmp_path: Path) -> None:
+    for name, files, right, message in (
+        ("voc", ("Annotations/a.xml", "Annotations/b.xml"), "<xmin>", "<xmin> must be a number of pixels"),
+        ("yolo", ("labels/train/a.txt", "labels/train/b.txt"), " ", "expected numbers 'class"),
+        ("table", ("train.csv",), ".png,", "xmin must be a number"),
+        ("cvat", ("annotations.xml",), 'xtl="', "expected numbers xtl"),
+    ):
+        root = tmp_path / name
+        FORMS[name][0](root)
+        for file in files:
+            (root / file).write_text((root / file).read_text().replace(right, right + "x"))
+        with pytest.raises(DataError, match=r"more record.* that cannot be used:") as told:
+            module(root).read("train")
+        assert str(told.value).count(message) > 1, name
+
+
 @pytest.mark.parametrize("name", ["voc", "yolo", "table"])
 def test_what_is_converted_is_read_as_before(tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
     FORMS[name][0](tmp_path / "given")

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 
 from detfuse.data import DataWarning, load_image, read_coco
 from detfuse.data.dataset import FileScenes
+from detfuse.data.images import Header, header_of
 
 HEIGHT, WIDTH = 24, 40
 NEAR = {"P": 4, "I;16": 1}  # a palette has 256 colours for all pictures; 16 bits are cut, not rounded
@@ -79,3 +81,19 @@ def test_an_orientation_turns_only_what_no_annotation_fixes(
         8: stored.mT.flip(1),
     }[orientation]
     assert torch.equal(upright, turned)
+
+
+def test_a_png_is_not_decoded_to_learn_how_it_is_turned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "a.png"
+    Image.fromarray(pattern()).save(file)
+    plain = file.read_bytes()
+    before = written(tmp_path, "b.png", "RGB", orientation=6).read_bytes()
+    start = before.index(b"eXIf") - 4
+    chunk = before[start : start + 12 + int.from_bytes(before[start : start + 4], "big")]
+    end = plain.index(b"IEND") - 4
+    (tmp_path / "c.png").write_bytes(plain[:end] + chunk + plain[end:])  # behind the pixels, where it may stand, too
+    size = HEIGHT, WIDTH
+    assert header_of(tmp_path / "c.png", size).orientation == 6
+    assert header_of(tmp_path / "b.png", size).orientation == 6
+    monkeypatch.setattr(PngImageFile, "load", None)
+    assert header_of(file, size) == Header("L", 1)

@@ -74,6 +74,22 @@ def test_what_has_one_meaning_is_repaired_with_its_name(tmp_path: Path, change: 
         index(tmp_path, BOX._replace(**change))
 
 
+def test_all_that_is_refused_is_told_together(tmp_path: Path) -> None:
+    wrong = [BOX._replace(id=i, name=str(i), box=(1.0, 2.0, -3.0, 4.0)) for i in range(3, 10)]
+    with pytest.raises(DataError) as told:
+        index(tmp_path, BOX._replace(image_id="c"), BOX._replace(id=2), *wrong)
+    lines = str(told.value).splitlines()
+    assert lines[0].startswith("voc: annotation 2 in b.xml: image_id 'c' is not among the images")
+    assert lines[1] == "and 7 more records that cannot be used:"
+    assert lines[2].startswith("  annotation 3: bbox [1.0, 2.0, -3.0, 4.0] has a negative size")
+    assert len(lines) == 7
+    assert lines[6] == "  ..."
+    assert {what: len(names) for what, names in told.value.refused.items()} == {
+        "voc: image_id is not among the images": 1,
+        "voc: bbox has a negative size": 7,
+    }
+
+
 def test_lists_without_records_are_named(tmp_path: Path) -> None:
     for name in ("categories", "images"):
         with pytest.raises(DataError, match=f"voc: the list of {name} is empty"):

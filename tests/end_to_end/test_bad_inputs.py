@@ -24,7 +24,7 @@ import yaml
 from detfuse.build import build_data
 from detfuse.cli import COMMANDS, evaluation_run, training_run
 from detfuse.config import conf_dir, resolve
-from detfuse.data.datamodule import DetectionDataModule
+from detfuse.data.splits import DetectionDataModule
 from detfuse.errors import UserError
 from detfuse.evaluation import CocoEvaluator
 from detfuse.evaluation.metrics import UNDEFINED

@@ -82,7 +82,7 @@ def _has_keys(file: Path) -> bool:
 def of_file(root: Folder, file: Path, folders: Sequence[str], *, undivided: bool = False) -> SplitFiles:
     """A json file, with its images in the first of some folders that holds the first image, or in the one given."""
     images = (root.images,) if root.images is not None else tuple(root.path / folder for folder in folders)
-    return SplitFiles(COCO, file, images, lambda _: coco_records(file), undivided=undivided)
+    return SplitFiles(COCO, file, images, lambda _: coco_records(file), (file,), undivided=undivided)
 
 
 def _recognised(root: Folder, file: Path, folders: Sequence[str], *, undivided: bool = False) -> SplitFiles:

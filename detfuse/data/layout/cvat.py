@@ -31,4 +31,12 @@ def of_file(root: Folder, file: Path, subset: tuple[str, ...] | None, *, undivid
     with_images = (folder for folder in folders if root.files(folder, PICTURES, deep=folder != root.path))
     folder = root.images or next(with_images, root.path)
     pictures = Pictures(folder, root.files(folder, PICTURES, deep=folder != root.path))
-    return SplitFiles(CVAT, file, (folder,), lambda _: cvat_records(file, subset, pictures), undivided=undivided)
+    return SplitFiles(
+        CVAT,
+        file,
+        (folder,),
+        lambda _: cvat_records(file, subset, pictures),
+        (file,),
+        (subset, pictures.names),
+        undivided=undivided,
+    )

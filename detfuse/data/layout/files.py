@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Literal
+from typing import Any, Literal
 
 from detfuse.data.index import DataError
 from detfuse.data.readers import Records
@@ -29,6 +29,8 @@ class SplitFiles:
         annotations: the annotation file, or the folder of such files.
         images: the folders where the images may lie, best first.
         read: reads the annotations, given ``others``.
+        inputs: all files that it opens for that, besides ``others``.
+        given: all else that it depends on, as plain data.
         files: the annotation files, if their form has no list of classes.
         others: those of the other split: its classes are classes of this one, too.
         undivided: whether these are all images of a data set that has no splits.
@@ -38,6 +40,8 @@ class SplitFiles:
     annotations: Path
     images: tuple[Path, ...]
     read: Callable[[Sequence[Path]], Records]
+    inputs: tuple[Path, ...]
+    given: Any = None
     files: tuple[Path, ...] = ()
     others: tuple[Path, ...] = ()
     undivided: bool = False

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from detfuse.data.index import DataError
 from detfuse.data.layout.files import NAMES, PICTURES, Folder, Pictures, Split, SplitFiles, is_there
-from detfuse.data.readers.table import TABLE, is_table, rows_of, table_records
+from detfuse.data.readers.table import TABLE, classes_beside, is_table, rows_of, table_records
 
 _PLACES = ("{}.csv", "{}_annotations.csv", "annotations_{}.csv", "annotations/{}.csv", "{0}/_annotations.csv")
 _FOLDERS = ("images", "JPEGImages", "imgs", ".")
@@ -46,7 +46,14 @@ def of_file(root: Folder, file: Path, *, undivided: bool = False) -> SplitFiles:
     folder = root.images or _images(root, file)
     pictures = Pictures(folder, root.files(folder, PICTURES, deep=folder != root.path))
     return SplitFiles(
-        TABLE, file, (folder,), lambda others: table_records(file, others, pictures), (file,), undivided=undivided
+        TABLE,
+        file,
+        (folder,),
+        lambda others: table_records(file, others, pictures),
+        (file, classes_beside(file)),
+        pictures.names,
+        (file,),
+        undivided=undivided,
     )
 
 

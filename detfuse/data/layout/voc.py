@@ -111,6 +111,8 @@ def _split(root: Folder, source: Path, annotations: Path, files: list[Path], *, 
         (folder,),
         lambda others: voc_records(source, files, others, pictures),
         tuple(files),
+        pictures.names,
+        tuple(files),
         undivided=undivided,
     )
 

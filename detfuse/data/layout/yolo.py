@@ -137,6 +137,8 @@ def _split(
         source,
         (folder,),
         lambda others: yolo_records(source, pairs, others, names, keypoints=keypoints),
+        tuple(files),
+        ([[name, file is not None] for name, file in pairs.items()], names, keypoints),
         tuple(files) if names is None else (),
         undivided=undivided,
     )

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-import json
+import gc
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
+from types import NoneType
 from typing import Any, TypeGuard
 
+import numpy as np
+
 from detfuse.data.images import CheckImages
-from detfuse.data.index import AnnotationIndex, DataError
+from detfuse.data.index import AnnotationIndex
 from detfuse.data.readers.checked import index_of
+from detfuse.data.readers.coco_json import parse
 from detfuse.data.readers.records import (
-    BoxRecord,
+    Boxes,
     CategoryRecord,
     ImageRecord,
     Records,
@@ -22,7 +28,8 @@ from detfuse.data.readers.records import (
     is_number,
     number_in,
 )
-from detfuse.data.readers.shapes import Extent, extent_of
+from detfuse.data.readers.refusals import Refusals
+from detfuse.data.readers.shapes import Extent
 
 COCO = "COCO json"
 
@@ -55,105 +62,79 @@ def coco_records(source: Path) -> Records:
     """The records of a COCO annotation file.
 
     Raises:
-        DataError: if it is none; of a record that is none, as soon as that is gone through.
+        DataError: if it is none.
     """
-    content = _parse(source)
     repairs: Repairs = defaultdict(list)
-    return Records(
-        source,
-        form=COCO,
-        categories=_categories(source, content["categories"], repairs),
-        images=_images(source, content["images"], repairs),
-        boxes=_boxes(source, content, repairs),
-        repairs=repairs,
-    )
-
-
-_NO_BOX: tuple[Any, ...] = (None, [], [0, 0, 0, 0])  # what tools write that have outlines only
-
-
-def _parse(source: Path) -> dict[str, Any]:
-    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
-        record = dict(items)
-        if len(record) != len(items):
-            twice = [key for key, count in Counter(key for key, _ in items).items() if count > 1]
-            raise DataError(f"{source}: the key {twice[0]!r} stands twice in one object; keep one of them")
-        shape = record.pop("segmentation", None)  # most of COCO's bytes, and boxes do not need it
-        if shape and record.get("bbox") in _NO_BOX and (extent := extent_of(shape)) is not None:
-            record["bbox"] = extent
-        return record
-
-    try:
-        content = json.loads(source.read_bytes().decode("utf-8-sig"), object_pairs_hook=pairs)
-    except OSError as error:
-        raise DataError(f"{source}: the annotation file cannot be opened ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{source}: not UTF-8 at byte {error.start}; save the file as UTF-8") from error
-    except RecursionError as error:
-        raise DataError(f"{source}: nested too deeply to be a COCO annotation file") from error
-    except json.JSONDecodeError as error:
-        raise DataError(
-            f"{source}: not valid JSON at line {error.lineno}, column {error.colno} ({error.msg}); "
-            "the file may be empty or cut off: write or download it again"
-        ) from error
-    except DataError:
-        raise
-    except ValueError as error:
-        raise DataError(f"{source}: {error}; correct the file") from error  # a number of thousands of digits
-    if not isinstance(content, dict):
-        hint = " (a results file?)" if isinstance(content, list) else ""
-        raise DataError(
-            f"{source}: expected an object with images, annotations and categories, got a "
-            f"{type(content).__name__}{hint}"
+    refusals = Refusals(source)
+    with _uncollected():
+        content = parse(source)
+        return Records(
+            source,
+            form=COCO,
+            categories=list(_categories(content["categories"], repairs, refusals)),
+            images=list(_images(content["images"], repairs, refusals)),
+            boxes=_boxes(content, repairs, refusals),
+            repairs=repairs,
+            refusals=refusals,
         )
-    for key in ("images", "annotations", "categories"):
-        if not isinstance(content.get(key), list):
-            found = type(content[key]).__name__ if key in content else "no such key"
-            raise DataError(f"{source}: expected a list of records under {key!r}, got {found}")
-    return content
 
 
-def _fail(source: Path, record: str, problem: str) -> DataError:
-    return DataError(f"{source}: {record}: {problem}")
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without the search for cycles, of which json has none: it goes through all that was parsed, again and again."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
-def _objects(source: Path, kind: str, records: list[Any]) -> Iterator[tuple[int, dict[str, Any]]]:
+def _objects(kind: str, records: list[Any], refusals: Refusals) -> Iterator[tuple[int, dict[str, Any]]]:
     for position, record in enumerate(records):
-        if not isinstance(record, dict):
-            raise _fail(source, f"{kind} at position {position}", f"expected an object, got {record!r:.60}")
-        yield position, record
+        if isinstance(record, dict):
+            yield position, record
+        else:
+            refusals.add(f"{kind} at position {position}", f"expected an object, got {record!r:.60}", "is no object")
 
 
-def _categories(source: Path, records: list[Any], repairs: Repairs) -> Iterator[CategoryRecord]:
+def _categories(records: list[Any], repairs: Repairs, refusals: Refusals) -> Iterator[CategoryRecord]:
     texts = _all_as_text(records, "id")
-    for position, record in _objects(source, "category", records):
+    for position, record in _objects("category", records, refusals):
         number, name, group = record.get("id"), record.get("name"), record.get("supercategory")
         if texts:
             repairs[_AS_TEXT.format("id of a category")].append(str(number))
             number = int(record["id"])
         if not is_integer(number):
-            raise _fail(source, f"category at position {position}", f"id must be an integer, got {number!r}")
-        if not isinstance(name, str) or not name:
-            raise _fail(source, f"category {number}", f"name must be a text, got {name!r}")
-        yield CategoryRecord(number, name, group if isinstance(group, str) else None)
+            what = "id must be an integer"
+            refusals.add(f"category at position {position}", f"{what}, got {number!r}", what)
+        elif not isinstance(name, str) or not name:
+            refusals.add(f"category {number}", f"name must be a text, got {name!r}", "name must be a text")
+        else:
+            yield CategoryRecord(number, name, group if isinstance(group, str) else None)
 
 
-def _images(source: Path, records: list[Any], repairs: Repairs) -> Iterator[ImageRecord]:
+_SIDES = ("height", "width")
+
+
+def _images(records: list[Any], repairs: Repairs, refusals: Refusals) -> Iterator[ImageRecord]:
     texts = all(isinstance(record, dict) and isinstance(record.get("id"), str) for record in records)
-    sides = ("height", "width")
-    as_text = [key for key in sides if _all_as_text(records, key)]
-    for position, record in _objects(source, "image", records):
+    as_text = [key for key in _SIDES if _all_as_text(records, key)]
+    for position, record in _objects("image", records, refusals):
         image_id: Any = record.get("id")
         if not (_is_encodable(image_id) if texts else is_integer(image_id)):
-            expected = "id must be an integer, or in all images a text that UTF-8 can write"
-            raise _fail(source, f"image at position {position}", f"{expected}; got {image_id!r}")
-        size = [int(record[key]) if key in as_text else _whole(record.get(key)) for key in sides]
+            what = "id must be an integer, or in all images a text that UTF-8 can write"
+            refusals.add(f"image at position {position}", f"{what}; got {image_id!r}", what)
+            continue
+        size = [int(record[key]) if key in as_text else _whole(record.get(key)) for key in _SIDES]
         if None in size:
             size = [None, None]
             repairs["image without width and height, which were read from its header"].append(str(image_id))
-        for key, value in zip(sides, size, strict=True):
-            if value is not None and (not is_integer(value) or value < 1):
-                raise _fail(source, f"image {image_id}", f"{key} must be a positive integer, got {value!r}")
+        elif wrong := [i for i, value in enumerate(size) if not is_integer(value) or value < 1]:
+            what = f"{_SIDES[wrong[0]]} must be a positive integer"
+            refusals.add(f"image {image_id}", f"{what}, got {size[wrong[0]]!r}", what)
+            continue
         for key in as_text:
             repairs[_AS_TEXT.format(f"{key} of an image")].append(str(image_id))
         name = record.get("file_name")
@@ -168,43 +149,93 @@ def _whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def _boxes(source: Path, content: dict[str, Any], repairs: Repairs) -> Iterator[BoxRecord]:
-    records = content["annotations"]
-    as_text = {key for key in _NUMBERS if _all_as_text(records, key)}
-    if content["images"] and not any(is_integer(record["id"]) for record in content["images"]):
+def _boxes(content: dict[str, Any], repairs: Repairs, refusals: Refusals) -> Boxes:
+    given = content["annotations"]
+    as_text = {key for key in _NUMBERS if _all_as_text(given, key)}
+    images = (record for record in content["images"] if isinstance(record, dict))
+    if content["images"] and not any(is_integer(record.get("id")) for record in images):
         as_text.discard("image_id")
-    for position, record in _objects(source, "annotation", records):
-        name = str(record.get("id", f"at position {position}"))
-        if as_text:
-            record = _as_numbers(record, as_text)
-            for key in sorted(as_text):
-                repairs[_AS_TEXT.format(key)].append(name)
-        number, box = record.get("id"), record.get("bbox")
-        crowd, ignore = record.get("iscrowd"), record.get("ignore")
-        if number is not None and not is_integer(number):
-            raise _fail(source, f"annotation {name}", f"id must be an integer, got {number!r}")
-        if not isinstance(box, list) or len(box) != 4 or not all(map(is_number, box)):
-            expected = "bbox must be four numbers [x, y, width, height]"
-            hint = "" if box else "; there is no segmentation either whose extent it could be"
-            raise _fail(source, f"annotation {name}", f"{expected}, got {box!r}{hint}")
-        if isinstance(box, Extent):
-            repairs["annotation without bbox, taken as the extent of its segmentation"].append(name)
-        if crowd not in _FLAGS or ignore not in _FLAGS:
-            flag, value = ("ignore", ignore) if crowd in _FLAGS else ("iscrowd", crowd)
-            raise _fail(source, f"annotation {name}", f"{flag} must be 0 or 1, got {value!r}")
-        x, y, width, height = map(float, box)
-        yield BoxRecord(
-            name=name,
-            id=number,
-            image_id=record.get("image_id"),
-            category_id=record.get("category_id"),
-            box=(x, y, width, height),
-            area=record.get("area"),
-            crowd=None if crowd is None else bool(crowd),
-            ignore=bool(ignore),
-        )
+    positions: Sequence[int] = range(len(given))
+    records: list[dict[str, Any]] = given
+    if set(map(type, given)) - {dict}:
+        objects = list(_objects("annotation", given, refusals))
+        positions, records = [position for position, _ in objects], [record for _, record in objects]
+    if as_text:
+        records = [_as_numbers(record, as_text) for record in records]
+    if not _is_right(records):  # then it is looked for
+        wrong = {row: told for row, record in enumerate(records) if (told := _problem(record)) is not None}
+        for row, told in wrong.items():
+            refusals.add(f"annotation {records[row].get('id', f'at position {positions[row]}')}", *told)
+        positions = [position for row, position in enumerate(positions) if row not in wrong]
+        records = [record for row, record in enumerate(records) if row not in wrong]
+    boxes = _columns(records, positions, repairs)
+    for key in sorted(as_text):
+        repairs[_AS_TEXT.format(key)] += map(boxes.name, range(len(boxes)))
+    return boxes
 
 
+def _columns(records: Sequence[dict[str, Any]], positions: Sequence[int], repairs: Repairs) -> Boxes:
+    def column(key: str) -> list[Any]:
+        return [record.get(key) for record in records]
+
+    ids = column("id")
+
+    def name(row: int) -> str:
+        return f"at position {positions[row]}" if ids[row] is None else str(ids[row])
+
+    boxes = column("bbox")
+    if Extent in set(map(type, boxes)):
+        rows = (row for row, box in enumerate(boxes) if isinstance(box, Extent))
+        repairs["annotation without bbox, taken as the extent of its segmentation"] += map(name, rows)
+    return Boxes(
+        name=name,
+        ids=ids,
+        image_ids=column("image_id"),
+        category_ids=column("category_id"),
+        boxes=np.fromiter(chain.from_iterable(boxes), np.float64, 4 * len(boxes)).reshape(-1, 4),
+        areas=column("area"),
+        crowd=[None if value is None else bool(value) for value in column("iscrowd")],
+        ignore=np.array(column("ignore"), np.bool_),  # None is false
+        relative=np.zeros(len(records), np.bool_),
+    )
+
+
+def _is_right(records: Sequence[dict[str, Any]]) -> bool:
+    """Whether the types that occur in all the records show that :func:`_problem` has nothing to say of any."""
+    boxes: list[Any] = [record.get("bbox") for record in records]
+    if not (set(map(type, boxes)) <= {list, Extent} and set(map(len, boxes)) <= {4}):
+        return False
+    if not set(map(type, chain.from_iterable(boxes))) <= {int, float}:
+        return False
+    try:
+        numbers = np.fromiter(chain.from_iterable(boxes), np.float64, 4 * len(boxes))
+    except OverflowError:  # an integer of hundreds of digits
+        return False
+    ids = [record["id"] for record in records if record.get("id") is not None]
+    if not (np.abs(numbers) < _MOST).all() or set(map(type, ids)) - {int}:
+        return False
+    flags = [record.get(key) for key in ("iscrowd", "ignore") for record in records]
+    if set(map(type, flags)) - {int, NoneType} or set(flags) - set(_FLAGS):
+        return False
+    return max(ids, default=0) < _MOST and min(ids, default=0) > -_MOST
+
+
+def _problem(record: dict[str, Any]) -> tuple[str, str] | None:
+    """What is wrong with a record, and the same in words that fit all records that have it."""
+    number, box = record.get("id"), record.get("bbox")
+    if number is not None and not is_integer(number):
+        return f"id must be an integer, got {number!r}", "id must be an integer"
+    if not isinstance(box, list) or len(box) != 4 or not all(map(is_number, box)):
+        expected = "bbox must be four numbers [x, y, width, height]"
+        hint = "" if box else "; there is no segmentation either whose extent it could be"
+        return f"{expected}, got {box!r}{hint}", expected
+    for key in ("iscrowd", "ignore"):
+        if record.get(key) not in _FLAGS:
+            return f"{key} must be 0 or 1, got {record[key]!r}", f"{key} must be 0 or 1"
+    return None
+
+
+_MOST = 2**63  # more than columns can hold
 _FLAGS = (None, 0, 1)
 _NUMBERS = ("id", "image_id", "category_id", "bbox", "area", "iscrowd")
 _WHOLE = re.compile(r"[0-9]{1,18}", re.ASCII)

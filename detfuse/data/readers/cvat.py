@@ -6,6 +6,7 @@ CVAT's export to COCO. A polygon or a line is read as its extent; other shapes a
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from detfuse.data.readers.records import (
     number_in,
     picture,
 )
+from detfuse.data.readers.refusals import Refusals
 from detfuse.data.readers.shapes import extent_of
 from detfuse.errors import InputError
 from detfuse.files.xml import read_xml
@@ -50,14 +52,18 @@ def cvat_records(source: Path, subset: Sequence[str] | None, picture_of: Callabl
         raise DataError(f"{source}: <meta> names no labels; export the task anew, as CVAT for images")
     images = [each for each in root.iterfind("image") if subset is None or subset_of(each) in subset]
     repairs: Repairs = defaultdict(list)
+    refusals = Refusals(source)
+    read = refusals.each(lambda image: _image(source, image, picture_of, repairs), images)
+    refusals.settle()  # before their boxes, of which each would lack its image
     return Records(
         source,
         form=CVAT,
         has_areas=False,
         categories=[CategoryRecord(number, name) for number, name in enumerate(labels, start=1)],
-        images=(_image(source, each, picture_of, repairs) for each in images),
-        boxes=_boxes(source, images, {name: number for number, name in enumerate(labels, start=1)}, repairs),
+        images=read,
+        boxes=_boxes(source, images, {name: number for number, name in enumerate(labels, start=1)}, repairs, refusals),
         repairs=repairs,
+        refusals=refusals,
     )
 
 
@@ -115,30 +121,38 @@ def _side(source: Path, image: Element, key: str) -> int | None:
     return int(value)
 
 
-def _boxes(source: Path, images: Sequence[Element], ids: dict[str, int], repairs: Repairs) -> Iterator[BoxRecord]:
-    number = 0
-    for image in images:
-        for place, shape in enumerate(image, start=1):
-            name = f"{place} of image {image.get('id')}"
-            if shape.tag in _OTHERS:
-                repairs[f"{shape.tag} left out, for it is no box"].append(name)
-            if shape.tag != "box" and shape.tag not in _OUTLINES:
-                continue
-            number += 1
-            label = shape.get("label", "")
-            if label not in ids:
-                raise DataError(f"{source}: annotation {name}: label {label!r:.60} is not among the labels; declare it")
-            if shape.tag != "box":
-                repairs[f"{shape.tag} taken as its extent"].append(name)
-            yield BoxRecord(
-                name=name,
-                id=number,
-                image_id=_number(source, image),
-                category_id=ids[label],
-                box=_box(source, name, shape),
-                area=None,
-                crowd=False,
-            )
+def _boxes(
+    source: Path, images: Sequence[Element], ids: dict[str, int], repairs: Repairs, refusals: Refusals
+) -> list[BoxRecord]:
+    counter = itertools.count(1)
+
+    def shapes() -> Iterator[tuple[str, Element, Element]]:
+        for image in images:
+            for place, shape in enumerate(image, start=1):
+                name = f"{place} of image {image.get('id')}"
+                if shape.tag in _OTHERS:
+                    repairs[f"{shape.tag} left out, for it is no box"].append(name)
+                if shape.tag == "box" or shape.tag in _OUTLINES:
+                    yield name, image, shape
+
+    def box(given: tuple[str, Element, Element]) -> BoxRecord:
+        name, image, shape = given
+        label = shape.get("label", "")
+        if label not in ids:
+            raise DataError(f"{source}: annotation {name}: label {label!r:.60} is not among the labels; declare it")
+        if shape.tag != "box":
+            repairs[f"{shape.tag} taken as its extent"].append(name)
+        return BoxRecord(
+            name=name,
+            id=next(counter),
+            image_id=_number(source, image),
+            category_id=ids[label],
+            box=_box(source, name, shape),
+            area=None,
+            crowd=False,
+        )
+
+    return refusals.each(box, shapes())
 
 
 def _box(source: Path, name: str, shape: Element) -> tuple[float, float, float, float]:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, TypeGuard
 
+import numpy as np
+import numpy.typing as npt
+
+from detfuse.data.readers.refusals import Refusals
 from detfuse.structures import ImageId
 
 OVERSHOOT = 1.0
@@ -65,6 +69,53 @@ class BoxRecord(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Boxes:
+    """Objects as columns, for a file may have a million: of each what a :class:`BoxRecord` has.
+
+    Attributes:
+        name: of the object in a row.
+        ids: (A,) likewise for the next ones.
+        image_ids: of the images.
+        category_ids: of the categories.
+        boxes: (A, 4) float64 x, y, width, height.
+        areas: as the file has them.
+        crowd: None where that is missing.
+        ignore: (A,) bool.
+        relative: (A,) bool.
+    """
+
+    name: Callable[[int], str]
+    ids: Sequence[int | None]
+    image_ids: Sequence[Any]
+    category_ids: Sequence[Any]
+    boxes: npt.NDArray[np.float64]
+    areas: Sequence[Any]
+    crowd: Sequence[bool | None]
+    ignore: npt.NDArray[np.bool_]
+    relative: npt.NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @classmethod
+    def of(cls, records: Iterable[BoxRecord]) -> Boxes:
+        """From single ones."""
+        columns = list(zip(*records, strict=True)) or [()] * len(BoxRecord._fields)
+        names, ids, image_ids, category_ids, boxes, areas, crowd, ignore, relative = columns
+        return cls(
+            name=names.__getitem__,
+            ids=ids,
+            image_ids=image_ids,
+            category_ids=category_ids,
+            boxes=np.array(boxes, np.float64).reshape(-1, 4),
+            areas=areas,
+            crowd=crowd,
+            ignore=np.array(ignore, np.bool_),
+            relative=np.array(relative, np.bool_),
+        )
+
+
+@dataclass(frozen=True)
 class Records:
     """What a reader makes of an annotation file; the lists are gone through once, in this order.
 
@@ -72,19 +123,21 @@ class Records:
         source: the file, or the folder of the files, for messages.
         categories: in any order; labels follow the ascending order of the ids.
         images: in any order; their ids are all integers or all texts.
-        boxes: in any order; that within an image is kept, for evaluators break ties by it.
+        boxes: in any order; that within an image is kept, for evaluators break ties by it. Single ones, or columns.
         form: what people call the form of the file.
         has_areas: whether the form has areas of objects, so that one without is a fault.
         repairs: what the reader repairs while the lists are gone through.
+        refusals: what it refuses, likewise.
     """
 
     source: Path
     categories: Iterable[CategoryRecord]
     images: Iterable[ImageRecord]
-    boxes: Iterable[BoxRecord]
+    boxes: Iterable[BoxRecord] | Boxes
     form: str = ""
     has_areas: bool = True
     repairs: Repairs = field(default_factory=lambda: defaultdict(list))
+    refusals: Refusals | None = None
 
 
 def picture(picture_of: Callable[[str | None, str], str], given: str | None, stem: str, repairs: Repairs) -> str:

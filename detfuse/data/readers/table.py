@@ -11,11 +11,13 @@ from __future__ import annotations
 import csv
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from detfuse.data.index import DataError
 from detfuse.data.readers.records import BoxRecord, CategoryRecord, ImageRecord, Records, Repairs, number_in, picture
+from detfuse.data.readers.refusals import Refusals
 
 TABLE = "CSV rows"
 
@@ -67,23 +69,29 @@ def table_records(source: Path, others: Sequence[Path], picture_of: Callable[[st
     if not names:
         raise DataError(f"{source}: none of the rows has an object: there is nothing to learn")
     repairs: Repairs = defaultdict(list)
-    ids = _ids(source.parent / "classes.csv", sorted(names))
+    refusals = Refusals(source)
+
+    def image(named: tuple[str, _Row]) -> ImageRecord:
+        name, row = named
+        height, width = (_side(source, row, side) for side in _SIDES)
+        return ImageRecord(name, picture(picture_of, name, Path(name).stem, repairs), height, width)
+
+    ids = _ids(classes_beside(source), sorted(names))
     return Records(
         source,
         form=TABLE,
         has_areas=False,
         categories=[CategoryRecord(number, name) for name, number in ids.items()],
-        images=(
-            ImageRecord(
-                name,
-                picture(picture_of, name, Path(name).stem, repairs),
-                *(_side(source, row, side) for side in _SIDES),
-            )
-            for name, row in images.items()
-        ),
-        boxes=_boxes(source, rows, ids),
+        images=refusals.each(image, images.items()),
+        boxes=refusals.each(partial(_box, source, ids), enumerate(filter(_has_object, rows), start=1)),
         repairs=repairs,
+        refusals=refusals,
     )
+
+
+def classes_beside(path: Path) -> Path:
+    """Where a CSV file's classes have their numbers, if that file is there."""
+    return path.parent / "classes.csv"
 
 
 def is_table(path: Path) -> bool:
@@ -184,30 +192,26 @@ def _side(source: Path, row: _Row, name: str) -> int | None:
     return int(value)
 
 
-def _boxes(source: Path, rows: Sequence[_Row], ids: dict[str, int]) -> Iterator[BoxRecord]:
-    number = 0
-    for row in rows:
-        if not _has_object(row):
-            continue
-        number += 1
-        x1, y1, x2, y2 = (_corner(source, row, name) for name in _CORNERS)
-        if x2 < x1 or y2 < y1:
-            raise DataError(
-                f"{source}: line {row.line}: the corners {x1:g}, {y1:g}, {x2:g}, {y2:g} are swapped; "
-                "expected xmin <= xmax and ymin <= ymax"
-            )
-        if not row.values["label"]:
-            raise DataError(f"{source}: line {row.line}: the box has no label")
-        yield BoxRecord(
-            name=f"in line {row.line}",
-            id=number,
-            image_id=row.values["image"],
-            category_id=ids[row.values["label"]],
-            box=(x1, y1, x2 - x1, y2 - y1),
-            area=None,
-            crowd=_flag(source, row, "iscrowd"),
-            ignore=_flag(source, row, "ignore"),
+def _box(source: Path, ids: dict[str, int], given: tuple[int, _Row]) -> BoxRecord:
+    number, row = given
+    x1, y1, x2, y2 = (_corner(source, row, name) for name in _CORNERS)
+    if x2 < x1 or y2 < y1:
+        raise DataError(
+            f"{source}: line {row.line}: the corners {x1:g}, {y1:g}, {x2:g}, {y2:g} are swapped; "
+            "expected xmin <= xmax and ymin <= ymax"
         )
+    if not row.values["label"]:
+        raise DataError(f"{source}: line {row.line}: the box has no label")
+    return BoxRecord(
+        name=f"in line {row.line}",
+        id=number,
+        image_id=row.values["image"],
+        category_id=ids[row.values["label"]],
+        box=(x1, y1, x2 - x1, y2 - y1),
+        area=None,
+        crowd=_flag(source, row, "iscrowd"),
+        ignore=_flag(source, row, "ignore"),
+    )
 
 
 def _corner(source: Path, row: _Row, name: str) -> float:

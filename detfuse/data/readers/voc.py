@@ -16,6 +16,7 @@ from xml.etree.ElementTree import Element
 
 from detfuse.data.index import DataError
 from detfuse.data.readers.records import BoxRecord, CategoryRecord, ImageRecord, Records, Repairs, number_in, picture
+from detfuse.data.readers.refusals import Refusals
 from detfuse.errors import InputError
 from detfuse.files.xml import read_xml
 
@@ -49,7 +50,9 @@ def voc_records(
     Raises:
         DataError: naming the file, if it is no annotation of an image.
     """
-    read = [_read(path) for path in sorted(files)]
+    refusals = Refusals(source)
+    read = refusals.each(_read, sorted(files))
+    refusals.settle()
     names = {each.name for file in read for each in file.objects}
     for path in set(others) - set(files):
         names |= {each.name for each in _read(path).objects}

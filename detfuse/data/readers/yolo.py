@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from detfuse.data.index import DataError
 from detfuse.data.readers.records import BoxRecord, CategoryRecord, ImageRecord, Records, number_in
+from detfuse.data.readers.refusals import Refusals
 
 YOLO = "YOLO txt"
 
@@ -38,11 +40,15 @@ def yolo_records(
     Raises:
         DataError: naming the file and line, if it is no object's.
     """
+    refusals = Refusals(source)
+    files = {file for file in images.values() if file is not None}
+    lines = {file: _lines(file, refusals, keypoints=keypoints) for file in sorted(files)}
+    refusals.settle()
     named = dict(names.items() if isinstance(names, Mapping) else enumerate(names or ()))
     if names is None:
-        files = {file for file in images.values() if file is not None} | set(others)
-        used = {int(number) for file in sorted(files) for *_, (number, *_) in _lines(file, keypoints=keypoints)}
-        named = {number: str(number) for number in used}
+        more = {file: _lines(file, refusals, keypoints=keypoints) for file in set(others) - files}
+        refusals.settle()
+        named = {number: str(number) for each in (lines | more).values() for number in {int(v[0]) for _, v in each}}
     if not named:
         raise DataError(f"{source}: no class is named, and no file has an object: there is nothing to learn")
     return Records(
@@ -51,7 +57,8 @@ def yolo_records(
         has_areas=False,
         categories=[CategoryRecord(number, name) for number, name in sorted(named.items())],
         images=(ImageRecord(_id(name), name, None, None) for name in images),
-        boxes=_boxes(images, named, keypoints=keypoints),
+        boxes=_boxes(images, lines, named, refusals),
+        refusals=refusals,
     )
 
 
@@ -59,46 +66,59 @@ def _id(name: str) -> str:
     return str(PurePosixPath(name).with_suffix(""))
 
 
-def _boxes(images: Mapping[str, Path | None], named: Mapping[int, str], *, keypoints: bool) -> Iterator[BoxRecord]:
+_Values = tuple[float, float, float, float, float]  # class, and box: centre and size
+
+
+def _boxes(
+    images: Mapping[str, Path | None],
+    lines: Mapping[Path, Sequence[tuple[int, _Values]]],
+    named: Mapping[int, str],
+    refusals: Refusals,
+) -> list[BoxRecord]:
     counter = itertools.count(1)
+    boxes = []
     for name, file in images.items():
-        if file is None:
-            continue
-        for line, values in _lines(file, keypoints=keypoints):
-            number = int(values[0])
-            if number not in named:
-                raise DataError(
-                    f"{file}: line {line}: class {number} is not among the {len(named)} that are named "
-                    f"({min(named)} to {max(named)}); name it, or correct the line"
-                )
-            x, y, w, h = values[1:]
-            yield BoxRecord(
-                name=f"{line} in {file.name}",
-                id=next(counter),
-                image_id=_id(name),
-                category_id=number,
-                box=(x - w / 2, y - h / 2, w, h),
-                area=None,
-                crowd=False,
-                relative=True,
-            )
+        if file is not None:
+            box = partial(_box, name, file, named, counter)
+            boxes += refusals.each(box, lines[file])
+    return boxes
 
 
-def _lines(file: Path, *, keypoints: bool) -> Iterator[tuple[int, tuple[float, float, float, float, float]]]:
-    """Of each object its line, class, and box: centre and size."""
+def _box(
+    name: str, file: Path, named: Mapping[int, str], counter: Iterator[int], given: tuple[int, _Values]
+) -> BoxRecord:
+    line, (category, x, y, w, h) = given
+    number = int(category)
+    if number not in named:
+        raise DataError(
+            f"{file}: line {line}: class {number} is not among the {len(named)} that are named "
+            f"({min(named)} to {max(named)}); name it, or correct the line"
+        )
+    return BoxRecord(
+        name=f"{line} in {file.name}",
+        id=next(counter),
+        image_id=_id(name),
+        category_id=number,
+        box=(x - w / 2, y - h / 2, w, h),
+        area=None,
+        crowd=False,
+        relative=True,
+    )
+
+
+def _lines(file: Path, refusals: Refusals, *, keypoints: bool) -> list[tuple[int, _Values]]:
+    """The objects of a file, with their lines."""
     try:
         text = file.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise DataError(f"{file}: the annotation file cannot be opened ({error.strerror})") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{file}: not UTF-8 at byte {error.start}; is it a file of YOLO's form?") from error
-    for line, row in enumerate(text.splitlines(), start=1):
-        words = row.split()
-        if words:
-            yield line, _parsed(file, line, words, keypoints=keypoints)
+    rows = [(line, words) for line, row in enumerate(text.splitlines(), start=1) if (words := row.split())]
+    return refusals.each(lambda row: (row[0], _parsed(file, *row, keypoints=keypoints)), rows)
 
 
-def _parsed(file: Path, line: int, words: list[str], *, keypoints: bool) -> tuple[float, float, float, float, float]:
+def _parsed(file: Path, line: int, words: list[str], *, keypoints: bool) -> _Values:
     def fail(problem: str) -> DataError:
         return DataError(f"{file}: line {line}: {problem}")
 
