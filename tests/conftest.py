@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import lzma
+import os
 from collections.abc import Callable
 from copy import deepcopy
 from functools import cache
@@ -21,6 +22,9 @@ from detfuse.config.settings import Settings
 
 # the workers of a test run share the cores; more threads in each only wait for one another
 torch.set_num_threads(1)
+if not torch.cuda.is_available():
+    # torch asks for GPUs at every operator that it traces, and each time looks for a driver unless it is told of none
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
