@@ -150,6 +150,7 @@ def test_a_run_starts_from_the_weights_of_another(trained: tuple[Path, str]) -> 
     assert stored["init_from"] == str(RUN)
 
 
+@pytest.mark.filterwarnings("ignore:Found .* in eval mode")  # Lightning's word on the frozen stages
 def test_a_run_on_pretrained_weights_needs_their_file_only_once(trained: tuple[Path, str]) -> None:
     """It is continued and evaluated with what its checkpoint says: mean, deviation and rates."""
     folder, _ = trained
