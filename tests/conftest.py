@@ -6,7 +6,7 @@ import gc
 import json
 import lzma
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from functools import cache
 from pathlib import Path
@@ -15,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load
 from torch import Tensor
+from torch._dynamo import config as tracing
 
 from detfuse.ablation.plan import prepared
 from detfuse.config import Resolved, check, resolve
@@ -73,6 +74,13 @@ def composed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Plans whose arms are checked and resolved once in all tests of a process: each takes half a second."""
     monkeypatch.setattr(prepared, "check", lambda argv, settings: list(_checked(tuple(argv), settings)))
     monkeypatch.setattr(prepared, "resolve", lambda argv, settings: deepcopy(_resolved(tuple(argv), settings)))
+
+
+@pytest.fixture
+def traced_anew() -> Iterator[None]:
+    """Compiles and exports without what torch's tracer keeps of every operator: with free sizes that costs more."""
+    with tracing.patch(fake_tensor_cache_enabled=False):  # type: ignore[attr-defined]  # torch adds it
+        yield
 
 
 @pytest.fixture(scope="session")

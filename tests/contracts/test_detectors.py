@@ -155,6 +155,7 @@ def losses(neck: str, head: str, batch: Batch) -> dict[str, float]:
     return {name: term.item() for name, term in terms.items()}
 
 
+@pytest.mark.usefixtures("traced_anew")
 @pytest.mark.parametrize("head", COMPILABLE)
 def test_the_loss_compiles_whole(head: str, batch: Batch) -> None:
     """On two levels: its graph repeats most of itself for every level, and takes its time for each."""
