@@ -47,7 +47,7 @@ def program_of(deployed: Deployed, description: Description) -> ExportedProgram:
         # without the first the tracer takes a side of 1 for another kind of size; what the second would keep of every
         # operator is hardly ever asked for again where sizes are free, and takes a quarter of the time
         oblivious = symbols.patch(backed_size_oblivious=True)  # type: ignore[attr-defined]  # torch adds it
-        unkept = tracing.patch(fake_tensor_cache_enabled=False)  # type: ignore[attr-defined]  # likewise
+        unkept = tracing.patch(fake_tensor_cache_enabled=False)
         with torch.no_grad(), oblivious, unkept:
             program = torch.export.export(deployed, example, dynamic_shapes=({0: batch} | free, {0: batch}))
     except RuntimeError as error:  # the base of all that it says of sizes
