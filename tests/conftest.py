@@ -79,7 +79,7 @@ def composed_once(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def traced_anew() -> Iterator[None]:
     """Compiles and exports without what torch's tracer keeps of every operator: with free sizes that costs more."""
-    with tracing.patch(fake_tensor_cache_enabled=False):  # type: ignore[attr-defined]  # torch adds it
+    with tracing.patch(fake_tensor_cache_enabled=False):
         yield
 
 
