@@ -5,7 +5,8 @@ from __future__ import annotations
 import gc
 import json
 import lzma
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from functools import cache
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load
 from torch import Tensor
+from torch._dynamo import config as tracing
 
 from detfuse.ablation.plan import prepared
 from detfuse.config import Resolved, check, resolve
@@ -21,6 +23,9 @@ from detfuse.config.settings import Settings
 
 # the workers of a test run share the cores; more threads in each only wait for one another
 torch.set_num_threads(1)
+if not torch.cuda.is_available():
+    # torch asks for GPUs at every operator that it traces, and each time looks for a driver unless it is told of none
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -69,6 +74,13 @@ def composed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Plans whose arms are checked and resolved once in all tests of a process: each takes half a second."""
     monkeypatch.setattr(prepared, "check", lambda argv, settings: list(_checked(tuple(argv), settings)))
     monkeypatch.setattr(prepared, "resolve", lambda argv, settings: deepcopy(_resolved(tuple(argv), settings)))
+
+
+@pytest.fixture
+def traced_anew() -> Iterator[None]:
+    """Compiles and exports without what torch's tracer keeps of every operator: with free sizes that costs more."""
+    with tracing.patch(fake_tensor_cache_enabled=False):
+        yield
 
 
 @pytest.fixture(scope="session")

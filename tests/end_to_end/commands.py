@@ -1,8 +1,9 @@
 """Running the real commands as a user would, in processes of their own.
 
 Importing torch, torchvision and Lightning takes a command longer than what the tests ask of it. So a process that has
-imported them and the commands, and run none, waits for each test process and makes a copy of itself for every command:
-the script runs as ``__main__`` with its own folder, arguments, environment, streams and exit.
+imported them and the commands, composed a configuration and traced a detector (what torch looks up for that takes a
+second, once), and run no command, waits for each test process and makes a copy of itself for every command: the script
+runs as ``__main__`` with its own folder, arguments, environment, streams and exit.
 """
 
 from __future__ import annotations
@@ -12,8 +13,17 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import chdir, redirect_stdout
 from functools import cache
+from io import StringIO
 from pathlib import Path
+from unittest.mock import patch
+
+from detfuse.ablation.run.launcher import Handle, LocalLauncher
+from detfuse.cli import COMMANDS
+from detfuse.config import conf_dir, resolve
+from detfuse.runs.invocation import Invocation
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -35,9 +45,12 @@ import gc, json, os, runpy, signal, sys
 import timm, torch.utils.tensorboard
 from detfuse.cli import ablation_run, evaluation_run, export_run, prediction_run, training_run
 from detfuse.cli import ablate, evaluate, predict, train
-from detfuse.config import check
+from detfuse.build import build_detector
+from detfuse.config import check, resolve
+from detfuse.inspect.summary import summarise
 for command in (ablate, evaluate, predict, train):
     check([], command.settings)
+summarise(build_detector(resolve({list(TINY)!r}, train.settings).config, num_classes=3), (64, 64))
 gc.collect()
 gc.freeze()
 for line in sys.stdin:
@@ -73,6 +86,48 @@ def run(
     done = (_fresh if fresh else _copied)(typed, folder)
     assert (done.returncode != 0) == fails, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done
+
+
+def invocation(command: str, *typed: str) -> Invocation:
+    """What the command's function is called with when this is typed, for what is not about processes."""
+    found, overrides = resolve(list(typed), COMMANDS[command].settings), list(typed)
+    directories = [conf_dir()]
+    if "--config-dir" in overrides:
+        place = overrides.index("--config-dir")
+        directories.append(Path(overrides[place + 1]))
+        del overrides[place : place + 2]
+    return Invocation(found.config, overrides, found.choices, multirun=False, directories=directories)
+
+
+def here(command: str, *argv: str, folder: Path) -> str:
+    """What :func:`run` prints to stdout, without a process of its own: what the command refuses is raised."""
+    printed = StringIO()
+    with chdir(folder), redirect_stdout(printed), patch.dict(os.environ, _environment()):
+        COMMANDS[command].run(invocation(command, *argv))
+    return printed.getvalue()
+
+
+class TrainedHere(LocalLauncher):
+    """Starts runs of an ablation, those that train in this process: to import all in another takes twice as long."""
+
+    def start(self, command: Sequence[str], env: Mapping[str, str], log: Path) -> Handle:
+        """See :class:`detfuse.ablation.run.launcher.Launcher`."""
+        argv = list(command)
+        if "detfuse.cli.arm" not in argv:
+            return super().start(command, env, log)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_text(here("train", *argv[argv.index("detfuse.cli.arm") + 1 :], folder=Path.cwd()))
+        return Ended()
+
+
+class Ended:
+    """A process that has done its work."""
+
+    def poll(self) -> int:
+        return 0
+
+    def kill(self) -> None:
+        pass
 
 
 def _fresh(typed: list[str], folder: Path) -> subprocess.CompletedProcess[str]:

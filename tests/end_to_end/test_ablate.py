@@ -14,7 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import REPOSITORY, TINY, run
+from commands import REPOSITORY, TINY, TrainedHere, here, run
+
+from detfuse.cli import ablation_run
+from detfuse.errors import UserError
 
 PAGE = """\
 _target_: detfuse.ablation.design.Ablation
@@ -23,6 +26,8 @@ factors: {neck: [unfused, fpn]}
 SMALL = (*TINY, "trainer.max_epochs=1", "callbacks.pictures=null")
 COMMAND = ("--config-dir", "my", "ablation=mine", *SMALL, "seeds=[0]")
 FOLDER = Path("runs/ablations/mine")
+
+pytestmark = pytest.mark.usefixtures("composed_once")
 
 
 def states(folder: Path) -> dict[str, dict[str, object]]:
@@ -54,7 +59,7 @@ def interrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, di
     process.send_signal(signal.SIGKILL)
     process.wait()
     at_kill = states(folder)
-    return folder, run("ablate", *COMMAND, folder=folder).stdout, at_kill
+    return folder, here("ablate", *COMMAND, folder=folder), at_kill
 
 
 def test_a_killed_ablation_goes_on_where_it_stopped(
@@ -69,7 +74,7 @@ def test_a_killed_ablation_goes_on_where_it_stopped(
     assert [state["state"] for state in now.values()] == ["finished"] * 2
     assert now["unfused/seed-0"] == at_kill["unfused/seed-0"]
     assert printed.rstrip().endswith(f"folder: {FOLDER}")
-    run("train", *SMALL, "neck=fpn", "seed=0", "name=whole", "evaluate=last", folder=tmp_path)
+    here("train", *SMALL, "neck=fpn", "seed=0", "name=whole", "evaluate=last", folder=tmp_path)
     for name in ("predictions.json", "metrics.json"):
         assert result(folder / FOLDER / "runs/fpn/seed-0" / name) == result(tmp_path / "runs/default/whole" / name)
 
@@ -91,7 +96,7 @@ def test_a_finished_ablation_runs_nothing_again_and_a_changed_one_is_refused(
 ) -> None:
     folder, _, _ = interrupted
     before = states(folder)
-    printed = run("ablate", *COMMAND, folder=folder).stdout
+    printed = here("ablate", *COMMAND, folder=folder)
     assert "started" not in printed
     assert states(folder) == before
     refused = run("ablate", *COMMAND, "optimizer.lr=0.1", folder=folder, fails=True)
@@ -101,7 +106,7 @@ def test_a_finished_ablation_runs_nothing_again_and_a_changed_one_is_refused(
     report = folder / FOLDER / "report" / "report.html"
     written = report.read_bytes()
     report.unlink()
-    again = run("ablate", *COMMAND, "report_only=true", folder=folder).stdout
+    again = here("ablate", *COMMAND, "report_only=true", folder=folder)
     assert again.count("finished") == 2
     assert f"report: {FOLDER / 'report/report.html'}" in again
     assert report.read_bytes() == written
@@ -109,13 +114,14 @@ def test_a_finished_ablation_runs_nothing_again_and_a_changed_one_is_refused(
     assert f"/my {typed}</pre>" in written.decode(), "the one command that repeats all"
 
 
-def test_one_arm_under_two_names_is_identical(tmp_path: Path) -> None:
+def test_one_arm_under_two_names_is_identical(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ablation_run, "LocalLauncher", TrainedHere)
     folder = user(tmp_path)
     fused = "{combine: wbf, combine.score_scaling: members, combine.calibration: platt}"
     arms = f"arms: {{fpn: {{}}, again: {{}}, fused: {fused}}}\ntogether: true\n"
     (folder / "my/ablation/twice.yaml").write_text(PAGE.split("factors")[0] + arms)
     command = ("ablate", "--config-dir", "my", "ablation=twice", *SMALL, "head.score_threshold=0.001", "seeds=[0]")
-    printed = run(*command, "data.loader.hold_back=0.25", folder=folder).stdout
+    printed = here(*command, "data.loader.hold_back=0.25", folder=folder)
     one, fused = json.loads((folder / "runs/ablations/twice/comparison.json").read_text())["comparisons"]
     assert one["verdict"]["kind"] == "identical"
     assert {difference["estimate"] for difference in one["differences"]} <= {0.0, None}
@@ -137,9 +143,9 @@ def _shares_the_training(ablation: Path, printed: str) -> None:
     costs = [json.loads((folder / "cost.json").read_text()) for folder in (trained, fused)]
     assert costs[0]["timing"]["checkpoint"] == costs[1]["timing"]["checkpoint"]
     checkpoint = ("evaluate", f"checkpoint={trained / 'checkpoints/last.ckpt'}")
-    run(*checkpoint, f"candidates={trained / 'candidates.pt'}", "output=again", folder=ablation)
+    here(*checkpoint, f"candidates={trained / 'candidates.pt'}", "output=again", folder=ablation)
     fitted = ("combine=wbf", "combine.score_scaling=members", "combine.calibration=platt")
-    told = run(*checkpoint, *fitted, "output=fused", folder=ablation).stdout
+    told = here(*checkpoint, *fitted, "output=fused", folder=ablation)
     lines = json.loads((fused / "calibration.json").read_text())["calibration"]
     assert f"combine.calibration=[[{lines[0][0]:.4g}" in told
     assert lines[0] != [1, 0]
@@ -157,11 +163,12 @@ def test_runs_of_another_environment_are_no_pairs(
     file = folder / FOLDER / "runs/fpn/seed-0/environment.json"
     content = file.read_text()
     file.write_text(json.dumps({**json.loads(content), "torch": "1.0.0"}))
-    refused = [run("ablate", *COMMAND, *typed, folder=folder, fails=True) for typed in ((), ("report_only=true",))]
-    run("ablate", *COMMAND, "report_only=true", "allow=[environment]", folder=folder)
+    told = r"runs/fpn/seed-0 was made in another environment \(torch: 1\.0\.0 -> "
+    for typed in ((), ("report_only=true",)):
+        with pytest.raises(UserError, match=told):
+            here("ablate", *COMMAND, *typed, folder=folder)
+    here("ablate", *COMMAND, "report_only=true", "allow=[environment]", folder=folder)
     file.write_text(content)
-    for each in refused:
-        assert "runs/fpn/seed-0 was made in another environment (torch: 1.0.0 -> " in each.stderr
 
 
 def test_a_report_of_missing_or_contradicting_runs_says_so_and_fails(
@@ -173,8 +180,9 @@ def test_a_report_of_missing_or_contradicting_runs_says_so_and_fails(
     stored = json.loads(content)
     stored["stats"]["mAP"] = 0.5
     file.write_text(json.dumps(stored))
-    refused = run("ablate", *COMMAND, "report_only=true", folder=folder, fails=True)
-    assert f"fpn, seed 0: mAP is 0.500000 in {FOLDER}/runs/fpn/seed-0/metrics.json, but 0." in refused.stderr
+    with pytest.raises(UserError) as refused:
+        here("ablate", *COMMAND, "report_only=true", folder=folder)
+    assert f"fpn, seed 0: mAP is 0.500000 in {FOLDER}/runs/fpn/seed-0/metrics.json, but 0." in str(refused.value)
     file.unlink()
     missing = run("ablate", *COMMAND, "report_only=true", folder=folder, fails=True)
     file.write_text(content)
@@ -192,10 +200,12 @@ def test_arms_that_cannot_be_built_are_named_before_anything_runs(tmp_path: Path
         "  open: {neck: fpn, neck.topology: null}\n"
     )
     bad = ("--config-dir", "my", "ablation=bad", *TINY)
-    refused = run("ablate", *bad, folder=folder, fails=True)
-    assert "the ablation has 2 mistakes:" in refused.stderr
-    assert "arm wide cannot be built: " in refused.stderr
-    assert "arm open cannot be built: a graph neck needs a topology" in refused.stderr
+    with pytest.raises(UserError) as refused:
+        here("ablate", *bad, folder=folder)
+    told = str(refused.value)
+    assert "the ablation has 2 mistakes:" in told
+    assert "arm wide cannot be built: " in told
+    assert "arm open cannot be built: a graph neck needs a topology" in told
     assert not (folder / "runs").exists()
 
 
@@ -203,9 +213,11 @@ def test_other_levels_must_be_allowed_and_a_plan_alone_leaves_nothing(tmp_path: 
     folder = user(tmp_path)
     (folder / "my/ablation/early.yaml").write_text(PAGE.replace("fpn", "early"))
     command = ("--config-dir", "my", "ablation=early", *TINY, "plan_only=true")
-    refused = run("ablate", *command, folder=folder, fails=True)
-    assert "arm early: its head sees the stride 8, that of unfused the strides 8, 16, 32, 64, 128" in refused.stderr
-    printed = " ".join(run("ablate", *command, "allow=[levels]", folder=folder).stdout.split())
+    with pytest.raises(UserError) as refused:
+        here("ablate", *command, folder=folder)
+    told = "arm early: its head sees the stride 8, that of unfused the strides 8, 16, 32, 64, 128"
+    assert told in str(refused.value)
+    printed = " ".join(here("ablate", *command, "allow=[levels]", folder=folder).split())
     assert "levels strides 8, 16, 32, 64, 128 -> stride 8" in printed
     assert "per run" in printed
     assert not (folder / "runs").exists()
@@ -215,10 +227,11 @@ def test_a_schedule_that_decides_must_be_allowed(tmp_path: Path) -> None:
     folder = user(tmp_path)
     (folder / "my/ablation/slow.yaml").write_text(PAGE.replace("unfused, fpn", "fpn, bifpn"))
     command = ("--config-dir", "my", "ablation=slow", *TINY, "plan_only=true", "trainer.max_epochs=4")
-    refused = run("ablate", *command, folder=folder, fails=True)
+    with pytest.raises(UserError) as refused:
+        here("ablate", *command, folder=folder)
     told = "30 norms of the neck keep 92 % of the initial running statistics (momentum 0.01, 8 updates)"
-    assert f"arm bifpn: {told}, nothing of the kind in fpn: " in refused.stderr
-    printed = " ".join(run("ablate", *command, "allow=[schedule]", folder=folder).stdout.split())
+    assert f"arm bifpn: {told}, nothing of the kind in fpn: " in str(refused.value)
+    printed = " ".join(here("ablate", *command, "allow=[schedule]", folder=folder).split())
     assert f"note: {told}, nothing of the kind in fpn" in printed
     assert "norms of the neck none -> 30 BatchNorm2d" in printed
     assert "all arms the learning rate rises for 8 of the run's 8 steps" in printed

@@ -20,10 +20,10 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 import yaml
+from commands import invocation
 
 from detfuse.build import build_data
-from detfuse.cli import COMMANDS, evaluation_run, training_run
-from detfuse.config import conf_dir, resolve
+from detfuse.cli import evaluation_run, training_run
 from detfuse.data.splits import DetectionDataModule
 from detfuse.errors import UserError
 from detfuse.evaluation import CocoEvaluator
@@ -70,11 +70,11 @@ class Corpus:
         self.folder = folder
         self.canary = str(folder / "CANARY")
         self.run = folder / "runs" / "default" / "real"
-        self.train = _invocation("train", *SMALL, f"data.root={folder}/data", f"runs_dir={folder}/runs", "name=real")
+        self.train = invocation("train", *SMALL, f"data.root={folder}/data", f"runs_dir={folder}/runs", "name=real")
         training_run.run(self.train)
         self.content: dict[str, Any] = torch.load(self.run / LAST, weights_only=True)
-        self.evaluation = _invocation("evaluate", "checkpoint=?", f"data.root={folder}/data")
-        self.data = _invocation(
+        self.evaluation = invocation("evaluate", "checkpoint=?", f"data.root={folder}/data")
+        self.data = invocation(
             "train",
             *("data=coco", "data.root=?", "data.val_annotations=instances.json", "data.val_images=images"),
             *("data.loader.num_workers=0", "data.transform.short_side=32", "data.transform.long_side=64"),
@@ -113,11 +113,6 @@ class Corpus:
         for folder in ("cases", "resumed"):
             text = text.replace(f"{self.folder / folder / name}/", "")
         return Row(name, place, words, got, text.replace(f"{self.folder}/", ""), wrong)
-
-
-def _invocation(command: str, *typed: str) -> Invocation:
-    found = resolve(list(typed), COMMANDS[command].settings)
-    return Invocation(found.config, list(typed), found.choices, multirun=False, directories=[conf_dir()])
 
 
 # ---- data sets: read and decoded to the end, as every command does

@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from commands import TINY
+from commands import TINY, invocation
 from PIL import Image
-from test_export import invocation
 
 from detfuse.build import build_detector
 from detfuse.cli import evaluation_run, export_run, prediction_run

@@ -14,7 +14,7 @@ import pytest
 import timm
 import torch
 import yaml
-from commands import REPOSITORY, TINY, run
+from commands import REPOSITORY, TINY, here, run
 from PIL import Image
 
 RUN = Path("runs/default/first")
@@ -79,7 +79,7 @@ def test_evaluation_prints_what_training_printed(trained: tuple[Path, str], engi
     folder, printed = trained
     checkpoint = f"checkpoint={RUN}/checkpoints/best.ckpt"
     output = f"output=evaluation_{engine}"
-    again = run("evaluate", checkpoint, f"evaluation.engine={engine}", output, folder=folder).stdout
+    again = here("evaluate", checkpoint, f"evaluation.engine={engine}", output, folder=folder)
     assert numbers(again) == numbers(printed)
     first = json.loads((folder / RUN / "predictions.json").read_text())
     assert json.loads((folder / f"evaluation_{engine}" / "predictions.json").read_text()) == first
@@ -119,14 +119,14 @@ def test_the_same_command_works_twice_and_in_sweeps(trained: tuple[Path, str]) -
     folder, _ = trained
     for _ in range(2):
         run("train", *TINY, "trainer.fast_dev_run=true", folder=folder)
-    sweep = ("-m", "neck=early,early_pyramid,fpn,unfused", "operator=add,concat,complex", "seed=0")
+    sweep = ("-m", "neck=early,fpn", "operator=add,complex", "seed=0")
     run("train", *sweep, *TINY, "trainer.fast_dev_run=true", "project=sweep", folder=folder)
-    assert len([run_folder for run_folder in (folder / "runs/sweep").iterdir() if run_folder.is_dir()]) == 12
+    assert len([run_folder for run_folder in (folder / "runs/sweep").iterdir() if run_folder.is_dir()]) == 4
 
 
 def test_a_run_can_be_continued_for_longer(trained: tuple[Path, str]) -> None:
     folder, _ = trained
-    run("train", *TINY, "name=longer", "trainer.max_epochs=1", folder=folder)
+    here("train", *TINY, "name=longer", "trainer.max_epochs=1", folder=folder)
     config = folder / "runs/default/longer/config.yaml"
     stored = yaml.safe_load(config.read_text())
     stored["logger"]["csv"]["file_name"] = "metrics.csv"  # as runs were stored while this was an option
@@ -141,7 +141,7 @@ def test_a_run_can_be_continued_for_longer(trained: tuple[Path, str]) -> None:
 def test_a_run_starts_from_the_weights_of_another(trained: tuple[Path, str]) -> None:
     """By names; with all parts the same, it begins at the other's AP."""
     folder, _ = trained
-    printed = run("train", *TINY, "name=tuned", f"init_from={RUN}", "trainer.max_epochs=1", folder=folder).stdout
+    printed = here("train", *TINY, "name=tuned", f"init_from={RUN}", "trainer.max_epochs=1", folder=folder)
     ap = json.loads((folder / RUN / "metrics.json").read_text())["stats"]["mAP"]
     assert f"starts from {RUN}/checkpoints/best.ckpt" in printed
     assert "3 of 3 classes by name: circle, rectangle, triangle" in printed
@@ -150,19 +150,20 @@ def test_a_run_starts_from_the_weights_of_another(trained: tuple[Path, str]) -> 
     assert stored["init_from"] == str(RUN)
 
 
+@pytest.mark.filterwarnings("ignore:Found .* in eval mode")  # Lightning's word on the frozen stages
 def test_a_run_on_pretrained_weights_needs_their_file_only_once(trained: tuple[Path, str]) -> None:
     """It is continued and evaluated with what its checkpoint says: mean, deviation and rates."""
     folder, _ = trained
     torch.save(timm.create_model("test_resnet").state_dict(), folder / "w.pth")
     model = ("backbone=timm", "backbone.name=test_resnet", "backbone.pretrained=w.pth", "backbone.frozen_stages=2")
     slow = ("optimizer.backbone_multiplier=0.1", "attention@attention.stage=cbam")
-    begun = run("train", *TINY, *model, *slow, "name=half", "trainer.max_epochs=1", folder=folder).stdout
+    begun = here("train", *TINY, *model, *slow, "name=half", "trainer.max_epochs=1", folder=folder)
     assert "images" in begun
     assert "mean 0.5 0.5 0.5, std 0.5 0.5 0.5" in begun
     assert "learning rate 0.001, pretrained 0.0001" in begun
     (folder / "w.pth").unlink()
     half = folder / "runs/default/half"
-    printed = run("train", "resume=runs/default/half", "trainer.max_epochs=2", folder=folder).stdout
+    printed = here("train", "resume=runs/default/half", "trainer.max_epochs=2", folder=folder)
     assert "mean 0.5 0.5 0.5, std 0.5 0.5 0.5" in printed
     assert "learning rate 0.001, pretrained 0.0001" in printed
     checkpoint = "checkpoint=runs/default/half/checkpoints/best.ckpt"
@@ -187,7 +188,7 @@ def test_a_neck_of_ones_own_needs_no_python(trained: tuple[Path, str]) -> None:
         "scales: {f4: 0.4321}\n"
     )
     argv = ("--config-dir", "my", "neck=mine", *TINY, "trainer.fast_dev_run=true", "name=mine")
-    printed = run("train", *argv, folder=folder).stdout
+    printed = here("train", *argv, folder=folder)
     assert "mine" in printed
     place = folder / "runs/default/mine"
     assert "× 0.432" in (place / "fusion.svg").read_text(encoding="utf-8")

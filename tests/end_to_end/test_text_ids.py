@@ -6,8 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from commands import TINY, run
+import pytest
+from commands import TINY, TrainedHere, here
 
+from detfuse.cli import ablation_run
 from detfuse.data.generators import Shapes, generate
 
 DATA = Shapes(num_train=16, num_val=8, image_size=64, min_size=30.0, max_size=56.0, max_objects=2, data_seed=0)
@@ -31,14 +33,17 @@ def with_text_ids(file: Path) -> dict[str, Any]:
     return content
 
 
-def test_predictions_comparison_and_verdict_speak_the_files_ids(tmp_path: Path) -> None:
+def test_predictions_comparison_and_verdict_speak_the_files_ids(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ablation_run, "LocalLauncher", TrainedHere)
     root = generate(tmp_path / "data", DATA)
     files = {split: next(root.rglob(f"instances_{split}.json")) for split in ("train", "val")}
     known = {split: {image["id"] for image in with_text_ids(file)["images"]} for split, file in files.items()}
     (tmp_path / "my/ablation").mkdir(parents=True)
     (tmp_path / "my/ablation/mine.yaml").write_text(PAGE)
     options = ("data=coco", f"data.root={root}", *OF_THE_DETECTOR, *LEARNS, "callbacks.pictures=null")
-    printed = run("ablate", "--config-dir", "my", "ablation=mine", *options, "seeds=[0]", folder=tmp_path).stdout
+    printed = here("ablate", "--config-dir", "my", "ablation=mine", *options, "seeds=[0]", folder=tmp_path)
     assert f"report: {FOLDER / 'report/report.html'}" in printed
 
     of_a, of_b = (FOLDER / "runs" / arm / "seed-0" for arm in ("unfused", "fpn"))
@@ -46,7 +51,7 @@ def test_predictions_comparison_and_verdict_speak_the_files_ids(tmp_path: Path) 
     assert found
     assert found <= known["val"]
     files_of = [f"{side}={folder / 'predictions.json'}" for side, folder in (("a", of_a), ("b", of_b))]
-    run("compare", *files_of, f"annotations={files['val']}", "output=compared", folder=tmp_path)
+    here("compare", *files_of, f"annotations={files['val']}", "output=compared", folder=tmp_path)
     scores = json.loads((tmp_path / "compared/comparison.json").read_text())["scores"]
     for arm, folder in (("a", of_a), ("b", of_b)):
         stats = json.loads((tmp_path / folder / "metrics.json").read_text())["stats"]

@@ -244,6 +244,7 @@ def test_loss_compiles_whole(make: Callable[..., DenseHead]) -> None:
         torch.testing.assert_close(results[1], results[0], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.usefixtures("traced_anew")
 @HEADS
 def test_one_graph_serves_all_shapes(make: Callable[..., DenseHead]) -> None:
     torch._dynamo.reset()

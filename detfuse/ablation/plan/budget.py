@@ -108,9 +108,31 @@ class _Arm:
         self._maps: Sequence[tuple[int, ...]] = found.outputs["backbone"]
         self._rest = whole.parameters - neck.parameters, whole.flops - neck.flops
         self.with_changes = cache(self._with_changes)
+        self._built = cache(self._build)
+
+    def amount(self, changes: tuple[tuple[str, int], ...], kind: BudgetKind) -> int | None:
+        """What is held equal of the cost with other settings of the neck; operations are counted only if it is they."""
+        if kind == "flops":
+            cost = self.with_changes(changes)
+            return None if cost is None else cost.flops
+        neck = self._built(changes)
+        return None if neck is None else self._rest[0] + sum(weight.numel() for weight in neck.parameters())
 
     def _with_changes(self, changes: tuple[tuple[str, int], ...]) -> DetectorCost | None:
         """The cost with other settings of the neck; None where it cannot be built."""
+        neck = self._built(changes)
+        if neck is None:
+            return None
+        cost, (parameters, flops) = cost_of_neck(neck, self._maps), self._rest
+        return replace(
+            self.cost,
+            parameters=parameters + cost.parameters,
+            neck_parameters=cost.parameters,
+            flops=flops + cost.flops,
+        )
+
+    def _build(self, changes: tuple[tuple[str, int], ...]) -> nn.Module | None:
+        """The neck with other settings, on the meta device; None where it cannot be built."""
         config = deepcopy(self.config)
         for key, value in changes:
             *parents, leaf = key.split(".")
@@ -124,13 +146,7 @@ class _Arm:
         except InputError:
             return None
         assert isinstance(neck, nn.Module)
-        cost, (parameters, flops) = cost_of_neck(neck, self._maps), self._rest
-        return replace(
-            self.cost,
-            parameters=parameters + cost.parameters,
-            neck_parameters=cost.parameters,
-            flops=flops + cost.flops,
-        )
+        return neck
 
 
 def _depths(config: Mapping[str, Any]) -> list[tuple[tuple[str, int], ...]]:
@@ -149,17 +165,14 @@ def _around(
     """The necks of this depth whose width is next to the wanted cost, found by bisection."""
     widths = _widths(config)
 
-    def at(width: int) -> DetectorCost | None:
-        return arm.with_changes((*depth, ("width", width)))
-
     def amount(index: int) -> int:
         # a width that cannot be built counts as the next smaller one that can
-        costs = (at(widths[i]) for i in range(index, -1, -1))
-        return next((_amount(cost, kind) for cost in costs if cost is not None), 0)
+        amounts = (arm.amount((*depth, ("width", widths[i])), kind) for i in range(index, -1, -1))
+        return next((found for found in amounts if found is not None), 0)
 
     wanted = bisect_left(range(len(widths)), _amount(baseline, kind), key=amount)
-    near = [(width, at(width)) for width in widths[max(0, wanted - 2) : wanted + 2]]
-    return [_Neck((*depth, ("width", width)), cost) for width, cost in near if cost is not None]
+    near = [(*depth, ("width", width)) for width in widths[max(0, wanted - 2) : wanted + 2]]
+    return [_Neck(changes, cost) for changes in near if (cost := arm.with_changes(changes)) is not None]
 
 
 def _widths(config: Mapping[str, Any]) -> range:
