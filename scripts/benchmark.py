@@ -93,7 +93,7 @@ def _boxes(rng: np.random.Generator, size: int) -> NDArray[np.float64]:
 
 
 REPETITIONS = 4000
-GRID = {"seeds": (2, 3, 5, 10), "arms": (2, 3, 5, 8), "images": (100, 1000, 5000), "correlation": (0.0, 0.5)}
+GRID = {"seeds": (2, 3, 5, 10), "arms": (2, 3, 4, 5, 8), "images": (100, 1000, 5000), "correlation": (0.0, 0.5)}
 PLANS = {"planned 2, 3, 5": ((2, 3, 5), (2, 3, 5)), "until decided, 3 to 8": (range(3, 9), (3,))}  # looks, planned ones
 RULES: dict[str, sim.Rule] = {"paired t, Holm": sim.paired_holm, "detfuse": sim.ours}
 DIFFERENCE, LIMIT = 2 * sim.SOURCES["seeds"][0], 0.5  # AP points: two standard deviations between seeds; what matters
@@ -308,6 +308,9 @@ SECTIONS: dict[str, Callable[..., None]] = {
     "parity": _of_runs("parity"),
     "kills": _of_runs("kills"),
     "memory": _of_runs("memory"),
+    "nulls": _of_runs("nulls"),
+    "bank": _of_runs("bank"),
+    "generated": _of_runs("generated"),
     "replicates": replicates,
     "verdicts": verdicts,
     "threads": threads,

@@ -257,12 +257,39 @@ def test_noise_is_borrowed_from_all_arms_and_says_from_where() -> None:
     assert noise.own**2 == pytest.approx(own["one"])
     assert (noise.lent or 0) ** 2 == pytest.approx(np.mean(list(own.values())))
     assert noise.share == pytest.approx(4 / (4 + 2))
-    assert noise.used**2 == pytest.approx(noise.share * (noise.lent or 0) ** 2 + (1 - noise.share) * own["one"])
-    assert 2 < noise.freedom < 4
+    covariance = np.cov(list(LAYOUT.values()))  # of the four arms over the seeds
+    alike = (covariance.sum() - covariance.trace()) / 3 / covariance.trace()
+    assert noise.apart_share == pytest.approx(1 - (alike + 0.2) * 3 / 2)
+    arms = covariance.diagonal()[1:]
+    assert (noise.apart or 0) ** 2 == pytest.approx(covariance[0, 0] + arms.mean() / 3 + 2 * arms[0] / 3)
+    pairs = noise.share * (noise.lent or 0) ** 2 + (1 - noise.share) * own["one"]
+    apart = noise.apart_share * (noise.apart or 0) ** 2
+    assert noise.used**2 == pytest.approx((1 - noise.apart_share) * pairs + apart)
+    assert 2 < noise.freedom < 6
     alone = only(judge(scored({arm: LAYOUT[arm] for arm in ("base", "one")}), ["mAP"], "base")).noise
     assert alone is not None
     assert (alone.lenders, alone.share, alone.freedom) == ((), 0, pytest.approx(2))
     assert alone.used == alone.own
+
+
+def test_arms_count_one_by_one_where_one_seeds_scores_have_nothing_in_common() -> None:
+    def told(layout: Mapping[str, list[float]]) -> dict[str, tuple[float | None, float]]:
+        found = judge(scored(layout), ["mAP"], "base").comparisons
+        return {one.arm: (one.noise.apart, one.noise.apart_share) for one in found if one.noise is not None}
+
+    assert 0 < told(LAYOUT)["one"][1] < 1
+    luck = [0.0, 0.2, 0.1]
+    alike = {arm: [value + of_seed for value, of_seed in zip(LAYOUT[arm], luck, strict=True)] for arm in LAYOUT}
+    assert set(told(alike).values()) == {(None, 0)}
+    # Too few to tell: two pairs, two seeds, or two that learnt something beside a copy of the baseline.
+    assert set(told({arm: LAYOUT[arm] for arm in ("base", "one", "two")}).values()) == {(None, 0)}
+    assert set(told({arm: values[:2] for arm, values in LAYOUT.items()}).values()) == {(None, 0)}
+    assert told(LAYOUT | {"three": LAYOUT["base"]})["one"] == (None, 0)
+    # One that stopped or failed does not keep the others from telling.
+    assert told(LAYOUT | {"four": [0.3, 0.31]})["one"] == pytest.approx(told(LAYOUT)["one"], rel=0.2)
+    # A seed that the baseline alone has tells of its noise.
+    more = told(LAYOUT | {"base": [*LAYOUT["base"], 0.9], "one": [*LAYOUT["one"], 0.36]})
+    assert (more["two"][0] or 0) > 4 * (told(LAYOUT)["two"][0] or 1)
 
 
 def test_what_learnt_nothing_lends_nothing_and_wild_differences_are_not_shared() -> None:
