@@ -300,7 +300,7 @@ def steps() -> None:
 
 
 def _of_runs(name: str) -> Callable[..., None]:
-    """A section of :mod:`benchmarks`, beside this file, which imports torch."""
+    """A section of :mod:`benchmarks`, beside this file, imported when it is asked for: some need torch."""
     return lambda *given: getattr(import_module(f"benchmarks.{name}"), name)(*given)
 
 
@@ -309,8 +309,9 @@ SECTIONS: dict[str, Callable[..., None]] = {
     "kills": _of_runs("kills"),
     "memory": _of_runs("memory"),
     "nulls": _of_runs("nulls"),
-    "bank": _of_runs("bank"),
     "generated": _of_runs("generated"),
+    "bank": _of_runs("bank"),
+    "baseline_seeds": _of_runs("baseline_seeds"),
     "replicates": replicates,
     "verdicts": verdicts,
     "threads": threads,
@@ -320,6 +321,6 @@ SECTIONS: dict[str, Callable[..., None]] = {
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("section", choices=SECTIONS)
-    parser.add_argument("arguments", nargs="*", help="of parity: a picture, names of detectors")
+    parser.add_argument("arguments", nargs="*", help="of parity: a picture, names of detectors; of others: how many")
     given = parser.parse_args()
     SECTIONS[given.section](*given.arguments)

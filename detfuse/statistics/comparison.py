@@ -299,7 +299,7 @@ def _moderated(pairs: Sequence[_Pair], lends: Sequence[bool]) -> _Noise | None:
         arms = [dict(zip(records[place].seeds, pairs[place].a[:, 0], strict=True)) for place in several]
         bases = [dict(zip(records[place].seeds, pairs[place].b[:, 0], strict=True)) for place in several]
         baseline = {seed: scores for base in bases for seed, scores in base.items()}
-        found = arm_by_arm(found, arms, baseline, lending.any(axis=0).tolist())
+        found = arm_by_arm(found, arms, baseline, np.any(lending, axis=0))
     called = [record.arm if with_one else f"{record.arm} - {record.baseline}" for record in records]
     names = [[called[place] for place, lent in zip(several, row, strict=True) if lent] for row in lending]
     return _Noise(found, own, {place: column for column, place in enumerate(several)}, names)

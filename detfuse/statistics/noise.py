@@ -11,7 +11,7 @@ thousands of genes:
 * the pairs share the baseline, so that their variances err together: where the baseline is the noisy one, all of them
   are one number. They are counted with the correlation ``ALIKE``, that of a baseline a little noisier than the arms.
 
-Where four arms or more have three seeds or more, they show another thing: how much the scores of one seed have in
+Where five arms or more have three seeds or more, they show another thing: how much the scores of one seed have in
 common. Where that is next to nothing, a difference varies as much as its two sides do together, and the sides are known
 better than the difference: of the arms' own noise all of them tell, the baseline's is not counted once per pair. That
 is too much where the scores correlate, so the less they do, the more it counts (:func:`arm_by_arm`).
@@ -36,11 +36,11 @@ PRIOR = 4.0
 ALIKE = 0.42
 """Squared correlation of two differences that share the baseline, by which their variances are taken to correlate; 1/4
 if all arms are equally noisy."""
-FEWEST = 3
+FEWEST_PAIRS, FEWEST_SEEDS = 4, 3
 """Pairs that lend, and seeds, of which the correlation of one seed's scores can be told."""
 PRIOR_OF_ARMS = 1.0
 """Most prior degrees of freedom of a single arm's noise."""
-LEAST, TRUSTED = -0.2, 2.0
+LEAST, TRUSTED = -0.3, 2.0
 """Correlation, as found, at which the pairs count for nothing; and what it must exceed that by, times the number of
 seeds, for them to count alone."""
 
@@ -97,7 +97,7 @@ def moderated(
 
 
 def arm_by_arm(
-    paired: Moderated, arms: Sequence[Mapping[int, Floats]], baseline: Mapping[int, Floats], lends: Sequence[bool]
+    paired: Moderated, arms: Sequence[Mapping[int, Floats]], baseline: Mapping[int, Floats], lends: NDArray[np.bool_]
 ) -> Moderated:
     """What the pairs show, drawn towards what their sides show where the scores of one seed have little in common.
 
@@ -105,15 +105,15 @@ def arm_by_arm(
         paired: of K pairs, (metrics, K).
         arms: of each pair, seed -> (metrics,) the arm's scores under the seeds that both have.
         baseline: seed -> scores, of all its seeds.
-        lends: which of the pairs lend.
+        lends: (K,) which of the pairs lend.
     """
     lending = [arm for arm, lent in zip(arms, lends, strict=True) if lent]
-    if len(lending) < FEWEST:
+    if len(lending) < FEWEST_PAIRS:
         return paired
-    enough = sorted(map(len, lending))[-FEWEST]  # an arm that stopped early or failed tells less than the others
+    enough = sorted(map(len, lending))[-FEWEST_PAIRS]  # an arm that stopped early or failed tells less than the others
     lending = [arm for arm in lending if len(arm) >= enough]
     common = sorted(set(baseline).intersection(*lending))
-    if len(common) < FEWEST:
+    if len(common) < FEWEST_SEEDS:
         return paired
     scores = np.stack([np.stack([side[seed] for seed in common], -1) for side in (baseline, *lending)], -2)
     own = np.stack([_variance(arm) for arm in arms], -1)

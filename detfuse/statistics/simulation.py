@@ -19,7 +19,7 @@ from detfuse.statistics.comparison import WEIGHTINGS
 from detfuse.statistics.dunnett import Family, critical_values
 from detfuse.statistics.intervals import LEVEL, crossed
 from detfuse.statistics.looks import Spent, next_level
-from detfuse.statistics.noise import FEWEST, between, correlation, moderated
+from detfuse.statistics.noise import FEWEST_PAIRS, FEWEST_SEEDS, between, correlation, moderated
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -95,8 +95,8 @@ class Layout(NamedTuple):
         num = self.values.shape[-1]
         alone = self.images - self.both
         both = self.both * num / seeds
-        first = {"values": self.values[..., :seeds], "baseline": self.baseline[:, :seeds]}
-        return self._replace(**first, images=alone + both, both=both)
+        values, baseline = self.values[..., :seeds], self.baseline[:, :seeds]
+        return self._replace(values=values, baseline=baseline, images=alone + both, both=both)
 
     def better_by(self, effect: Floats | float) -> Layout:
         """The same where arms are better than the baseline by this; (K,) AP points."""
@@ -135,7 +135,7 @@ def ours(layout: Layout, level: float) -> tuple[Floats, Floats]:
     own = layout.values.var(-1, ddof=1)
     alone = np.full(pairs, seeds - 1.0)
     found = moderated(own, alone, layout.lends)
-    if min(layout.lends.sum(), seeds) >= FEWEST:
+    if layout.lends.sum() >= FEWEST_PAIRS and seeds >= FEWEST_SEEDS:
         base = layout.baseline[:, None]
         arms = layout.values + base
         alike = correlation(np.concatenate([base, arms[:, layout.lends]], axis=1))

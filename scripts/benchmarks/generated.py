@@ -92,13 +92,17 @@ def ablation(kind: Kind, num_images: int, seed: int) -> tuple[float, Sequence[Co
         suits = (BETTER if arm == ARMS - 1 else 0.0) - hard + rng.normal(0, kind.images, num_images)
         skill = deviation * (luck + np.sqrt(1 - kind.correlation) * rng.normal(size=SEEDS))
         made = [_detect(rng, truth, objects, suits + of_seed) for of_seed in skill]
-        runs[str(arm)] = {number: partial(Results.select, rows, slice(None)) for number, rows in enumerate(made)}
+        runs[str(arm)] = {number: partial(_given, rows) for number, rows in enumerate(made)}
     scored = score_runs(ReplicateEvaluator(truth), runs, weightings(num_images))
     alone = {
         arm: {s: r._replace(values=r.values[:, :1]) for s, r in by_seed.items()} for arm, by_seed in scored.items()
     }
     found = judge(alone, [MAIN], "0", num_images=num_images)
     return found.scores[0].mean or 0.0, found.comparisons
+
+
+def _given(rows: Results) -> Results:
+    return rows
 
 
 def _objects(rng: np.random.Generator, num_images: int) -> tuple[Annotations, NDArray[np.int64]]:

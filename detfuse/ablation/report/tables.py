@@ -132,17 +132,17 @@ def noise_table(comparisons: Sequence[Comparison]) -> Table:
         Column("own SD (points)", "{:.2f}".format),
         Column("lent SD (points)", lambda value: "nothing" if value is None else f"{value:.2f}"),
         Column("lent share of the variance", "{:.2f}".format),
-        Column("arm by arm SD (points)", lambda value: "not told" if value is None else f"{value:.2f}"),
-        Column("arm by arm share of the variance", "{:.2f}".format),
         Column("used SD (points)", "{:.2f}".format),
         Column("degrees of freedom", "{:.1f}".format),
         Column("lent by", numeric=False),
+        Column("arm by arm SD (points)", lambda value: "not told" if value is None else f"{value:.2f}"),
+        Column("arm by arm share", lambda share: f"{100 * share:.0f}{NARROW}%"),
     )
     rows = tuple(
         (
             *(c.arm, 100 * c.noise.own, in_points(c.noise.lent), c.noise.share),
-            *(in_points(c.noise.apart), c.noise.apart_share),
             *(100 * c.noise.used, c.noise.freedom, ", ".join(c.noise.lenders) or "none"),
+            *(in_points(c.noise.apart), c.noise.apart_share),
         )
         for c in comparisons
         if c.noise is not None
