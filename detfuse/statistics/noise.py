@@ -40,7 +40,7 @@ FEWEST_PAIRS, FEWEST_SEEDS = 4, 3
 """Pairs that lend, and seeds, of which the correlation of one seed's scores can be told."""
 PRIOR_OF_ARMS = 1.0
 """Most prior degrees of freedom of a single arm's noise."""
-LEAST, TRUSTED = -0.3, 2.0
+LEAST, TRUSTED = -0.5, 2.0
 """Correlation, as found, at which the pairs count for nothing; and what it must exceed that by, times the number of
 seeds, for them to count alone."""
 

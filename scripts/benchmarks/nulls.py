@@ -28,9 +28,9 @@ from detfuse.files.run_files import PREDICTIONS
 from detfuse.statistics.comparison import MAIN, judge, weightings
 from detfuse.statistics.records import Comparison
 
-NAMES, SEEDS, JOBS = 12, 3, 2
+NAMES, SEEDS, JOBS, IMAGES = 12, 3, 2, 60
 SMALL = (
-    *("data.num_train=64", "data.num_val=60", "data.image_size=64", "data.min_size=20", "data.max_size=40"),
+    *("data.num_train=64", f"data.num_val={IMAGES}", "data.image_size=64", "data.min_size=20", "data.max_size=40"),
     *("data.max_objects=1", "data.transform.short_side=64", "data.loader.num_workers=0", "data.loader.batch_size=8"),
     *("backbone=timm", "backbone.name=test_resnet", "neck.out_channels=16", "head.num_convs=1", "optimizer.lr=0.003"),
     *("trainer.max_epochs=6", "trainer.check_val_every_n_epoch=6", "trainer.accelerator=cpu", "evaluate=last"),
@@ -44,7 +44,10 @@ def nulls(names: int | str = NAMES, seeds: int | str = SEEDS, jobs: int | str = 
     """False verdicts of one arm under several names, as trained and as dealt anew."""
     start = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
-        runs = _trained(Path(folder), int(names) * int(seeds), int(jobs))
+        count = int(names) * int(seeds)
+        with get_context("fork").Pool(int(jobs), maxtasksperchild=1) as pool:
+            pool.starmap(_train, [(Path(folder), seed) for seed in range(count)], chunksize=1)
+        runs = _scored(Path(folder), count)
     scores = 100 * np.array([run.values[0, 0] for run in runs])
     print(
         f"{len(runs)} runs, mAP {scores.mean():.2f} points, standard deviation {scores.std(ddof=1):.2f}; "
@@ -73,13 +76,10 @@ def judged(arms: Sequence[Sequence[Scored]]) -> Sequence[Comparison]:
         str(number): {seed: run._replace(values=run.values[:, :1]) for seed, run in enumerate(runs)}
         for number, runs in enumerate(arms)
     }
-    return judge(named, [MAIN], "0").comparisons
+    return judge(named, [MAIN], "0", num_images=IMAGES).comparisons
 
 
-def _trained(folder: Path, count: int, jobs: int) -> list[Scored]:
-    """Train the same arm under so many seeds, each in a process of its own."""
-    with get_context("fork").Pool(jobs, maxtasksperchild=1) as pool:
-        pool.starmap(_train, [(folder, seed) for seed in range(count)], chunksize=1)
+def _scored(folder: Path, count: int) -> list[Scored]:
     (truth,) = folder.glob("datasets/synthetic/*/annotations/instances_val.json")
     evaluator = ReplicateEvaluator(read_annotations(truth))
     files = {seed: folder / "runs" / "default" / f"seed-{seed}" / PREDICTIONS for seed in range(count)}
