@@ -93,7 +93,7 @@ def _boxes(rng: np.random.Generator, size: int) -> NDArray[np.float64]:
 
 
 REPETITIONS = 4000
-GRID = {"seeds": (2, 3, 5, 10), "arms": (2, 3, 5, 8), "images": (100, 1000, 5000), "correlation": (0.0, 0.5)}
+GRID = {"seeds": (2, 3, 5, 10), "arms": (2, 3, 4, 5, 8), "images": (100, 1000, 5000), "correlation": (0.0, 0.5)}
 PLANS = {"planned 2, 3, 5": ((2, 3, 5), (2, 3, 5)), "until decided, 3 to 8": (range(3, 9), (3,))}  # looks, planned ones
 RULES: dict[str, sim.Rule] = {"paired t, Holm": sim.paired_holm, "detfuse": sim.ours}
 DIFFERENCE, LIMIT = 2 * sim.SOURCES["seeds"][0], 0.5  # AP points: two standard deviations between seeds; what matters
@@ -300,7 +300,7 @@ def steps() -> None:
 
 
 def _of_runs(name: str) -> Callable[..., None]:
-    """A section of :mod:`benchmarks`, beside this file, which imports torch."""
+    """A section of :mod:`benchmarks`, beside this file, imported when it is asked for: some need torch."""
     return lambda *given: getattr(import_module(f"benchmarks.{name}"), name)(*given)
 
 
@@ -310,6 +310,10 @@ SECTIONS: dict[str, Callable[..., None]] = {
     "memory": _of_runs("memory"),
     "quickstart": _of_runs("quickstart"),
     "reading": _of_runs("reading"),
+    "nulls": _of_runs("nulls"),
+    "generated": _of_runs("generated"),
+    "bank": _of_runs("bank"),
+    "baseline_seeds": _of_runs("baseline_seeds"),
     "replicates": replicates,
     "verdicts": verdicts,
     "threads": threads,
@@ -319,10 +323,6 @@ SECTIONS: dict[str, Callable[..., None]] = {
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("section", choices=SECTIONS)
-    parser.add_argument(
-        "arguments",
-        nargs="*",
-        help="of parity: a picture, names of detectors; of quickstart: how many sets of seeds; of reading: rounds",
-    )
+    parser.add_argument("arguments", nargs="*", help="of parity: a picture, names of detectors; of others: how many")
     given = parser.parse_args()
     SECTIONS[given.section](*given.arguments)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from detfuse.errors import InputError
 from detfuse.statistics.dunnett import Family
 from detfuse.statistics.intervals import LEVEL, Interval, Variances, equivalence_p, interval, variances_of_images
-from detfuse.statistics.noise import Moderated, moderated
+from detfuse.statistics.noise import Moderated, arm_by_arm, moderated
 from detfuse.statistics.records import Comparison, Difference, Score, SeedNoise, Verdict
 from detfuse.statistics.verdict import LEARNT, Question, Subject, decide
 
@@ -279,6 +279,8 @@ class _Noise:
             share=share,
             used=float(self.found.variance[at]) ** 0.5,
             freedom=float(self.found.freedom[at]),
+            apart=float(self.found.apart[at]) ** 0.5 if self.found.apart_share[at] > 0 else None,
+            apart_share=float(self.found.apart_share[at]),
         )
 
 
@@ -293,6 +295,11 @@ def _moderated(pairs: Sequence[_Pair], lends: Sequence[bool]) -> _Noise | None:
     found = moderated(np.nan_to_num(own), freedom, lending)
     records = [pair.comparison for pair in pairs]
     with_one = len({record.baseline for record in records}) == 1
+    if with_one:
+        arms = [dict(zip(records[place].seeds, pairs[place].a[:, 0], strict=True)) for place in several]
+        bases = [dict(zip(records[place].seeds, pairs[place].b[:, 0], strict=True)) for place in several]
+        baseline = {seed: scores for base in bases for seed, scores in base.items()}
+        found = arm_by_arm(found, arms, baseline, np.any(lending, axis=0))
     called = [record.arm if with_one else f"{record.arm} - {record.baseline}" for record in records]
     names = [[called[place] for place, lent in zip(several, row, strict=True) if lent] for row in lending]
     return _Noise(found, own, {place: column for column, place in enumerate(several)}, names)

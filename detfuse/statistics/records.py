@@ -65,9 +65,12 @@ class SeedNoise:
         own: standard deviation of this pair's differences.
         lent: root of the mean variance of the pairs that lend; None if none does.
         lenders: arms whose pairs lend, this one included if it does.
-        share: of the variance that is used, how much is lent, 0..1; the rest is the pair's own.
+        share: of the pairs' part of the variance that is used, how much is lent, 0..1; the rest is the pair's own.
         used: standard deviation that the interval rests on.
         freedom: its degrees of freedom; S - 1 if nothing was borrowed.
+        apart: standard deviation of two runs' difference by what the arms show one by one, as if the scores of one seed
+            had nothing in common; None if it does not count.
+        apart_share: how much of the variance that is used is that one, 0..1.
     """
 
     own: float
@@ -76,6 +79,8 @@ class SeedNoise:
     share: float
     used: float
     freedom: float
+    apart: float | None = None
+    apart_share: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from detfuse.statistics.comparison import WEIGHTINGS
 from detfuse.statistics.dunnett import Family, critical_values
 from detfuse.statistics.intervals import LEVEL, crossed
 from detfuse.statistics.looks import Spent, next_level
-from detfuse.statistics.noise import moderated
+from detfuse.statistics.noise import FEWEST_PAIRS, FEWEST_SEEDS, between, correlation, moderated
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -74,6 +74,7 @@ class Layout(NamedTuple):
 
     Attributes:
         values: (R, K, S).
+        baseline: (R, S) its scores.
         images: (R, K) variance of the mean from the images, as estimated.
         both: (R, K) of the interaction.
         lends: (K,) whether a pair's noise may be lent.
@@ -82,6 +83,7 @@ class Layout(NamedTuple):
     """
 
     values: Floats
+    baseline: Floats
     images: Floats
     both: Floats
     lends: Bools
@@ -93,7 +95,8 @@ class Layout(NamedTuple):
         num = self.values.shape[-1]
         alone = self.images - self.both
         both = self.both * num / seeds
-        return self._replace(values=self.values[..., :seeds], images=alone + both, both=both)
+        values, baseline = self.values[..., :seeds], self.baseline[:, :seeds]
+        return self._replace(values=values, baseline=baseline, images=alone + both, both=both)
 
     def better_by(self, effect: Floats | float) -> Layout:
         """The same where arms are better than the baseline by this; (K,) AP points."""
@@ -123,14 +126,21 @@ def draw(rng: np.random.Generator, cell: Cell, repetitions: int) -> Layout:
     learnt = np.ones(cell.arms - 1, bool)
     if cell.noise == "one learnt nothing":
         learnt[0] = False
-    return Layout(values, images, both, learnt, learnt, freedom)
+    return Layout(values, scores[:, 0], images, both, learnt, learnt, freedom)
 
 
 def ours(layout: Layout, level: float) -> tuple[Floats, Floats]:
     """The judge's intervals."""
     pairs, seeds = layout.values.shape[1:]
     own = layout.values.var(-1, ddof=1)
-    found = moderated(own, np.full(pairs, seeds - 1.0), layout.lends)
+    alone = np.full(pairs, seeds - 1.0)
+    found = moderated(own, alone, layout.lends)
+    if layout.lends.sum() >= FEWEST_PAIRS and seeds >= FEWEST_SEEDS:
+        base = layout.baseline[:, None]
+        arms = layout.values + base
+        alike = correlation(np.concatenate([base, arms[:, layout.lends]], axis=1))
+        noise = base.var(-1, ddof=1)
+        found = between(found, arms.var(-1, ddof=1), alone, layout.lends, noise, seeds - 1.0, alike, seeds)
     part = found.variance / seeds
     total, freedom = crossed(part, found.freedom, layout.images, layout.freedom, layout.both)
     half = np.maximum(

@@ -20,7 +20,7 @@ from detfuse.evaluation import CocoEvaluator
 from detfuse.evaluation.replicates import ReplicateEvaluator
 from detfuse.evaluation.scoring import Scored, score_runs
 from detfuse.statistics.comparison import Statistics, judge, weightings
-from detfuse.statistics.records import Comparison
+from detfuse.statistics.records import Comparison, SeedNoise
 
 Rows = list[dict[str, Any]]
 
@@ -263,6 +263,41 @@ def test_noise_is_borrowed_from_all_arms_and_says_from_where() -> None:
     assert alone is not None
     assert (alone.lenders, alone.share, alone.freedom) == ((), 0, pytest.approx(2))
     assert alone.used == alone.own
+
+
+FIVE = LAYOUT | {"four": [0.36, 0.33, 0.34]}
+
+
+def test_arms_count_one_by_one_where_one_seeds_scores_have_nothing_in_common() -> None:
+    def told(layout: Mapping[str, list[float]]) -> dict[str, SeedNoise]:
+        found = judge(scored(layout), ["mAP"], "base").comparisons
+        return {one.arm: one.noise for one in found if one.noise is not None}
+
+    noise, covariance = told(FIVE)["one"], np.cov(list(FIVE.values()))  # of the five arms over the seeds
+    alike = (covariance.sum() - covariance.trace()) / 4 / covariance.trace()
+    assert noise.apart_share == pytest.approx(1 - (alike + 0.5) * 3 / 2)
+    arms = covariance.diagonal()[1:]
+    assert (noise.apart or 0) ** 2 == pytest.approx(covariance[0, 0] + arms.mean() / 3 + 2 * arms[0] / 3)
+    pairs = noise.share * (noise.lent or 0) ** 2 + (1 - noise.share) * noise.own**2
+    apart = noise.apart_share * (noise.apart or 0) ** 2
+    assert noise.used**2 == pytest.approx((1 - noise.apart_share) * pairs + apart)
+
+    def counts(layout: Mapping[str, list[float]]) -> bool:
+        (share,) = {one.apart_share for one in told(layout).values()}
+        return share > 0
+
+    luck = [0.0, 0.2, 0.1]
+    assert not counts({arm: [a + b for a, b in zip(scores, luck, strict=True)] for arm, scores in FIVE.items()})
+    # Too few to tell: three pairs, two seeds, or three that differ from the baseline.
+    assert not counts(LAYOUT)
+    assert not counts({arm: scores[:2] for arm, scores in FIVE.items()})
+    assert not counts(FIVE | {"four": FIVE["base"]})
+    # One that stopped or failed does not keep the others from telling, and a copy of the baseline tells nothing.
+    for other in ([0.3, 0.31], FIVE["base"]):
+        assert told(FIVE | {"five": other})["one"].apart_share == pytest.approx(noise.apart_share)
+    # A seed that the baseline and one arm alone have tells of their noise.
+    more = told(FIVE | {"base": [*FIVE["base"], 0.9], "one": [*FIVE["one"], 0.36]})
+    assert (more["two"].apart or 0) > 4 * (told(FIVE)["two"].apart or 1)
 
 
 def test_what_learnt_nothing_lends_nothing_and_wild_differences_are_not_shared() -> None:

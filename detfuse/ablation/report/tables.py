@@ -137,16 +137,23 @@ def noise_table(comparisons: Sequence[Comparison]) -> Table:
         _points_column("used SD (points)"),
         Column("degrees of freedom", "{:.1f}".format),
         Column("lent by", numeric=False),
+        Column("arm by arm SD (points)", lambda value: "not told" if value is None else f"{value:.2f}"),
+        Column("arm by arm share", lambda share: f"{100 * share:.0f}{NARROW}%"),
     )
     rows = tuple(
-        (c.arm, 100 * c.noise.own, in_points(c.noise.lent), c.noise.share, 100 * c.noise.used, c.noise.freedom, lenders)
+        (
+            *(c.arm, 100 * c.noise.own, in_points(c.noise.lent), c.noise.share),
+            *(100 * c.noise.used, c.noise.freedom, ", ".join(c.noise.lenders) or "none"),
+            *(in_points(c.noise.apart), c.noise.apart_share),
+        )
         for c in comparisons
-        if c.noise is not None and (lenders := ", ".join(c.noise.lenders) or "none")
+        if c.noise is not None
     )
     caption = (
         "Noise between seeds: standard deviation of one seed's difference, as the arm's own few seeds show it, as the "
-        "arms show it together, and as the interval uses it. An arm that learnt nothing lends nothing; where the arms "
-        "differ by more than chance allows, each keeps its own."
+        "arms show it together, as arm and baseline show it one by one, and as the interval uses it. An arm that "
+        "learnt nothing lends nothing; where the arms differ by more than chance allows, each keeps its own. Arm by "
+        "arm counts the more, the less the scores of one seed have in common."
     )
     return Table("noise", columns, rows, caption)
 

@@ -80,9 +80,13 @@ def noise_text(comparisons: Sequence[Comparison]) -> str:
         return "Noise between seeds: each arm's own." if noises else ""
     shares = sorted({round(100 * noise.share) for noise in noises if noise.share > 0})
     share = f"{shares[0]} %" if len(shares) == 1 else f"{shares[0]} to {shares[-1]} %"
+    apart = (
+        f" {100 * lent.apart_share:.0f} % of it is what the arms show one by one: the scores of one seed have little"
+    )
     return (
         f"Noise between seeds: {share} of each variance is lent by {listed(lent.lenders)} together (SD of one seed's "
         f"difference {points(lent.lent)} points), the rest is each arm's own."
+        f"{f'{apart} in common.' if lent.apart is not None else ''}"
     )
 
 

@@ -115,10 +115,11 @@ def test_the_summary_names_every_arm_and_the_answer(fake: FakeAblation) -> None:
 
 
 def test_the_noise_the_looks_and_all_pairs_are_told(fake: FakeAblation, tmp_path: Path) -> None:
-    noise = SeedNoise(0.031, 0.025, ("pafpn", "bifpn"), 2 / 3, 0.0271, 3.4)
+    noise = SeedNoise(0.031, 0.025, ("pafpn", "bifpn"), 2 / 3, 0.0271, 3.4, apart=0.028, apart_share=0.4)
     told = [replace(c, noise=noise) for c in fake.comparisons]
     text = summary_text(fake.plan, fake.scores, told, told[:1])
     assert "67 % of each variance is lent by pafpn and bifpn together" in text
+    assert "40 % of it is what the arms show one by one" in text
     assert f"{told[0].arm} minus fpn: " in text
     changed = replace(fake, folder=tmp_path, comparisons=told)
     path = write_report(*changed.arguments, told=["Look 2 of many."], pairs=told[:1])
@@ -130,6 +131,7 @@ def test_the_noise_the_looks_and_all_pairs_are_told(fake: FakeAblation, tmp_path
     found = rows(path.parent / "noise.csv")
     assert {row["lent by"] for row in found} == {"pafpn, bifpn"}
     assert float(found[0]["used SD (points)"]) == pytest.approx(2.71)
+    assert float(found[0]["arm by arm SD (points)"]) == pytest.approx(2.8)
 
 
 def test_nothing_finished_is_a_report_too(fake: FakeAblation, again: Callable[..., Path]) -> None:
