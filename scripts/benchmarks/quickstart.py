@@ -62,5 +62,5 @@ def _seconds(folder: Path, given: list[str], threads: str) -> tuple[float, float
 
 def _told(one: Comparison) -> str:
     main = one.differences[0]
-    estimate, low, high = (signed(value, 1) for value in (main.estimate, main.low, main.high))
+    estimate, low, high = (signed(value) for value in (main.estimate, main.low, main.high))
     return f"{one.arm} {one.verdict.kind}, {estimate} [{low}, {high}]"
