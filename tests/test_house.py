@@ -69,6 +69,7 @@ PRIVATE = {
         "torch._subclasses.fake_tensor": "shapes and costs are found without memory",
         "torch.utils._python_dispatch": "weights start from their name: what they are drawn by is watched",
         "torch.utils._pytree": "likewise",
+        "torch._dynamo.config": "what an export's tracer keeps of every operator is not asked for again",
         "torch.fx.experimental._config": "an exported file takes maps of a single row",
         "program._guards_code": "likewise",
     },

@@ -92,7 +92,7 @@ def test_a_value_is_written_so_that_hydra_reads_it_back(value: Any, text: str) -
 def test_every_shipped_plan_can_be_planned(name: str) -> None:
     if name.startswith("attention") and "attention@" not in (conf_dir() / "base.yaml").read_text():
         return  # there is no place for attention yet
-    plan = prepare(page(name), name, []).plan
+    plan = prepare(page(name), name, ["data.root=bccd"] if name.startswith("bccd") else []).plan
     assert len(plan.arms) >= 3
     assert plan.seeds == (0, 1, 2)
 

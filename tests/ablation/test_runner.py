@@ -284,8 +284,8 @@ def test_plain_lines_tell_every_change_once(tmp_path: Path, capsys: pytest.Captu
         monitor([Run("fpn", 0, folder, "finished", "", 21.0), Run("b", 1, tmp_path, "failed", "no memory")])
     assert capsys.readouterr().out.splitlines() == [
         "fpn seed 0: started",
-        "fpn seed 0: epoch 1/2  AP 25.00  left 0:10",
-        "fpn seed 0: epoch 2/2  AP 50.00  left 0:00",
-        "fpn seed 0: finished after 0:21, AP 50.00  (1 of 1 finished)",
+        "fpn seed 0: epoch 1/2  AP 25.0  left 0:10",
+        "fpn seed 0: epoch 2/2  AP 50.0  left 0:00",
+        "fpn seed 0: finished after 0:21, AP 50.0  (1 of 1 finished)",
         f"b seed 1: failed: no memory (see {tmp_path / 'log.txt'})",
     ]

@@ -105,7 +105,7 @@ def test_what_was_cut_or_edited_is_told_together(stored: dict[str, Any]) -> None
         "takes no max_epocs; did you mean max_epochs?",
         "trainer.max_epochs=many (config.yaml): expected int",
         "callbacks.ema=... (config.yaml): this must be a part",
-        "head.num_convs=-1 (config.yaml): expected int (at least 0)",
+        "head.num_convs=-1 (config.yaml): expected int (in 0..1000)",
         "there is no sed; did you mean seed?",
         "takes no nested",
     ):

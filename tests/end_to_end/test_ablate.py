@@ -111,7 +111,7 @@ def test_a_finished_ablation_runs_nothing_again_and_a_changed_one_is_refused(
     assert f"report: {FOLDER / 'report/report.html'}" in again
     assert report.read_bytes() == written
     typed = escape(shlex.join(COMMAND[2:]))
-    assert f"/my {typed}</pre>" in written.decode(), "the one command that repeats all"
+    assert f"my {typed}</pre>" in written.decode(), "the one command that repeats all"
 
 
 def test_one_arm_under_two_names_is_identical(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
