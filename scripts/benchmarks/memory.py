@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -105,7 +104,7 @@ def train() -> None:
     config = resolve([*GIVEN, f"data.root={root}", f"data.loader.num_workers={workers}"], TrainSettings).config
     config["callbacks"] = {}
     parts = build_parts(config, stage="fit")
-    print(json.dumps([resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024]), flush=True)
+    print(json.dumps([_peak()]), flush=True)
     trainer = build_trainer(config, Path(root))
     trainer.callbacks.append(Resident())  # type: ignore[attr-defined]  # Lightning sets it dynamically
     trainer.fit(parts.module, datamodule=LightningData(parts.data))
@@ -134,5 +133,13 @@ def _children(pid: int) -> list[int]:
 
 
 def _mebibytes(pid: int, what: str) -> int:
-    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(f"{what}:")) // 1024
+    return _found(Path(f"/proc/{pid}/smaps_rollup"), what)
+
+
+def _peak() -> int:
+    """Of this program alone: ``getrusage`` begins with the peak of the one that started it."""
+    return _found(Path("/proc/self/status"), "VmHWM")
+
+
+def _found(told: Path, what: str) -> int:
+    return next(int(line.split()[1]) for line in told.read_text().splitlines() if line.startswith(f"{what}:")) // 1024
