@@ -35,6 +35,7 @@ from detfuse.runs.starting import source_of, told
 from detfuse.runs.stored import config_to_resume
 from detfuse.training.datamodule import LightningData
 from detfuse.training.device import bytes_of
+from detfuse.training.narrow_maps import widen_narrow_maps
 from detfuse.training.replay import replay
 from detfuse.training.signals import Stopped, requeue
 from detfuse.visualize.graph import Fusion, svg
@@ -104,6 +105,7 @@ def _replay(folder: Path, invocation: Invocation) -> None:
     parts = build_parts(config, stage="fit", pretrained=False)
     trainer = build_trainer(config, folder, bare=True)
     detector = parts.detector.to(trainer.strategy.root_device)
+    widen_narrow_maps(detector, str(trainer.precision))
     for line in replay(folder, detector, detector.loss, trainer.precision_plugin.forward_context):
         print(line, flush=True)
 

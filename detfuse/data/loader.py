@@ -250,8 +250,10 @@ def _share_what_there_is() -> None:
     """Keep the collection of garbage away from all objects that there are, here and in the workers to come.
 
     A collection writes into every object that it looks at, and the first process that writes into a page of memory
-    gets a copy of it: after a few epochs nothing would be shared any more.
+    gets a copy of it: after a few epochs nothing would be shared any more. What the loader before kept away, such as
+    the detector of a sweep's last run, is collected first.
     """
+    gc.unfreeze()
     gc.collect()
     gc.freeze()
 

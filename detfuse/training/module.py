@@ -142,8 +142,7 @@ class DetectionModule(pl.LightningModule):
         :meth:`on_validation_start` broadcasts instead; in training the first process's statistics, which are the ones
         stored, are the same either way.
         """
-        if str(self.trainer.precision).startswith("bf16") and self.device.type == "cpu":
-            widen_narrow_maps(self.detector)
+        widen_narrow_maps(self.detector, str(self.trainer.precision))
         wrapper = self.trainer.strategy.model
         if isinstance(wrapper, DistributedDataParallel):
             wrapper.broadcast_buffers = False

@@ -11,8 +11,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def widen_narrow_maps(detector: nn.Module) -> None:
-    """See that every convolution gets a map at least as wide as its stride; outputs stay the same."""
+def widen_narrow_maps(detector: nn.Module, precision: str) -> None:
+    """See that every convolution gets a map at least as wide as its stride, where that matters; outputs stay the same.
+
+    Args:
+        detector: where it computes.
+        precision: in which it is trained, such as ``bf16-mixed``.
+    """
+    if not precision.startswith("bf16") or next(detector.parameters()).device.type != "cpu":
+        return
     for module in detector.modules():
         if isinstance(module, nn.Conv2d) and module.kernel_size[1] > 1 and _has_room(module):
             module.register_forward_pre_hook(_widened)
@@ -20,8 +27,8 @@ def widen_narrow_maps(detector: nn.Module) -> None:
 
 def _has_room(conv: nn.Conv2d) -> bool:
     """Whether a map within the stride has one column of outputs, so that zeros beside it bring no other."""
-    padding, kernel, stride = conv.padding, conv.dilation[1] * (conv.kernel_size[1] - 1) + 1, conv.stride[1]
-    return stride > 1 and not isinstance(padding, str) and stride + 2 * padding[1] - kernel < stride
+    kernel = conv.dilation[1] * (conv.kernel_size[1] - 1) + 1
+    return conv.stride[1] > 1 and not isinstance(conv.padding, str) and 2 * conv.padding[1] < kernel
 
 
 def _widened(conv: nn.Conv2d, given: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import warnings
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -79,3 +80,22 @@ def test_texts_are_a_sequence_of_what_they_were_made_of() -> None:
     assert list(Texts([])) == []
     with pytest.raises(IndexError):
         texts[4]
+
+
+class Cycle:
+    """As trainers and modules are: only a collection of garbage ends it."""
+
+    def __init__(self) -> None:
+        self.myself = self
+
+
+def test_a_loader_with_workers_keeps_from_collection_what_there_is_and_lets_go_of_what_was() -> None:
+    dataset = DetectionDataset(of_many_images(), Transforms(short_side=64), train=True, seed=0)
+    last_run = Cycle()
+    alive = weakref.ref(last_run)
+    Loader(num_workers=1).train(dataset, size_divisor=32)
+    del last_run
+    gc.collect()
+    assert alive() is not None
+    Loader(num_workers=1).train(dataset, size_divisor=32)
+    assert alive() is None

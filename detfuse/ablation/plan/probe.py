@@ -25,6 +25,7 @@ from detfuse.inspect.timing import seconds_of, with_threads
 from detfuse.structures import Batch, Size
 from detfuse.training.device import bytes_of, memory_format_of, precision_of
 from detfuse.training.length import Length, length_of
+from detfuse.training.narrow_maps import widen_narrow_maps
 
 _TIMED_STEPS = 4
 _ENOUGH_SECONDS = 4.0  # of one kind of step per arm
@@ -175,6 +176,7 @@ def _predicted(
     device = device_of(config)
     precision = precision_of(config["trainer"]["precision"], device)
     precision.convert_module(detector.to(device).to(memory_format=memory_format_of(config)))
+    widen_narrow_maps(detector, str(precision.precision))
     train, load = first
     val, load_val = first_batch(data.val_dataloader(), device)
     train, val = precision.convert_input(train), precision.convert_input(val)
