@@ -233,7 +233,7 @@ class Loader:
         num_workers = auto_workers() if self.num_workers == "auto" else self.num_workers
         if num_workers:
             _end_workers_at_exit()
-            _share_what_there_is()
+            _share_what_there_is(a_new_run=dataset.train)
         return DataLoader(
             samples,
             batch_sampler=batches,
@@ -246,14 +246,15 @@ class Loader:
         )
 
 
-def _share_what_there_is() -> None:
+def _share_what_there_is(*, a_new_run: bool) -> None:
     """Keep the collection of garbage away from all objects that there are, here and in the workers to come.
 
     A collection writes into every object that it looks at, and the first process that writes into a page of memory
-    gets a copy of it: after a few epochs nothing would be shared any more. What the loader before kept away, such as
-    the detector of a sweep's last run, is collected first.
+    gets a copy of it: after a few epochs nothing would be shared any more. A new run, which has no workers yet, first
+    collects what the one before it kept away, such as the detector of a sweep's last run.
     """
-    gc.unfreeze()
+    if a_new_run:
+        gc.unfreeze()
     gc.collect()
     gc.freeze()
 
