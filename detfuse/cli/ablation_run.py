@@ -31,7 +31,7 @@ from detfuse.ablation.run.launcher import LocalLauncher
 from detfuse.ablation.run.monitor import Monitor
 from detfuse.ablation.run.runner import Job, Runner, state_of
 from detfuse.ablation.storage import PLAN, read_looks
-from detfuse.cli.commands import AblateSettings
+from detfuse.cli.settings import AblateSettings
 from detfuse.config.schema.overrides import key_of
 from detfuse.errors import UserError
 from detfuse.files.run_files import LOCK

@@ -6,7 +6,7 @@ from itertools import chain
 from pathlib import Path
 
 from detfuse.build import build_data
-from detfuse.cli.commands import BrowseSettings
+from detfuse.cli.settings import BrowseSettings
 from detfuse.files.text import write_text
 from detfuse.inspect.gallery import cards_of, gallery
 from detfuse.runs.invocation import Invocation

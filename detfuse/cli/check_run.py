@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from detfuse.build import build_backbone, build_data, build_detector, size_divisor, without_pretrained
-from detfuse.cli.commands import CheckSettings
+from detfuse.cli.settings import CheckSettings
 from detfuse.data import AnnotationIndex, DetectionDataModule, FolderDataModule
 from detfuse.data.doctor import CHECKS, Case, Finding, Fit, as_json, examined, look_at, read_splits, told
 from detfuse.errors import UserError

@@ -1,21 +1,27 @@
 """Every command: its settings, its help, and where it is done.
 
-Nothing here imports torch: ``--help`` and the check of a command line answer at once. A new command is an entry here, a
-module with its ``run``, a file in conf/ and one in scripts/, and a line in pyproject.toml.
+Nothing here imports torch: ``--help`` and the check of a command line answer at once. A new command is an entry here,
+its ``Settings`` in settings.py, a module with its ``run``, a file in conf/, one in scripts/, a line in pyproject.toml.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from importlib import import_module
-from typing import Annotated, Literal
 
 from detfuse.cli.launch import Command, Family
-from detfuse.config import Settings, TrainSettings
-from detfuse.config.settings import check_name
-from detfuse.errors import InputError
-from detfuse.ranges import Fraction, FractionBelowOne, PositiveFloat, PositiveInt, Range, Seed, checked
+from detfuse.cli.settings import (
+    AblateSettings,
+    BrowseSettings,
+    CheckSettings,
+    CompareSettings,
+    ConvertSettings,
+    CostSettings,
+    EvaluateSettings,
+    ExportSettings,
+    PredictSettings,
+)
+from detfuse.config import TrainSettings
 from detfuse.runs.invocation import Invocation
 
 
@@ -43,53 +49,6 @@ train = Command(
     run=_run_of("training_run"),
 )
 
-
-@checked
-@dataclass(frozen=True, kw_only=True)
-class AblateSettings(Settings):
-    """What ``ablate`` takes besides the plan and the overrides that all arms share.
-
-    Args:
-        seeds: of every arm; null takes the plan's.
-        budget: what is held equal to the baseline; null takes the plan's.
-        equalise: what an arm brings along and is set to the baseline's; null takes the plan's.
-        allow: differences that would be refused; null takes the plan's.
-        looks: numbers of seeds after which a verdict is drawn and decided arms stop; null takes the plan's.
-        all_pairs: compare the arms with one another, too; null takes the plan's.
-        resolve: AP points that are to be found: the plan proposes seeds, looks or images for them; null: nothing.
-        jobs: runs at a time; they share the processors, and each has a GPU of its own where there are any.
-        plan_only: show the plan with its cost and stop.
-        report_only: conclude again from the runs that there are.
-        project: folder of ablations that belong together.
-        name: of the ablation; ``auto`` is the plan's.
-        runs_dir: where everything is written.
-        overwrite: delete an ablation of this name and begin again.
-    """
-
-    command = "ablate"
-
-    seeds: list[Seed] | None
-    budget: Literal["free", "params", "flops"] | None
-    equalise: list[Literal["norm", "block", "levels", "scale"]] | None
-    allow: list[Literal["levels", "environment", "schedule"]] | None
-    looks: list[PositiveInt] | None
-    all_pairs: bool | None
-    resolve: PositiveFloat | None
-    jobs: PositiveInt
-    plan_only: bool
-    report_only: bool
-    project: str
-    name: str
-    runs_dir: str
-    overwrite: bool
-
-    def __post_init__(self) -> None:
-        check_name("project", self.project)
-        check_name("name", self.name)
-        if self.report_only and (self.overwrite or self.plan_only):
-            raise InputError("report_only=true goes with neither overwrite=true nor plan_only=true")
-
-
 ablate = Command(
     settings=AblateSettings,
     purpose="Compare arms under the same seeds: plan, run, conclude. Any override of train holds for all arms.",
@@ -101,41 +60,6 @@ ablate = Command(
         {command} --config-dir my ablation=mine              your own my/ablation/mine.yaml""",
     run=_run_of("ablation_run"),
 )
-
-
-def _require_one(checkpoint: str | None, weights: str | None) -> None:
-    """A detector comes from a checkpoint or from published weights."""
-    if (checkpoint is None) == (weights is None):
-        raise InputError("give checkpoint=..., or experiment=... and weights=..., but not both")
-
-
-@checked
-@dataclass(frozen=True, kw_only=True)
-class EvaluateSettings(Settings):
-    """What ``evaluate`` takes besides the parts.
-
-    Args:
-        checkpoint: path of a ``.ckpt``.
-        weights: in its place, with ``experiment=``: its library (torchvision, effdet), or a file of its weights (.pth,
-            .safetensors).
-        seed: with ``weights``.
-        output: folder for metrics.json and predictions.json; None puts them beside the checkpoint.
-        candidates: file of what the detector predicts before it is combined: read in its place, or written where there
-            is none; None keeps nothing.
-    """
-
-    command = "evaluate"
-    open_groups = ("data", "evaluation", "trainer", "combine")
-
-    checkpoint: str | None
-    output: str | None
-    candidates: str | None
-    weights: str | None = None
-    seed: Seed = 0
-
-    def __post_init__(self) -> None:
-        _require_one(self.checkpoint, self.weights)
-
 
 evaluate = Command(
     settings=EvaluateSettings,
@@ -149,39 +73,6 @@ evaluate = Command(
     run=_run_of("evaluation_run"),
 )
 
-
-@checked
-@dataclass(frozen=True, kw_only=True)
-class PredictSettings(Settings):
-    """What ``predict`` takes besides the parts.
-
-    Args:
-        checkpoint: path of a ``.ckpt``, or of an exported ``.onnx`` or ``.pt2``.
-        weights: in its place, with ``experiment=``: its library (torchvision, effdet), or a file of its weights (.pth,
-            .safetensors).
-        seed: with ``weights``.
-        source: an image, a folder of images or a glob pattern.
-        threshold: least score that is drawn and written, 0..1.
-        upright: turn pictures as their EXIF orientation says, and the boxes with them; False takes the stored pixels.
-        output: folder for pictures and detections.json; None makes one named after the checkpoint's run.
-    """
-
-    command = "predict"
-    open_groups = ("data", "trainer", "combine")
-    needs_data = False
-
-    checkpoint: str | None
-    source: str
-    threshold: Fraction
-    upright: bool
-    output: str | None
-    weights: str | None = None
-    seed: Seed = 0
-
-    def __post_init__(self) -> None:
-        _require_one(self.checkpoint, self.weights)
-
-
 predict = Command(
     settings=PredictSettings,
     purpose="Detect objects in pictures: writes them with boxes, and the detections as COCO json.",
@@ -191,35 +82,6 @@ predict = Command(
         {command} checkpoint=best.onnx source=folder          an exported file, which needs nothing else""",
     run=_run_of("prediction_run"),
 )
-
-
-@checked
-@dataclass(frozen=True, kw_only=True)
-class ExportSettings(Settings):
-    """What ``export`` takes besides the parts.
-
-    Args:
-        checkpoint: path of a ``.ckpt``.
-        format: ``onnx``, ``pt2`` (torch's exported program), or ``torchvision`` (a state dict that its model loads).
-        output: path of the file; None puts it into the checkpoint's run folder.
-    """
-
-    command = "export"
-    open_groups = ("data", "combine")
-
-    checkpoint: str
-    format: Literal["onnx", "pt2", "torchvision"]
-    output: str | None
-
-    def __post_init__(self) -> None:
-        if self.output is not None and not self.output.endswith(self.suffix):
-            raise InputError(f"output={self.output}: with format={self.format} the name must end in {self.suffix}")
-
-    @property
-    def suffix(self) -> str:
-        """What the file's name ends in."""
-        return ".pth" if self.format == "torchvision" else f".{self.format}"
-
 
 export = Command(
     settings=ExportSettings,
@@ -232,29 +94,6 @@ export = Command(
     run=_run_of("export_run"),
 )
 
-
-@checked
-@dataclass(frozen=True, kw_only=True)
-class CostSettings(Settings):
-    """What ``cost`` takes besides the parts.
-
-    Args:
-        seed: of the weights.
-        size: [height, width] of the images in pixels, rounded up to what the backbone takes.
-        batch: number of images.
-        rounds: how often each operator is timed; more of them steady the times.
-        output: path of a JSON file with the numbers; None only prints them.
-    """
-
-    command = "cost"
-
-    seed: Seed
-    size: tuple[PositiveInt, PositiveInt]
-    batch: PositiveInt
-    rounds: Annotated[int, Range(at_least=2)]
-    output: str | None
-
-
 cost = Command(
     settings=CostSettings,
     purpose="Compare what each fusion operator costs in a neck: weights, multiply-adds, memory and measured time.",
@@ -265,29 +104,6 @@ cost = Command(
     run=_run_of("cost_run"),
 )
 
-
-@checked
-@dataclass(frozen=True, kw_only=True)
-class CompareSettings(Settings):
-    """What ``compare`` takes.
-
-    Args:
-        a: COCO result file, or a list of them, one per seed.
-        b: what a is compared with; lists are paired in the order given.
-        annotations: COCO annotations that both were predicted for.
-        equivalence: a difference of mAP, 0..1, that nobody would care about.
-        output: folder of comparison.json and comparison.csv; null only prints.
-    """
-
-    command = "compare"
-
-    a: str | list[str]
-    b: str | list[str]
-    annotations: str
-    equivalence: FractionBelowOne
-    output: str | None
-
-
 compare = Command(
     settings=CompareSettings,
     purpose="Compare two sides of COCO result files of any framework: differences with intervals, and a verdict.",
@@ -297,25 +113,6 @@ compare = Command(
     run=_run_of("compare_run"),
 )
 
-
-@checked
-@dataclass(frozen=True, kw_only=True)
-class ConvertSettings(Settings):
-    """What ``convert`` takes besides the data.
-
-    Args:
-        output: folder of the json files.
-        image_ids: ``kept``: the images' names where the form has no ids, as in the results of a detector that learns
-            from them; ``numbers``: 1, 2, ... in their place, which some tools need.
-    """
-
-    command = "convert"
-    family = "data"
-
-    output: str
-    image_ids: Literal["kept", "numbers"]
-
-
 convert = Command(
     settings=ConvertSettings,
     purpose="Write a data set of any form as COCO json: checked and repaired, as training reads it.",
@@ -324,57 +121,6 @@ convert = Command(
         {command} data.root=DIR data.val_annotations=ImageSets/Main/test.txt output=DIR image_ids=numbers""",
     run=_run_of("conversion_run"),
 )
-
-
-@checked
-@dataclass(frozen=True, kw_only=True)
-class CheckSettings(Settings):
-    """What ``check`` takes besides the parts.
-
-    Args:
-        only: names of the checks to run; null runs all.
-        fast: read the headers of the images only: no duplicates, and broken pixels are not seen.
-        workers: images that are decoded at a time; null: one per processor.
-        output: path of a JSON file of the findings; null only prints them.
-    """
-
-    command = "check"
-    family = "data"
-
-    only: (
-        list[
-            Literal[
-                "records",
-                "images",
-                "leaks",
-                "near-leaks",
-                "only-in-one-split",
-                "too-many",
-                "reach",
-                "tiny",
-                "turned",
-                "twins",
-                "whole-images",
-                "slivers",
-                "few",
-                "unequal",
-                "alike-classes",
-                "empty",
-                "duplicates",
-                "near-duplicates",
-                "flat",
-                "modes",
-                "idle-levels",
-                "alike-files",
-                "without-record",
-            ]
-        ]
-        | None
-    )
-    fast: bool
-    workers: PositiveInt | None
-    output: str | None
-
 
 check = Command(
     settings=CheckSettings,
@@ -386,30 +132,6 @@ check = Command(
         {command} data.root=DIR fast=true only=[records,images,twins]""",
     run=_run_of("check_run"),
 )
-
-
-@checked
-@dataclass(frozen=True, kw_only=True)
-class BrowseSettings(Settings):
-    """What ``browse`` takes besides the parts.
-
-    Args:
-        images: of each split that are shown, at most; the histograms are of all.
-        seed: of the augmentation, as in training.
-        output: path of the page.
-    """
-
-    command = "browse"
-    family = "data"
-
-    images: PositiveInt
-    seed: Seed
-    output: str
-
-    def __post_init__(self) -> None:
-        if not self.output.lower().endswith((".html", ".htm")):
-            raise InputError(f"output={self.output}: browsers know a page by its name, which must end in .html")
-
 
 browse = Command(
     settings=BrowseSettings,

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from detfuse.annotations import Annotations, Results
-from detfuse.cli.commands import CompareSettings
+from detfuse.cli.settings import CompareSettings
 from detfuse.errors import UserError
 from detfuse.evaluation import read_annotations, read_results
 from detfuse.evaluation.ceiling import ceiling

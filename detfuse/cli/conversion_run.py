@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from detfuse.build import build_data
-from detfuse.cli.commands import ConvertSettings
+from detfuse.cli.settings import ConvertSettings
 from detfuse.data import AnnotationIndex, DetectionDataModule, coco_of
 from detfuse.files.text import write_text
 from detfuse.runs.invocation import Invocation

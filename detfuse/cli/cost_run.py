@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from detfuse.build import build_backbone, build_neck, size_divisor
-from detfuse.cli.commands import CostSettings
+from detfuse.cli.settings import CostSettings
 from detfuse.config import group_options
 from detfuse.data.collate import padded_size
 from detfuse.errors import InputError, UserError

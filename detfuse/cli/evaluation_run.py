@@ -9,7 +9,7 @@ from typing import Any
 import pytorch_lightning as pl
 
 from detfuse.build import build_parts, build_trainer, is_to_be_fitted
-from detfuse.cli.commands import EvaluateSettings
+from detfuse.cli.settings import EvaluateSettings
 from detfuse.errors import UserError
 from detfuse.files.run_files import METRICS, PREDICTIONS
 from detfuse.runs.header import header

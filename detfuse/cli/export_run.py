@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from detfuse.build import build_combine, build_data, build_evaluator, instantiate, size_divisor
-from detfuse.cli.commands import ExportSettings
+from detfuse.cli.settings import ExportSettings
 from detfuse.cli.state_dict import write_state_dict
 from detfuse.data import Transforms
 from detfuse.data.dataset import DetectionDataset, Key

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from detfuse.cli.commands import PredictSettings
+from detfuse.cli.settings import PredictSettings
 from detfuse.data import Transforms, load_image
 from detfuse.errors import UserError
 from detfuse.evaluation import coco_results, rows_of

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from detfuse.cli.commands import ExportSettings
+from detfuse.cli.settings import ExportSettings
 from detfuse.detector import Detector
 from detfuse.errors import InputError, UserError
 from detfuse.files.archive import write_archive

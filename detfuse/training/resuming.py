@@ -61,8 +61,7 @@ def _require_fit(state: dict[str, Any], detector: Detector) -> None:
     names = {id(parameter): name for name, parameter in detector.named_parameters()}
     groups = parameter_groups(detector, lr=1.0, weight_decay=0.0, backbone_multiplier=1.0)  # only the names are read
     stored = state["param_groups"]
-    if [len(group["params"]) for group in stored] != [len(group["params"]) for group in groups]:
-        raise ResumeError("the checkpoint's optimizer has other parameters than this detector: it is of another model")
+    _require_numbers(stored, [len(group["params"]) for group in groups])
     for group, kept in zip(groups, stored, strict=True):
         for parameter, number in zip(group["params"], kept["params"], strict=True):
             for what, value in state["state"].get(number, {}).items():
@@ -71,6 +70,12 @@ def _require_fit(state: dict[str, Any], detector: Detector) -> None:
                         f"the checkpoint's optimizer has a {what} of {list(value.shape)} for {names[id(parameter)]}, "
                         f"which is {list(parameter.shape)}: it is of another model"
                     )
+
+
+def _require_numbers(stored: list[dict[str, Any]], wanted: list[int]) -> None:
+    """See that the groups of a state have as many parameters each as they should."""
+    if [len(group["params"]) for group in stored] != wanted:
+        raise ResumeError("the checkpoint's optimizer has other parameters than this detector: it is of another model")
 
 
 def _make_up_to_date(state: dict[str, Any], detector: Detector, checkpoint: dict[str, Any]) -> None:
@@ -102,8 +107,7 @@ def _regroup(state: dict[str, Any], detector: Detector) -> list[int]:
     now = parameter_groups(detector, lr=1.0, weight_decay=0.0, backbone_multiplier=1.0)  # only the names are read
     wanted = {group["name"]: [names[id(parameter)] for parameter in group["params"]] for group in now}
     older, groups = _older_groups(detector), state["param_groups"]
-    if [len(group["params"]) for group in groups] != [len(members) for members in older]:
-        raise ResumeError("the checkpoint's optimizer has other parameters than this detector: it is of another model")
+    _require_numbers(groups, [len(members) for members in older])
     place = {
         name: (index, number)
         for index, (members, group) in enumerate(zip(older, groups, strict=True))

@@ -14,7 +14,7 @@ from detfuse.ablation.records import Arm, Plan
 from detfuse.ablation.report.conclusion import _shared_start
 from detfuse.ablation.storage import PLAN, write_plan
 from detfuse.cli import ablation_run
-from detfuse.cli.commands import AblateSettings
+from detfuse.cli.settings import AblateSettings
 from detfuse.config import TrainSettings, conf_dir
 from detfuse.config.resolve import resolve
 from detfuse.errors import UserError

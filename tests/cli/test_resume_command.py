@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from detfuse.cli import prediction_run, training_run
-from detfuse.cli.commands import PredictSettings
+from detfuse.cli.settings import PredictSettings
 from detfuse.config import Settings, TrainSettings, conf_dir, resolve
 from detfuse.data.generators import Shapes, generate
 from detfuse.errors import UserError

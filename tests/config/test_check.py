@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from yaml_files import write_yaml
 
-from detfuse.cli.commands import EvaluateSettings
+from detfuse.cli.settings import EvaluateSettings
 from detfuse.config import TrainSettings, check
 
 

@@ -8,7 +8,7 @@ import pytest
 from yaml_files import write_yaml
 
 from detfuse.cli import COMMANDS
-from detfuse.cli.commands import AblateSettings
+from detfuse.cli.settings import AblateSettings
 from detfuse.config import TrainSettings, check
 from detfuse.config.resolve import resolve
 

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 from detfuse.attention.inserts import Site
 from detfuse.cli import COMMANDS
-from detfuse.cli.commands import AblateSettings, EvaluateSettings, PredictSettings
+from detfuse.cli.settings import AblateSettings, EvaluateSettings, PredictSettings
 from detfuse.config import TrainSettings, check, conf_dir, group_options, read_command_line, replacements
 from detfuse.config.schema.signatures import signature_of
 from detfuse.config.vouched import marked

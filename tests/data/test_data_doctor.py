@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from detfuse.cli.check_run import run
-from detfuse.cli.commands import CheckSettings
+from detfuse.cli.settings import CheckSettings
 from detfuse.config import resolve
 from detfuse.data import AnnotationIndex, FolderDataModule, Loader, Transforms
 from detfuse.data.doctor import CHECKS, Case, Finding, Fit, examined, look_at, read_splits, told
