@@ -1,4 +1,4 @@
-"""What dense heads with towers and anchors share: where the anchors lie, their classes and offsets as candidates."""
+"""What heads of anchors share: where the anchors lie, and their logits and offsets as candidates."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from detfuse.errors import InputError
-from detfuse.heads.dense import Level, by_prior, empty_maps
+from detfuse.heads.dense import DenseHead, Level, by_prior, empty_maps
 from detfuse.heads.tower import TowerHead
 from detfuse.ops.anchors import from_fixed_point, grid_anchors
 from detfuse.ops.boxes import decode_deltas
@@ -30,21 +30,55 @@ class AnchoredOutputs(NamedTuple):
     deltas: tuple[Tensor, ...]
 
 
-class AnchoredHead(TowerHead[AnchoredOutputs]):
-    """A head of class logits and box offsets for anchors, from which it takes the sigmoid as score.
+class ByAnchors(DenseHead[AnchoredOutputs]):
+    """A dense head of logits and box offsets for anchors, which takes the sigmoid as score.
 
     Attributes:
         fixed_point_anchors: (L, n, 4) those of one cell of each level, centred at 0.
-        num_anchors: n, per cell.
-        anchor_sizes: per level, in pixels.
         center_offset: centre of the anchors within the cell, in strides; set by the head.
         foreground_iou: from which IoU on an anchor learns an object; likewise.
     """
 
     fixed_point_anchors: Tensor
-    anchor_sizes: list[list[float]]
     center_offset: float
     foreground_iou: float
+
+    def anchors(self, outputs: AnchoredOutputs) -> list[Tensor]:
+        """The anchors of each level, (H * W * n, 4) xyxy in the order of the logits."""
+        at_origin = from_fixed_point(self.fixed_point_anchors)
+        return [grid_anchors(*level) for level in zip(at_origin, self.grids(outputs, self.center_offset), strict=True)]
+
+    def fitting(self, maps: Sequence[Size], image_size: Size, boxes: Tensor) -> Tensor:
+        """See :class:`detfuse.protocols.Fitting`: anchors of enough overlap."""
+        return fitting_anchors(self.anchors(AnchoredOutputs(empty_maps(maps), ())), boxes, self.foreground_iou)
+
+    def levels(self, outputs: AnchoredOutputs, image_sizes: Tensor) -> Iterator[Level]:
+        """Ranked by the logits."""
+        for logits, deltas, anchors in zip(*outputs, self.anchors(outputs), strict=True):
+            yield Level(by_prior(logits, self.num_classes).float(), by_prior(deltas, 4).float(), anchors)
+
+    def decode(self, regression: Tensor, priors: Tensor) -> Tensor:
+        """From offsets of anchors."""
+        return decode_deltas(regression, priors)
+
+    def ranking_of(self, score: float) -> float:
+        """The score is the logit's sigmoid."""
+        return math.log(score / (1 - score)) if score else -math.inf
+
+    def score_of(self, ranking: Tensor) -> Tensor:
+        """The sigmoid, of the chosen only; 0 of -inf."""
+        return ranking.sigmoid()
+
+
+class AnchoredHead(ByAnchors, TowerHead[AnchoredOutputs]):
+    """One with a tower for the classes and one for the boxes.
+
+    Attributes:
+        num_anchors: n, per cell.
+        anchor_sizes: per level, in pixels.
+    """
+
+    anchor_sizes: list[list[float]]
 
     def place_anchors(self, at_origin: Tensor) -> None:
         """Take (L, n, 4) in fixed point as the anchors of a cell.
@@ -68,32 +102,6 @@ class AnchoredHead(TowerHead[AnchoredOutputs]):
             f"{self.num_anchors} anchors per cell{note}, sizes {min(sizes):.0f} to {max(sizes):.0f} px"
         )
 
-    def anchors(self, outputs: AnchoredOutputs) -> list[Tensor]:
-        """The anchors of each level, (H * W * n, 4) xyxy in the order of the logits."""
-        at_origin = from_fixed_point(self.fixed_point_anchors)
-        return [grid_anchors(*level) for level in zip(at_origin, self.grids(outputs, self.center_offset), strict=True)]
-
     @abstractmethod
     def match(self, anchors: Tensor, boxes: Tensor, valid: Tensor) -> Match:
         """Which anchor (A, 4) learns which of the boxes (B, N, 4)."""
-
-    def fitting(self, maps: Sequence[Size], image_size: Size, boxes: Tensor) -> Tensor:
-        """See :class:`detfuse.protocols.Fitting`: anchors of enough overlap."""
-        return fitting_anchors(self.anchors(AnchoredOutputs(empty_maps(maps), ())), boxes, self.foreground_iou)
-
-    def levels(self, outputs: AnchoredOutputs, image_sizes: Tensor) -> Iterator[Level]:
-        """Ranked by the logits."""
-        for logits, deltas, anchors in zip(*outputs, self.anchors(outputs), strict=True):
-            yield Level(by_prior(logits, self.num_classes).float(), by_prior(deltas, 4).float(), anchors)
-
-    def decode(self, regression: Tensor, priors: Tensor) -> Tensor:
-        """From offsets of anchors."""
-        return decode_deltas(regression, priors)
-
-    def ranking_of(self, score: float) -> float:
-        """The score is the logit's sigmoid."""
-        return math.log(score / (1 - score)) if score else -math.inf
-
-    def score_of(self, ranking: Tensor) -> Tensor:
-        """The sigmoid, of the chosen only; 0 of -inf."""
-        return ranking.sigmoid()

@@ -26,10 +26,11 @@ from torch import Tensor
 
 from detfuse.attention.inserts import Sites
 from detfuse.errors import InputError
+from detfuse.heads.anchored import AnchoredOutputs
 from detfuse.heads.box_head import BoxHead, vector_predictor
 from detfuse.heads.pooling import level_places, pool_rois
 from detfuse.heads.proposals import MIN_SIDE
-from detfuse.heads.rpn import RegionProposalNetwork, RPNOutputs
+from detfuse.heads.rpn import RegionProposalNetwork
 from detfuse.heads.second_stage import RoiPredictions
 from detfuse.heads.tower import Norm
 from detfuse.heads.two_stage import TwoStageHead
@@ -62,9 +63,9 @@ class FasterRCNNOutputs(NamedTuple):
     maps: tuple[Tensor, ...]
 
     @property
-    def first(self) -> RPNOutputs:
+    def first(self) -> AnchoredOutputs:
         """What the proposals are made of."""
-        return RPNOutputs(self.logits, self.deltas)
+        return AnchoredOutputs(self.logits, self.deltas)
 
 
 @checked

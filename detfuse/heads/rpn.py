@@ -9,41 +9,29 @@ proposes nor teaches background. ``grid: torchvision`` has none of them.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple, TypeVar
+from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from detfuse.attention.inserts import Sites
 from detfuse.errors import InputError
-from detfuse.heads.dense import DenseHead, Grid, Level, all_priors, by_prior, empty_maps, of_priors
+from detfuse.heads.anchored import AnchoredOutputs, ByAnchors
+from detfuse.heads.dense import Grid, all_priors, of_priors
 from detfuse.heads.proposals import draw_sample
 from detfuse.heads.tower import ConvTower, attended_levels, predictor, shared_width
 from detfuse.losses import Normalizer, binary_cross_entropy, normalizer_of, smooth_l1_loss
-from detfuse.ops.anchors import anchor_sizes, anchors_of_levels, from_fixed_point, grid_anchors
-from detfuse.ops.boxes import decode_deltas, encode_deltas
-from detfuse.ops.matching import Crowd, fitting_anchors, match_anchors
-from detfuse.structures import Batch, FeatureSpec, Size
+from detfuse.ops.anchors import anchor_sizes, anchors_of_levels
+from detfuse.ops.boxes import encode_deltas
+from detfuse.ops.matching import Crowd, match_anchors
+from detfuse.structures import Batch, FeatureSpec
 
 T = TypeVar("T")
 
 
-class RPNOutputs(NamedTuple):
-    """Raw maps per level, finest first; n anchors per cell.
-
-    Attributes:
-        logits: (B, n, H, W) each, objectness.
-        deltas: (B, n * 4, H, W) each.
-    """
-
-    logits: tuple[Tensor, ...]
-    deltas: tuple[Tensor, ...]
-
-
-class RegionProposalNetwork(DenseHead[RPNOutputs]):
-    """A dense head of a single class; its candidates are to become proposals.
+class RegionProposalNetwork(ByAnchors):
+    """Anchors of a single class, whose candidates are to become proposals.
 
     Args:
         in_spec: the neck's levels, all of one width.
@@ -68,8 +56,6 @@ class RegionProposalNetwork(DenseHead[RPNOutputs]):
         candidates_per_level: at most.
         score_threshold: proposals have a higher score; 0: the number alone decides.
     """
-
-    fixed_point_anchors: Tensor
 
     def __init__(
         self,
@@ -123,22 +109,13 @@ class RegionProposalNetwork(DenseHead[RPNOutputs]):
         self.objectness = predictor(width, self.num_anchors, kernel_size=1)
         self.box_deltas = predictor(width, self.num_anchors * 4, kernel_size=1)
 
-    def forward(self, features: Sequence[Tensor]) -> RPNOutputs:
+    def forward(self, features: Sequence[Tensor]) -> AnchoredOutputs:
         """Maps (B, C, H, W) per level to raw maps."""
         self.check(features)
         seen = [self.tower(x, attend=on) for x, on in zip(features, self.attended, strict=True)]
-        return RPNOutputs(tuple(map(self.objectness, seen)), tuple(map(self.box_deltas, seen)))
+        return AnchoredOutputs(tuple(map(self.objectness, seen)), tuple(map(self.box_deltas, seen)))
 
-    def anchors(self, outputs: RPNOutputs) -> list[Tensor]:
-        """The anchors of each level, (H * W * n, 4) xyxy in the order of the logits."""
-        at_origin = from_fixed_point(self.fixed_point_anchors)
-        return [grid_anchors(*level) for level in zip(at_origin, self.grids(outputs, self.center_offset), strict=True)]
-
-    def fitting(self, maps: Sequence[Size], image_size: Size, boxes: Tensor) -> Tensor:
-        """See :class:`detfuse.protocols.Fitting`: anchors of enough overlap."""
-        return fitting_anchors(self.anchors(RPNOutputs(empty_maps(maps), ())), boxes, self.foreground_iou)
-
-    def loss(self, outputs: RPNOutputs, batch: Batch) -> tuple[Tensor, Tensor]:
+    def loss(self, outputs: AnchoredOutputs, batch: Batch) -> tuple[Tensor, Tensor]:
         """Cross-entropy of the objectness and smooth L1 of the offsets, over a sample of the anchors."""
         targets = batch.targets
         with torch.autocast(targets.boxes.device.type, enabled=False):
@@ -161,23 +138,6 @@ class RegionProposalNetwork(DenseHead[RPNOutputs]):
             deltas = of_priors(all_priors(outputs.deltas, 4), rows)
             box = smooth_l1_loss(deltas, wanted, self.smooth_l1_beta, taken & positive)
             return share * objectness.sum(), share * box.sum()
-
-    def levels(self, outputs: RPNOutputs, image_sizes: Tensor) -> Iterator[Level]:
-        """Ranked by the objectness."""
-        for logits, deltas, anchors in zip(*outputs, self.anchors(outputs), strict=True):
-            yield Level(by_prior(logits, 1).float(), by_prior(deltas, 4).float(), anchors)
-
-    def decode(self, regression: Tensor, priors: Tensor) -> Tensor:
-        """From offsets of anchors."""
-        return decode_deltas(regression, priors)
-
-    def ranking_of(self, score: float) -> float:
-        """The score is the logit's sigmoid; above 0 everything is, and what is kept is a matter of number."""
-        return math.log(score / (1 - score)) if score else -math.inf
-
-    def score_of(self, ranking: Tensor) -> Tensor:
-        """The sigmoid, of the chosen only; 0 of -inf."""
-        return ranking.sigmoid()
 
 
 def _one_per_level(name: str, given: Sequence[T], in_spec: FeatureSpec, head: str) -> list[T]:
