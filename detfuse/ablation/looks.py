@@ -91,11 +91,11 @@ def wanted_jobs(jobs: Sequence[Job], plan: Plan, looks: Sequence[Look], num_seed
 
 def looks_text(plan: Plan, look: Look, past: Sequence[Look]) -> list[str]:
     """Which look this is, what it may spend, and what earlier ones said, for people."""
-    planned = f", planned after {listed([str(seeds) for seeds in plan.looks])} seeds" if plan.looks else ""
-    kind = "" if look.planned else "; it was not planned, and spends half of what is left"
+    planned = f" (planned after {listed([str(seeds) for seeds in plan.looks])})" if plan.looks else ""
+    kind = "" if look.planned else ": it was not planned, and takes half of what is left"
     lines = [
-        f"Look {look.number}{planned}: after {look.num_seeds} seed{'s' if look.num_seeds != 1 else ''}, at "
-        f"{100 * look.level:.2g} % of the 5 % that all looks share{kind}."
+        f"Look {look.number}, after {look.num_seeds} seed{'s' if look.num_seeds != 1 else ''}{planned}: it spends "
+        f"{100 * look.level:.2g} of the 5 % for false verdicts that all looks share{kind}."
     ]
     for one in past:
         if one.number < look.number:

@@ -8,38 +8,76 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
+from functools import partial
+from itertools import combinations
 from pathlib import Path
 
 from detfuse.ablation.storage import read_comparisons
+from detfuse.evaluation import read_annotations, read_results
+from detfuse.evaluation.replicates import ReplicateEvaluator
+from detfuse.evaluation.scoring import score_runs
+from detfuse.files.run_files import PREDICTIONS
+from detfuse.statistics.comparison import MAIN, judge, weightings
+from detfuse.statistics.looks import next_level
 from detfuse.statistics.records import Comparison
 from detfuse.words import signed
 
 ABLATE = Path(__file__).parents[1] / "ablate.py"
-SEEDS = 3  # of a set
-WAYS = {"1 thread": ("1", "[]"), "2 threads": ("2", "[]"), "1 thread, looks after 2 and 3 seeds": ("1", "[2,3]")}
+BASELINE, SEEDS = "unfused", 3  # of a set
+ONE_EACH = ("2 runs at a time, 1 thread each", "1", ["jobs=2"])
+WAYS = (ONE_EACH, ("1 run at a time, 2 threads", "2", []))
+LOOKS = ("the same, looks after 2 and 3 seeds", "1", ["jobs=2", "looks=[2,3]"])
 
 
 def quickstart(sets: str = "3") -> None:
-    """Repeat the quickstart with sets of seeds that share none, each with 1 and 2 threads, and with looks.
+    """Repeat the quickstart with sets of seeds that share none, in two ways; the first set with looks, too.
 
-    A verdict is right if both fused arms are better than the unfused one, which the data make so. Folders and data are
-    made in a temporary folder, and go with it.
+    A verdict is right if both fused arms are better than the unfused one, which the data make so. Any three of the
+    seeds, each trained in either way, would have been a set as well: how many of those are right says more than the
+    sets themselves. Folders and data are made in a temporary folder, and go with it.
     """
     right = []
     print("| seeds | way | verdicts: AP points [95 %] | processor, min | clock, min |\n|---|---|---|--:|--:|")
     with tempfile.TemporaryDirectory() as folder:
         for first in range(0, SEEDS * int(sets), SEEDS):
             seeds = list(range(first, first + SEEDS))
-            for way, (threads, looks) in WAYS.items():
-                name = f"seeds-{first}-{list(WAYS).index(way)}"
-                given = [f"seeds={seeds}".replace(" ", ""), f"looks={looks}", f"name={name}"]
-                processor, clock = _seconds(Path(folder), given, threads)
-                verdicts = read_comparisons(Path(folder) / "runs" / "ablations" / name)
-                right.append(all(one.verdict.kind == "better" for one in verdicts))
+            for number, (way, threads, given) in enumerate((*WAYS, *([] if first else [LOOKS]))):
+                name = f"name={first}-{number}"
+                arguments = [f"seeds={seeds}".replace(" ", ""), name, *given]
+                processor, clock = _seconds(Path(folder), arguments, threads)
+                verdicts = read_comparisons(Path(folder) / "runs" / "ablations" / f"{first}-{number}")
+                right.append(_right(verdicts))
                 told = "; ".join(_told(one) for one in verdicts)
                 print(f"| {seeds} | {way} | {told} | {processor / 60:.1f} | {clock / 60:.1f} |", flush=True)
-    load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
-    print(f"right in {sum(right)} of {len(right)} ({os.cpu_count()} cores, load average {load} at the end)")
+        load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
+        print(f"right in {sum(right)} of {len(right)} ({os.cpu_count()} cores, load average {load} at the end)")
+        for number, (way, *_) in enumerate(WAYS):
+            _any_three(way, sorted(Path(folder).glob(f"runs/ablations/*-{number}")))
+
+
+def _any_three(way: str, ablations: Sequence[Path]) -> None:
+    """Print how many verdicts are right of any three of the seeds that were trained in one way."""
+    (truth,) = ablations[0].parents[2].glob("datasets/far_cue/*/annotations/instances_val.json")
+    evaluator = ReplicateEvaluator(read_annotations(truth))
+    runs = sorted(path for ablation in ablations for path in ablation.glob(f"runs/*/*/{PREDICTIONS}"))
+    files: dict[str, dict[int, Path]] = {}
+    for path in runs:
+        arm, seed = path.parts[-3:-1]
+        files.setdefault(arm, {})[int(seed.removeprefix("seed-"))] = path
+    reads = {arm: {seed: partial(read_results, path) for seed, path in found.items()} for arm, found in files.items()}
+    scored = score_runs(evaluator, reads, weightings(evaluator.num_images))
+    trios = list(combinations(sorted(scored[BASELINE]), SEEDS))
+    right = 0
+    for trio in trios:
+        chosen = {
+            arm: {seed: found[seed]._replace(values=found[seed].values[:, :1]) for seed in trio}
+            for arm, found in scored.items()
+        }
+        level = next_level([], [SEEDS], SEEDS).level  # of an ablation's first look
+        said = judge(chosen, [MAIN], BASELINE, num_images=evaluator.num_images, level=level)
+        right += _right(said.comparisons)
+    print(f"{way}: right in {right} of {len(trios)} choices of three of the {len(scored[BASELINE])} seeds")
 
 
 def _seconds(folder: Path, given: list[str], threads: str) -> tuple[float, float]:
@@ -58,6 +96,10 @@ def _seconds(folder: Path, given: list[str], threads: str) -> tuple[float, float
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     processor = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return processor, time.monotonic() - start
+
+
+def _right(verdicts: Sequence[Comparison]) -> bool:
+    return all(one.verdict.kind == "better" for one in verdicts)
 
 
 def _told(one: Comparison) -> str:

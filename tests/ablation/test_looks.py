@@ -89,7 +89,7 @@ def test_decided_and_hopeless_arms_stop_and_the_baseline_runs_on(tmp_path: Path)
     done = replace(said, number=2, closed=("poor",))
     assert closed_arms(plan, [said, done]) == {"base", "good", "poor", "far"}
     text = "\n".join(looks_text(plan, replace(look, number=2, num_seeds=3), [said]))
-    assert "Look 2, planned after 2, 3 and 5 seeds: after 3 seeds" in text
+    assert "Look 2, after 3 seeds (planned after 2, 3 and 5): it spends" in text
     assert "Look 1 (after 2) said: good better (+10.0 [" in text
     assert "No more seeds for far and good: decided, or with a chance of less than 10 %" in text
 
