@@ -204,9 +204,9 @@ def test_backbones_start_alike_and_as_their_authors_have_it(name: str) -> None:
     assert isinstance(first, nn.Module)
     assert isinstance(second, nn.Module)
     assert isinstance(other, nn.Module)
+    again, another, theirs = (model.state_dict() for model in (second, other, plain))
     for key, value in first.state_dict().items():
-        assert torch.equal(value, second.state_dict()[key]), key
-        if value.ndim > 1 and value.numel() > 1000 and value.unique().numel() > 1000:
-            assert not torch.equal(value, other.state_dict()[key]), key
-            spread = plain.state_dict()[key].std().item()
-            assert value.std().item() == pytest.approx(spread, rel=0.25), key
+        assert torch.equal(value, again[key]), key
+        if value.ndim > 1 and value.flatten()[:4000].unique().numel() > 1000:
+            assert not torch.equal(value, another[key]), key
+            assert value.std().item() == pytest.approx(theirs[key].std().item(), rel=0.25), key

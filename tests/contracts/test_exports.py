@@ -108,19 +108,19 @@ ATTENTION = {
 
 
 NODES = (
-    "{name:t4,level:4,inputs:[c4,c5],up:dysample}",
-    "{name:t3,level:3,inputs:[c3,t4],up:sapa}",
-    "{name:p3,level:3,inputs:[t3],block:conv3}",
+    "{name:t3,level:3,inputs:[c3,c4],up:dysample}",
+    "{name:s3,level:3,inputs:[t3,c4],up:sapa}",
+    "{name:p3,level:3,inputs:[s3],block:conv3}",
 )
 
 
 def test_attention_factors_and_learnt_resamplers_are_exported_too(tmp_path: Path) -> None:
     sites = [f"attention@attention.{site}={kind}" for site, kind in ATTENTION.items()]
     graph = ("neck.topology=null", f"neck.nodes=[{','.join(NODES)}]", "neck.outputs=[p3]")
-    factors = "neck.scales={t4:0.5,t3:3.0}"
-    built = build_detector(small("fpn", "fcos", "backbone=resnet18", *sites, *graph, factors), num_classes=3).eval()
+    of_two = ("backbone=resnet18", "backbone.levels=[3,4]", "neck.scales={t3:0.5,s3:3.0}")
+    built = build_detector(small("fpn", "fcos", *of_two, *sites, *graph), num_classes=3).eval()
     built.head.score_threshold = 0.0
     assert {insert.site for insert in inserts_of(built).values()} == set(ATTENTION)
-    assert built.neck.scales == {"t4": 0.5, "t3": 3.0}
+    assert built.neck.scales == {"t3": 0.5, "s3": 3.0}
     combine = Nms(max_detections=20)
     check_file(tmp_path / "small.onnx", built, combine, description(SIZE))

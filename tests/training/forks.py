@@ -14,8 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 _SECONDS = 240
+# Of what is installed: before Python 3.12.8 a module that lies beside the tests is not found, and nobody is told of it.
 _COPIES = multiprocessing.get_context("forkserver")
-_COPIES.set_forkserver_preload(["ddp_worker"])
+_COPIES.set_forkserver_preload(["detfuse.build", "detfuse.training.trainer", "torch._dynamo"])
 
 
 def in_processes(count: int, work: Callable[[int], None], folder: Path) -> list[int]:

@@ -1,8 +1,11 @@
 """Discs that look alike: which class they are tells only the colour of a lamp at a distance from all of them.
 
 Nothing around a disc depends on its class: background, number, size, shade and place are drawn without regard to it. A
-detector whose receptive field ends before the lamp can only guess one class of three, so its AP ends at about a third,
+detector whose receptive field ends before the lamp can only guess one class of two, so its AP ends at about a half,
 however well it finds the discs; one that brings the lamp's colour to the level that finds them has no such bound.
+
+Two classes, not more: of three, a detector learns to tell one from the others long before it tells these two apart, and
+when it does so is luck.
 """
 
 from __future__ import annotations
@@ -20,10 +23,10 @@ from detfuse.data.layout import Split
 from detfuse.errors import InputError
 from detfuse.ranges import NonNegativeFloat, NonNegativeInt, PositiveInt, checked
 
-LAMPS = {1: "red", 2: "green", 3: "blue"}
+LAMPS = {1: "red", 2: "blue"}
 """Category id to name: the lamp's colour."""
 
-_LIGHT = {1: (225, 40, 40), 2: (40, 190, 60), 3: (50, 80, 225)}
+_LIGHT = {1: (225, 40, 40), 2: (50, 80, 225)}
 _FROM_EDGE = 4.0  # pixels between the lamp and its edge, at most
 _TRIES = 50  # to place a disc, before it is left out
 
@@ -49,7 +52,7 @@ class FarCue(GeneratedData):
     """
 
     kind: ClassVar[str] = "far-cue"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     categories: ClassVar[dict[int, str]] = LAMPS
     suffix: ClassVar[str] = ".png"  # JPEG's blocks would show a trace of the lamp 15 pixels away
 
