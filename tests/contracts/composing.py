@@ -86,7 +86,7 @@ def sites_of(head: str) -> list[str]:
 
 def head_class(head: str) -> type[Any]:
     """The class of a shipped head."""
-    return get_class(compose_train(f"head={head}")["head"]["_target_"])
+    return get_class(OmegaConf.load(conf_dir() / "head" / f"{head}.yaml")["_target_"])
 
 
 def settings_of(head: str, **wanted: object) -> tuple[str, ...]:

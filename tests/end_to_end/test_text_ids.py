@@ -12,9 +12,9 @@ from commands import TINY, TrainedHere, here
 from detfuse.cli import ablation_run
 from detfuse.data.generators import Shapes, generate
 
-DATA = Shapes(num_train=16, num_val=8, image_size=64, min_size=30.0, max_size=56.0, max_objects=2, data_seed=0)
+DATA = Shapes(num_train=112, num_val=8, image_size=64, min_size=30.0, max_size=56.0, max_objects=2, data_seed=0)
 OF_THE_DETECTOR = tuple(text for text in TINY if text.startswith(("neck", "head", "data.loader", "data.transform")))
-LEARNS = ("optimizer.lr=0.01", "trainer.max_epochs=14", "trainer.check_val_every_n_epoch=14")
+LEARNS = ("optimizer.lr=0.01", "trainer.max_epochs=2", "trainer.check_val_every_n_epoch=2")
 PAGE = "_target_: detfuse.ablation.design.Ablation\nfactors: {neck: [unfused, fpn]}\n"
 FOLDER = Path("runs/ablations/mine")
 
