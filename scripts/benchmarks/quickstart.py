@@ -25,7 +25,7 @@ from detfuse.words import signed
 
 ABLATE = Path(__file__).parents[1] / "ablate.py"
 BASELINE, SEEDS = "unfused", 3  # of a set
-WAYS = (  # as words, threads of a run, and what is typed; the first is the README's
+WAYS: tuple[tuple[str, str, list[str]], ...] = (  # words, threads of a run, what is typed; the first is the README's
     ("2 runs at a time, 1 thread each", "1", ["jobs=2"]),
     ("1 run at a time, 2 threads", "2", []),
     ("as the first, looks after 2 and 3 seeds", "1", ["jobs=2", "looks=[2,3]"]),
