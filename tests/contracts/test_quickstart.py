@@ -37,9 +37,9 @@ def without_zeros(detector: Detector) -> Detector:
 @pytest.mark.parametrize("arm", ARMS)
 def test_only_a_fused_path_carries_the_lamp_to_the_level_that_learns_the_discs(arm: str) -> None:
     config = config_of(arm)
-    detector = without_zeros(build_detector(config, 3))
     data = build_data(config, 16)
     assert isinstance(data, GeneratedDataModule)
+    detector = without_zeros(build_detector(config, len(data.generated.categories)))
     side, stride = config["data"]["image_size"], detector.neck.out_spec.strides[0]
     assert config["data"]["max_size"] < config["head"]["size_range"] * stride  # the finest level learns all of them
     influence = []
