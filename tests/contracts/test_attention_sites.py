@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import cache
-from itertools import chain
+from itertools import chain, cycle
 from pathlib import Path
 
 import pytest
@@ -116,10 +116,13 @@ def test_every_insert_trains_in_mixed_precision(kind: str, head: str, batch: Bat
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_every_insert_compiles_whole(kind: str, batch: Batch) -> None:
-    """In the backbone, the neck and a head's tower, of which all heads have the same."""
-    model = everywhere(kind, "fcos").eval()
+@pytest.mark.parametrize("turn", [0, len(KINDS) // 2])
+def test_inserts_compile_whole(turn: int, batch: Batch) -> None:
+    """In the backbone, the neck and a head's tower, of which all heads have the same; each kind at two sites."""
+    kinds = cycle([*KINDS[turn:], *KINDS[:turn]])
+    chosen = [f"attention@attention.{site}={kind}" for site, kind in zip(sites_of("fcos"), kinds, strict=False)]
+    model = detector("fcos", FEW, *chosen).eval()
+    assert len({type(insert.attention) for insert in inserts_of(model).values()}) == len(KINDS)
 
     def outputs(images: Tensor) -> list[Tensor]:
         return list(chain.from_iterable(model.head(model.neck(model.backbone(images)))))

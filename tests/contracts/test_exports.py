@@ -57,10 +57,11 @@ def description(exact: Size | None = None) -> Description:
 
 
 ALL_NECKS = options("neck")
-# in turn: every head first in ONNX, whose translation takes long, and then as a program; every second case is soft
+# in turn: every head first in ONNX, whose translation takes long, and then as a program; every second case is soft.
+# FCOS is exported in both forms, of all sizes, by the command (end_to_end/test_export.py), and with attention below.
+EXPORTED = [head for head in COMPILABLE if head != "fcos"]
 CASES = [
-    (ALL_NECKS[i % len(ALL_NECKS)], COMPILABLE[i % len(COMPILABLE)])
-    for i in range(max(len(ALL_NECKS), 2 * len(COMPILABLE)))
+    (ALL_NECKS[i % len(ALL_NECKS)], EXPORTED[i % len(EXPORTED)]) for i in range(max(len(ALL_NECKS), 2 * len(EXPORTED)))
 ]
 
 
@@ -69,7 +70,7 @@ def test_what_is_exported_is_the_detector(neck: str, head: str, tmp_path: Path) 
     """As a program for any size; as ONNX for one, which is translated in a third of the time."""
     place = CASES.index((neck, head))
     built, combine = detector(neck, head), (SoftNms if place % 2 else Nms)(max_detections=20)
-    if place < len(COMPILABLE):
+    if place < len(EXPORTED):
         check_file(tmp_path / "small.onnx", built, combine, description(SIZE))
     else:
         check_program(built, combine)

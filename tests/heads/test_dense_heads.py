@@ -217,17 +217,6 @@ class Loss(nn.Module):
         return self.head.loss(self.head(features), Batch(images, sizes, sizes, sizes, sizes, targets))
 
 
-class Candidates(nn.Module):
-    """The inference graph up to the NMS."""
-
-    def __init__(self, head: DenseHead) -> None:
-        super().__init__()
-        self.head = head
-
-    def forward(self, features: list[Tensor], sizes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        return self.head.candidates(self.head(features), sizes)
-
-
 @HEADS
 def test_loss_compiles_whole(make: Callable[..., DenseHead]) -> None:
     torch._dynamo.reset()
@@ -256,14 +245,3 @@ def test_one_graph_serves_all_shapes(make: Callable[..., DenseHead]) -> None:
         for features, batch in scenes:
             arguments = (features, *batch.targets[:3])
             torch.testing.assert_close(compiled(*arguments), Loss(head)(*arguments))
-
-
-@HEADS
-def test_candidates_export_strictly_for_all_sizes(make: Callable[..., DenseHead]) -> None:
-    torch._dynamo.reset()
-    head, dynamic = seeded(make), torch.export.Dim.DYNAMIC
-    shapes = ([{0: dynamic, 2: dynamic, 3: dynamic}] * 2, {0: dynamic})
-    sizes = torch.tensor([[60, 90]] * 3)
-    exported = torch.export.export(Candidates(head), (maps(), sizes[:2]), dynamic_shapes=shapes, strict=True).module()
-    arguments = (maps(3, 80, 112), sizes)
-    torch.testing.assert_close(exported(*arguments), Candidates(head)(*arguments))
