@@ -13,6 +13,8 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+
 _SECONDS = 240
 # Of what is installed: before Python 3.12.8 a module that lies beside the tests is not found, and nobody is told of it.
 _COPIES = multiprocessing.get_context("forkserver")
@@ -46,6 +48,7 @@ def in_processes(count: int, work: Callable[[int], None], folder: Path) -> list[
 
 def _copy(rank: int, count: int, port: int, work: Callable[[int], None], told: Path) -> None:
     signal.alarm(_SECONDS)
+    torch.set_num_threads(1)  # as in the tests' own processes
     os.dup2(os.open(told, os.O_WRONLY | os.O_CREAT, 0o644), 2)
     given = {"RANK": rank, "LOCAL_RANK": rank, "NODE_RANK": 0, "WORLD_SIZE": count, "MASTER_PORT": port}
     os.environ.update({name: str(value) for name, value in given.items()}, MASTER_ADDR="127.0.0.1")
