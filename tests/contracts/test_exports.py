@@ -9,7 +9,7 @@ import pytest
 from composing import compose_train, options, small_batch
 from test_detectors import COMPILABLE, NECKS, detector_of, small
 
-from detfuse.attention.inserts import inserts_of
+from detfuse.attention.inserts import BACKBONE_SITES, inserts_of
 from detfuse.build import build_detector
 from detfuse.detector import Detector
 from detfuse.export import (
@@ -118,7 +118,8 @@ NODES = (
 def test_attention_factors_and_learnt_resamplers_are_exported_too(tmp_path: Path) -> None:
     sites = [f"attention@attention.{site}={kind}" for site, kind in ATTENTION.items()]
     graph = ("neck.topology=null", f"neck.nodes=[{','.join(NODES)}]", "neck.outputs=[p3]")
-    of_two = ("backbone=resnet18", "backbone.levels=[3,4]", "neck.scales={t3:0.5,s3:3.0}")
+    few = [f"attention.levels.{site}=[4]" for site in BACKBONE_SITES]
+    of_two = ("backbone=resnet18", "backbone.levels=[3,4]", "neck.scales={t3:0.5,s3:3.0}", *few)
     built = build_detector(small("fpn", "fcos", *of_two, *sites, *graph), num_classes=3).eval()
     built.head.score_threshold = 0.0
     assert {insert.site for insert in inserts_of(built).values()} == set(ATTENTION)
