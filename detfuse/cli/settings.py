@@ -57,15 +57,22 @@ class AblateSettings(Settings):
             raise InputError("report_only=true goes with neither overwrite=true nor plan_only=true")
 
 
-def _require_one(checkpoint: str | None, weights: str | None) -> None:
-    """A detector comes from a checkpoint or from published weights."""
-    if (checkpoint is None) == (weights is None):
-        raise InputError("give checkpoint=..., or experiment=... and weights=..., but not both")
+@dataclass(frozen=True, kw_only=True)
+class _OfDetector(Settings):
+    """What takes a detector from a checkpoint or from published weights."""
+
+    checkpoint: str | None
+    weights: str | None = None
+    seed: Seed = 0
+
+    def __post_init__(self) -> None:
+        if (self.checkpoint is None) == (self.weights is None):
+            raise InputError("give checkpoint=..., or experiment=... and weights=..., but not both")
 
 
 @checked
 @dataclass(frozen=True, kw_only=True)
-class EvaluateSettings(Settings):
+class EvaluateSettings(_OfDetector):
     """What ``evaluate`` takes besides the parts.
 
     Args:
@@ -81,19 +88,13 @@ class EvaluateSettings(Settings):
     command = "evaluate"
     open_groups = ("data", "evaluation", "trainer", "combine")
 
-    checkpoint: str | None
     output: str | None
     candidates: str | None
-    weights: str | None = None
-    seed: Seed = 0
-
-    def __post_init__(self) -> None:
-        _require_one(self.checkpoint, self.weights)
 
 
 @checked
 @dataclass(frozen=True, kw_only=True)
-class PredictSettings(Settings):
+class PredictSettings(_OfDetector):
     """What ``predict`` takes besides the parts.
 
     Args:
@@ -111,16 +112,10 @@ class PredictSettings(Settings):
     open_groups = ("data", "trainer", "combine")
     needs_data = False
 
-    checkpoint: str | None
     source: str
     threshold: Fraction
     upright: bool
     output: str | None
-    weights: str | None = None
-    seed: Seed = 0
-
-    def __post_init__(self) -> None:
-        _require_one(self.checkpoint, self.weights)
 
 
 @checked
