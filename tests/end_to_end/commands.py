@@ -34,10 +34,16 @@ TINY = (
     "data.max_size=40",
     "data.transform.short_side=64",
     "data.loader.num_workers=0",
+    "backbone.name=test_resnet",
     "neck.out_channels=16",
     "head.num_convs=1",
+    "callbacks.pictures.train_batches=1",
+    "callbacks.pictures.val_images=1",
 )
-"""A data set and a detector that train for an epoch in a second."""
+"""A data set and a detector that train for an epoch in a second; to draw and store as usual would take longer."""
+
+OF_THE_DETECTOR = tuple(text for text in TINY if text.startswith(("backbone", "neck", "head")))
+"""Those that hold for any data."""
 
 _SECONDS = 600
 _COPIES = f"""

@@ -14,7 +14,7 @@ import pytest
 import timm
 import torch
 import yaml
-from commands import REPOSITORY, TINY, here, run
+from commands import OF_THE_DETECTOR, REPOSITORY, TINY, here, run
 from PIL import Image
 
 RUN = Path("runs/default/first")
@@ -219,7 +219,7 @@ def test_the_wheel_has_everything_and_runs_anywhere(tmp_path: Path) -> None:
 
 def test_real_data_is_recognised_from_its_root(shared: Path, tmp_path: Path) -> None:
     root = shared / "data" / "mixed_coco_cc"
-    argv = ("data=coco", f"data.root={root}", "neck=pafpn", "operator=concat", "head=fcos", *TINY[6:])
+    argv = ("data=coco", f"data.root={root}", "neck=pafpn", "operator=concat", "head=fcos", *OF_THE_DETECTOR)
     argv += ("data.transform.short_side=96", "data.transform.long_side=128", "data.limit_images=6")
     printed = run("train", *argv, "trainer.max_epochs=1", folder=tmp_path).stdout
     assert "instances_train.json" in printed

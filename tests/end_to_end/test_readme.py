@@ -88,7 +88,12 @@ def shortened(given: list[str], *more: str) -> list[str]:
     """Overrides that make of a training command one of a step on small data, as far as it has what they are about."""
     small = [*TINY, "data.loader.batch_size=2", "trainer.fast_dev_run=true", *more]
     typed = {part.split("=")[0] for part in given}
-    short = [part for part in small if part.split("=")[0] not in typed]
+    own_backbone = typed & {"backbone", "experiment"}
+    short = [
+        part
+        for part in small
+        if part.split("=")[0] not in typed and not (own_backbone and part.startswith("backbone."))
+    ]
     if check([*given, *short], TrainSettings):
         short = [part for part in short if not check([*given, part], TrainSettings)]
     return short

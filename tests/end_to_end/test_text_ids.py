@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import TINY, TrainedHere, here
+from commands import OF_THE_DETECTOR, TrainedHere, here
 
 from detfuse.cli import ablation_run
 from detfuse.data.generators import Shapes, generate
 
 DATA = Shapes(num_train=112, num_val=8, image_size=64, min_size=30.0, max_size=56.0, max_objects=2, data_seed=0)
-OF_THE_DETECTOR = tuple(text for text in TINY if text.startswith(("neck", "head", "data.loader", "data.transform")))
 LEARNS = ("optimizer.lr=0.01", "trainer.max_epochs=2", "trainer.check_val_every_n_epoch=2")
 PAGE = "_target_: detfuse.ablation.design.Ablation\nfactors: {neck: [unfused, fpn]}\n"
 FOLDER = Path("runs/ablations/mine")
@@ -42,7 +41,8 @@ def test_predictions_comparison_and_verdict_speak_the_files_ids(
     known = {split: {image["id"] for image in with_text_ids(file)["images"]} for split, file in files.items()}
     (tmp_path / "my/ablation").mkdir(parents=True)
     (tmp_path / "my/ablation/mine.yaml").write_text(PAGE)
-    options = ("data=coco", f"data.root={root}", *OF_THE_DETECTOR, *LEARNS, "callbacks.pictures=null")
+    small = (*OF_THE_DETECTOR, "data.loader.num_workers=0", "data.transform.short_side=64")
+    options = ("data=coco", f"data.root={root}", *small, *LEARNS, "callbacks.pictures=null")
     printed = here("ablate", "--config-dir", "my", "ablation=mine", *options, "seeds=[0]", folder=tmp_path)
     assert f"report: {FOLDER / 'report/report.html'}" in printed
 

@@ -191,17 +191,20 @@ class NodeCheck:
             brought = [part for part, by in self.frame.brought.items() if by == place]
             parts = [part for part in brought if part.replace(".", "_") in taken]
             missing = [part for part in parts if self.keys.select(part) is None]
-            chosen = f"{place}={self.composed.choices[place]}" if place in self.composed.choices else place
-            named = f"{chosen} ({self.composed.origin(f'{place}._target_')})"
             if missing and missing == parts:
-                self.problems.append(f"{named}: {self.frame.without_what_it_brings(place)}")
+                self.problems.append(f"{self._chosen(place)}: {self.frame.without_what_it_brings(place)}")
             elif signature and not signature.open and (idle := self._idle(brought, parts)):
                 self.problems.append(
-                    f"{named}: brings {' and '.join(idle)}, which {node['_target_']} does not take; leave "
-                    f"{'it' if len(idle) == 1 else 'them'} out of its defaults"
+                    f"{self._chosen(place)}: brings {' and '.join(idle)}, which {node['_target_']} does not take; "
+                    f"leave {'it' if len(idle) == 1 else 'them'} out of its defaults"
                 )
             else:
                 self.problems += [f"{part} is missing: {place} needs it{self._choose(part)}" for part in missing]
+
+    def _chosen(self, place: str) -> str:
+        """The option of a part and its file, for messages: finding the file takes as long as all of the check."""
+        chosen = f"{place}={self.composed.choices[place]}" if place in self.composed.choices else place
+        return f"{chosen} ({self.composed.origin(f'{place}._target_')})"
 
     def _idle(self, brought: list[str], taken: list[str]) -> list[str]:
         """What is brought and not taken, by its first key."""
