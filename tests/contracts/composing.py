@@ -19,6 +19,7 @@ from detfuse.config import conf_dir
 from detfuse.config.schema.groups import group_options
 from detfuse.structures import Batch, Targets
 
+SMALLEST = ("backbone=timm", "backbone.name=test_resnet")  # 0.4 million weights
 SMALL = {
     "num_convs": 1,
     "box_channels": 16,
@@ -80,7 +81,7 @@ def pairwise(axes: Mapping[str, Sequence[str]], *apart: tuple[str, str]) -> list
 
 def sites_of(head: str) -> list[str]:
     """The sites of conf/ that a detector with this head has."""
-    sites = [mount.partition(".")[2] for mount in _mounts() if mount.startswith("attention@")]
+    sites = [place for place in compose_train()["attention"] if place != "levels"]
     return [site for site in sites if site != "head" or "attention" in signature(head_class(head)).parameters]
 
 
@@ -98,11 +99,6 @@ def settings_of(head: str, **wanted: object) -> tuple[str, ...]:
 def small_head(head: str, **more: object) -> tuple[str, ...]:
     """Overrides that make a head small, and one that learns from a sample take everything, so that it draws no lots."""
     return settings_of(head, **(SMALL | more))
-
-
-def _mounts() -> list[str]:
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        return list(compose("train", return_hydra_config=True).hydra.runtime.choices)
 
 
 def small_batch() -> Batch:

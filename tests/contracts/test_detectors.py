@@ -10,7 +10,16 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from composing import compose_train, head_class, options, pairwise, settings_of, small_batch, small_head
+from composing import (
+    SMALLEST,
+    compose_train,
+    head_class,
+    options,
+    pairwise,
+    settings_of,
+    small_batch,
+    small_head,
+)
 from torch import Tensor, nn
 
 from detfuse.build import build_detector, build_head, build_neck
@@ -37,18 +46,19 @@ class Fit(NamedTuple):
     spec: FeatureSpec = FeatureSpec((6, 10, 14), (8, 16, 32))
 
 
+C3 = 48  # channels, of SMALLEST
 # those that are not made small as all the others; here all levels are as wide as C3, so that shared towers fit too
 NECKS = {
     "ssd_extras": Fit(
         (
             "backbone.levels=[3,4]",
-            "neck.fc_channels=128",
-            "neck.extra_channels=[128,128]",
+            f"neck.fc_channels={C3}",
+            f"neck.extra_channels=[{C3},{C3}]",
             "neck.extra_strides=[2,2]",
         ),
-        FeatureSpec((128, 10), (8, 16)),
+        FeatureSpec((C3, 10), (8, 16)),
     ),
-    "mscnn_trunk": Fit(("backbone.levels=[3]", "neck.conv_channels=128"), FeatureSpec((128,), (8,))),
+    "mscnn_trunk": Fit(("backbone.levels=[3]", f"neck.conv_channels={C3}"), FeatureSpec((C3,), (8,))),
 }
 
 ALL = {"train_candidates_per_level": 8000, "train_proposals": 8000, "proposal_iou": 1.0, "samples": 40_000}
@@ -65,7 +75,7 @@ def small(neck: str, head: str, *more: str) -> dict[str, Any]:
 
 
 def detector_of(neck: str, head: str, *more: str) -> Detector:
-    return build_detector(small(neck, head, "backbone=resnet10t", *more), num_classes=3)
+    return build_detector(small(neck, head, *SMALLEST, *more), num_classes=3)
 
 
 def drawn_alike(loss: Callable[[Batch], dict[str, Tensor]], batch: Batch) -> dict[str, Tensor]:
