@@ -16,12 +16,16 @@ A draw does not know its name: it happens before the tensor has one. So everythi
 While it is watched, every operation is intercepted (``TorchDispatchMode``): what is computed from a drawn number
 carries the draw along, until the storage of a named tensor has it. When it is replayed, torch's generator is seeded
 before every draw. That takes a module that is the same both times, which is checked.
+
+To draw takes most of the time of a constructor. So a large tensor is drawn in part while it is only watched, and what
+was written over before anything read it, as a library's default is by the initialiser of its model, is not drawn again:
+to build twice takes no longer than once.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any, TypeVar
 
 import torch
@@ -36,6 +40,9 @@ from detfuse.errors import UserError
 T = TypeVar("T")
 Key = tuple[str, int]
 """Name of a parameter, and the number of the draw within it."""
+
+_FEW = 2**16
+"""So many numbers are drawn of a tensor that is only watched; they are repeated in the rest of it."""
 
 _OVERWRITES = (torch.ops.aten.copy_.default, torch.ops.aten.fill_.Scalar, torch.ops.aten.zero_.default)
 
@@ -70,7 +77,7 @@ def initialised(make: Callable[[], T], seed: int, part: str) -> T:
     keys, shapes, constants = watch.keys(first), _shapes(first), watch.constants(first)
     del first
     _seed(seed, part)
-    with _Replay(seed, part, keys) as replay:
+    with _Replay(seed, part, keys, watch.for_nothing) as replay:
         made = make()
     difference = _other_draws(keys, watch.drawn, replay.drawn) or _other_shapes(shapes, _shapes(made))
     difference = difference or _other_numbers(constants, made)
@@ -128,6 +135,8 @@ class _Watch(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch has no types there
         self.drawn: list[str] = []
+        self.for_nothing: set[int] = set()  # draws that were written over before anything read them
+        self._unread: dict[StorageWeakRef, int] = {}  # the last draw that filled it
         self._wrote_all: list[bool] = []
         self._reached: list[list[StorageWeakRef]] = []  # per draw, in order of time, where its numbers went
         self._sources: dict[StorageWeakRef, set[int]] = {}
@@ -136,17 +145,24 @@ class _Watch(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        result = func(*args, **(kwargs or {}))
+        draws, fills, given = _draws(func, args, kwargs), _fills(func, args), kwargs or {}
+        result = _drawn_in_part(func, *args, **given) if draws and fills else func(*args, **given)
         sources: set[int] = set()
         for tensor in _tensors((args, kwargs)):
             sources |= self._sources.get(_storage(tensor), set())
+        for tensor in _tensors((args[1:] if fills else args, kwargs)):
+            self._unread.pop(_storage(tensor), None)
+        if fills and (before := self._unread.pop(_storage(args[0]), None)) is not None:
+            self.for_nothing.add(before)
         written = _tensors(result)
-        if _draws(func):
+        if draws:
+            if fills:
+                self._unread[_storage(args[0])] = len(self.drawn)
             sources.add(len(self.drawn))
             self.drawn.append(str(func))
             self._wrote_all.append(all(_is_whole(tensor) for tensor in written))
             self._reached.append([])
-        if func in _OVERWRITES and _is_whole(args[0]) and not any(map(self._has_draw, _tensors(args[1:]))):
+        if fills and not draws and not any(map(self._has_draw, _tensors(args[1:]))):
             self._overwritten.add(_storage(args[0]))
         elif sources:
             self._overwritten.difference_update(map(_storage, written))
@@ -186,21 +202,23 @@ class _Watch(TorchDispatchMode):
 
 
 class _Replay(TorchDispatchMode):  # type: ignore[no-untyped-call]  # likewise
-    """Seeds the generator before every draw."""
+    """Seeds the generator before every draw, and leaves out those that are for nothing."""
 
-    def __init__(self, seed: int, part: str, keys: Sequence[Key]) -> None:
+    def __init__(self, seed: int, part: str, keys: Sequence[Key], for_nothing: Set[int]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch has no types there
         self.drawn: list[str] = []
-        self._seed, self._part, self._keys = seed, part, keys
+        self._seed, self._part, self._keys, self._for_nothing = seed, part, keys, for_nothing
 
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        if _draws(func):
+        if _draws(func, args, kwargs):
             if len(self.drawn) < len(self._keys):
                 name, number = self._keys[len(self.drawn)]
                 _seed(self._seed, self._part, name, str(number))
             self.drawn.append(str(func))
+            if len(self.drawn) - 1 in self._for_nothing and _fills(func, args):
+                return args[0]
         return func(*args, **(kwargs or {}))
 
 
@@ -210,8 +228,31 @@ def _seed(seed: int, *words: str) -> None:
     torch.default_generator.manual_seed(int.from_bytes(digest[:4], "little"))
 
 
-def _draws(func: Any) -> bool:
-    return torch.Tag.nondeterministic_seeded in func.tags
+def _draws(func: Any, args: Any, kwargs: Any) -> bool:
+    """Whether an operator draws numbers; on the meta device, where backbones look what a model is like, are none."""
+    if torch.Tag.nondeterministic_seeded not in func.tags:
+        return False
+    devices = [tensor.device for tensor in _tensors(args)] or [torch.device((kwargs or {}).get("device") or "cpu")]
+    return all(device.type != "meta" for device in devices)
+
+
+def _fills(func: Any, args: Any) -> bool:
+    """Whether an operator writes all numbers of its first argument, whatever they were."""
+    drawn = torch.Tag.nondeterministic_seeded in func.tags and func._schema.name.endswith("_")
+    return (func in _OVERWRITES or (drawn and not _tensors(args[1:]))) and _is_whole(args[0])
+
+
+def _drawn_in_part(func: Any, tensor: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """What fills a tensor with random numbers, and draws only the first of a large one."""
+    if tensor.numel() <= _FEW or not tensor.is_contiguous():
+        filled: Tensor = func(tensor, *args, **kwargs)
+        return filled
+    numbers = tensor.view(-1)
+    func(numbers[:_FEW], *args, **kwargs)
+    for start in range(_FEW, len(numbers), _FEW):
+        rest = numbers[start : start + _FEW]
+        rest.copy_(numbers[: len(rest)])
+    return tensor
 
 
 def _tensors(tree: Any) -> list[Tensor]:
