@@ -64,7 +64,7 @@ def composer_of(shipped: Path, user: Path | None, config_name: str) -> Composer:
     return _composer(shipped, user, config_name, tuple((file, stat.st_mtime_ns, stat.st_size) for file, stat in files))
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=16)  # one for each command
 def _composer(shipped: Path, user: Path | None, config_name: str, _: tuple[tuple[Path, int, int], ...]) -> Composer:
     return Composer(shipped, user, config_name)
 
