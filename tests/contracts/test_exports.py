@@ -6,7 +6,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-from composing import compose_train, options, small_batch
+from composing import SMALLEST, compose_train, options, small_batch
 from test_detectors import COMPILABLE, NECKS, detector_of, small
 
 from detfuse.attention.inserts import BACKBONE_SITES, inserts_of
@@ -96,15 +96,14 @@ def check_file(path: Path, built: Detector, combine: Combine, told: Description)
     assert read_exported(path).description == told
 
 
-# each kind once, over all sites
+# each kind once; before a stage's last block stands what stands at its end, and a small backbone has one block only
 ATTENTION = {
     "stage": "se",
     "branch": "eca",
-    "before_last_block": "non_local",
     "lateral": "cbam",
     "fused": "sagan",
     "output": "gc",
-    "head": "se",
+    "head": "non_local",
 }
 
 
@@ -118,8 +117,8 @@ NODES = (
 def test_attention_factors_and_learnt_resamplers_are_exported_too(tmp_path: Path) -> None:
     sites = [f"attention@attention.{site}={kind}" for site, kind in ATTENTION.items()]
     graph = ("neck.topology=null", f"neck.nodes=[{','.join(NODES)}]", "neck.outputs=[p3]")
-    few = [f"attention.levels.{site}=[4]" for site in BACKBONE_SITES]
-    of_two = ("backbone=resnet18", "backbone.levels=[3,4]", "neck.scales={t3:0.5,s3:3.0}", *few)
+    few = [f"attention.levels.{site}=[4]" for site in ATTENTION if site in BACKBONE_SITES]
+    of_two = (*SMALLEST, "backbone.levels=[3,4]", "neck.scales={t3:0.5,s3:3.0}", *few)
     built = build_detector(small("fpn", "fcos", *of_two, *sites, *graph), num_classes=3).eval()
     built.head.score_threshold = 0.0
     assert {insert.site for insert in inserts_of(built).values()} == set(ATTENTION)

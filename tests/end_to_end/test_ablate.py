@@ -12,6 +12,7 @@ import time
 from html import escape
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from commands import REPOSITORY, TINY, TrainedHere, here, run
@@ -59,7 +60,8 @@ def interrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, di
     process.send_signal(signal.SIGKILL)
     process.wait()
     at_kill = states(folder)
-    return folder, here("ablate", *COMMAND, folder=folder), at_kill
+    with patch.object(ablation_run, "LocalLauncher", TrainedHere):
+        return folder, here("ablate", *COMMAND, folder=folder), at_kill
 
 
 def test_a_killed_ablation_goes_on_where_it_stopped(
@@ -69,7 +71,7 @@ def test_a_killed_ablation_goes_on_where_it_stopped(
     done = [name for name, state in at_kill.items() if state["state"] == "finished"]
     assert done == ["unfused/seed-0"]
     assert "unfused seed 0: was finished" in printed
-    assert "fpn seed 0: started" in printed
+    assert "fpn seed 0: finished after" in printed
     now = states(folder)
     assert [state["state"] for state in now.values()] == ["finished"] * 2
     assert now["unfused/seed-0"] == at_kill["unfused/seed-0"]

@@ -10,16 +10,13 @@ from detfuse.ops.postprocess import Nms, SoftNms
 from detfuse.ops.suppression import Suppression
 from detfuse.structures import Detections
 
-COMBINES = [
-    Nms(max_detections=30),
-    Nms(iou_threshold=0.3, max_detections=200),
-    Nms(iou_threshold=0.0, max_detections=200),
-    Nms(max_detections=200, class_agnostic=True),
-    SoftNms(max_detections=30),
-    SoftNms(max_detections=200, score_threshold=0.3),
-    SoftNms(max_detections=200, score_threshold=0.0),
+COMBINES = [  # every setting with two values of each other at least once: to trace one takes seconds
+    Nms(max_detections=200),
+    Nms(iou_threshold=0.3, max_detections=30),
+    Nms(iou_threshold=0.0, max_detections=200, class_agnostic=True),
+    SoftNms(max_detections=30, score_threshold=0.3),
+    SoftNms(max_detections=200, score_threshold=0.0, class_agnostic=True),
     SoftNms(method="linear", max_detections=200),
-    SoftNms(max_detections=200, class_agnostic=True),
 ]
 
 Candidates = tuple[Tensor, Tensor, Tensor, Tensor]

@@ -18,7 +18,7 @@ from detfuse.training.ema import ExponentialMovingAverage
 
 sys.path.append(str(Path(__file__).parents[1] / "contracts"))
 
-from composing import compose_train  # type: ignore[import-not-found]  # lies in that folder
+from composing import SMALLEST, compose_train  # type: ignore[import-not-found]  # lies in that folder
 
 SEED, EPOCHS, BATCH, SIDE = 9, 3, 4, 64
 OBJECTS = (
@@ -96,7 +96,7 @@ def _learning(root: Path, head: str) -> dict[str, Any]:
         "data.transform.short_side=64",
         "data.loader.num_workers=0",
         f"seed={SEED}",
-        "backbone=resnet10t",
+        *SMALLEST,
         "backbone.norm=frozen",  # statistics are no matter of losses
         "neck.out_channels=16",
         f"head={head}",
@@ -143,7 +143,7 @@ def _generated() -> dict[str, Any]:
     composed: dict[str, Any] = compose_train(
         *("data.num_train=21", "data.num_val=3", "data.image_size=64", "data.max_size=40"),
         *("data.transform.short_side=64", "data.transform.brightness=0.5", "data.transform.contrast=0.5"),
-        *("data.loader.num_workers=0", "backbone=resnet10t", "backbone.norm=frozen", "neck.out_channels=16"),
+        *("data.loader.num_workers=0", *SMALLEST, "backbone.norm=frozen", "neck.out_channels=16"),
         *("head.num_convs=1", "optimizer=sgd", "optimizer.reference_batch=null", "scheduler.warmup_steps=0"),
         *("callbacks=ema", "trainer.max_epochs=2", "trainer.accumulate_grad_batches=2"),
         *("trainer.gradient_clip_val=null", "trainer.accelerator=cpu"),
