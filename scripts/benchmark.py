@@ -201,7 +201,7 @@ def _figure(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def _panel(rows: Sequence[dict[str, Any]], look: str, top: int) -> list[str]:
-    y = axes.Scale(0, MOST, top + HEIGHT - 20, top)
+    y = axes.PixelScale(0, MOST, top + HEIGHT - 20, top)
     called = "one look" if look == "one" else f"looks {look}"
     parts = [draw.text(LEFT, top - 4, called, size=11, bold=True)]
     for tick in (0.0, 0.05, 0.1, 0.15):

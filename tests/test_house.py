@@ -122,3 +122,13 @@ def test_every_promise_to_those_who_open_files_of_others_has_its_test(repository
     named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", (repository / ".github/SECURITY.md").read_text())
     assert len(named) > 20
     assert [(file, name) for file, name in named if f"def {name}(" not in (repository / file).read_text()] == []
+
+
+def test_one_word_names_one_thing(repository: Path) -> None:
+    """A class's name says what it is wherever it is imported; private ones may share one."""
+    places: dict[str, list[str]] = {}
+    for file in sorted((repository / "detfuse").rglob("*.py")):
+        for node in ast.parse(file.read_text()).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places.setdefault(node.name, []).append(str(file.relative_to(repository)))
+    assert {name: files for name, files in places.items() if len(files) > 1} == {}

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from importlib import import_module
 
-from detfuse.cli.launch import Command, Family
+from detfuse.cli.launch import Command, CommandFamily
 from detfuse.cli.settings import (
     AblateSettings,
     BrowseSettings,
@@ -143,7 +143,7 @@ browse = Command(
     run=_run_of("browse_run"),
 )
 
-data = Family(name="data", purpose="Look after data sets.", commands=(check, browse, convert))
+data = CommandFamily(name="data", purpose="Look after data sets.", commands=(check, browse, convert))
 
 COMMANDS = {
     each.settings.command: each for each in (train, ablate, evaluate, predict, export, cost, compare, *data.commands)

@@ -24,8 +24,8 @@ from detfuse.export import (
     Deployed,
     Description,
     Exported,
-    Picture,
-    Resize,
+    NamedImage,
+    Resizing,
     agreement_of,
     chosen,
     program_of,
@@ -72,7 +72,7 @@ def run(invocation: Invocation) -> None:
         version=version("detfuse"),
         model=describe(detector, config),
         categories=checkpoint.categories,
-        resize=Resize(transform.size, transform.short_side, transform.long_side, transform.resize),
+        resize=Resizing(transform.size, transform.short_side, transform.long_side, transform.resize),
         divisor=divisor,
         combine=config["combine"],
     )
@@ -123,7 +123,7 @@ def _check(
         index = chosen(data.indexes["val"], data.transform, data.size_divisor, _SCORED)
         few = chosen(index, data.transform, data.size_divisor, _COMPARED)
         samples = DetectionDataset(few, data.transform, train=False, seed=data.seed)
-        pictures = [Picture(shown(name), samples[Key(0, i)].image) for i, name in enumerate(few.file_names)]
+        pictures = [NamedImage(shown(name), samples[Key(0, i)].image) for i, name in enumerate(few.file_names)]
         pictures += _drawings(exported.transform, *_THIN)
     agreement = agreement_of(exported, detector, combine, pictures)
     if not isinstance(data, str):
@@ -146,7 +146,7 @@ def _shapes(sizes: NDArray[np.int64]) -> str:
     return f"{len(sizes)} validation images ({told})"
 
 
-def _drawings(transform: Transforms, *sizes: Size) -> list[Picture]:
+def _drawings(transform: Transforms, *sizes: Size) -> list[NamedImage]:
     """Generated pictures of these sizes, resized as images are."""
     shapes = Shapes(
         num_train=1, num_val=len(sizes), image_size=256, min_size=16.0, max_size=160.0, max_objects=6, data_seed=0
@@ -155,11 +155,11 @@ def _drawings(transform: Transforms, *sizes: Size) -> list[Picture]:
     for number, size in enumerate(sizes):
         pixels = shapes.draw("val", number).pixels.round().astype(np.uint8)
         image = Transforms(size=size).evaluate(torch.from_numpy(pixels).permute(2, 0, 1)).image
-        pictures.append(Picture(f"a drawing of {size[0]} x {size[1]}", transform.evaluate(image).image))
+        pictures.append(NamedImage(f"a drawing of {size[0]} x {size[1]}", transform.evaluate(image).image))
     return pictures
 
 
-def _told(agreement: Agreement, pictures: list[Picture]) -> str:
+def _told(agreement: Agreement, pictures: list[NamedImage]) -> str:
     names = ", ".join(picture.name for picture in pictures)
     if not agreement.candidates:
         return f"nothing is detected in {names}, neither by the file nor by the detector: not much of a check"

@@ -99,7 +99,7 @@ class Command:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Family:
+class CommandFamily:
     """Commands that share a program, ``detfuse-<name> <command>``; called as a :class:`Command` is.
 
     Attributes:

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from detfuse.config.location import conf_dir
 from detfuse.config.retired import moved, why_retired
-from detfuse.config.schema.check import Check
+from detfuse.config.schema.check import OverridesCheck
 from detfuse.config.schema.compose import Composer, composer_of
 from detfuse.config.schema.frame import frame_of
 from detfuse.config.schema.keys import Keys, Schema
@@ -54,7 +54,7 @@ def check(argv: list[str], settings: type[Settings], shipped: Path | None = None
     refused = [choice for choice in line.choices if _is_the_checkpoints(choice, composer, schema, open_groups)]
     usable = [choice for choice in line.choices if choice not in refused]
     usable += _by_weights_implied(line, settings)
-    found = Check(composer, schema).run(usable)
+    found = OverridesCheck(composer, schema).run(usable)
     if found and open_groups is not None:
         found = _of_the_likeliest(found, usable, composer, schema, left_open(usable, settings))
     told = [
@@ -78,15 +78,17 @@ def _of_the_likeliest(
 
     What an option needs besides, such as the place of a data set, the checkpoint brings.
     """
-    needed = set(Check(composer, schema).run([]))
+    needed = set(OverridesCheck(composer, schema).run([]))
     likeliest: list[Choice] = []
     for group in groups:
         tried = [(found, likeliest)]
         if any(choice.key.startswith(f"{group}.") for choice in choices):
             for option in composer.groups.get(group, []):
                 chosen = [*likeliest, Choice(f"{group}={option}", "", group, (option,), (option,))]
-                brought = set(Check(composer, schema).run(chosen)) - needed
-                left = [told for told in Check(composer, schema).run([*chosen, *choices]) if told not in brought]
+                brought = set(OverridesCheck(composer, schema).run(chosen)) - needed
+                left = [
+                    told for told in OverridesCheck(composer, schema).run([*chosen, *choices]) if told not in brought
+                ]
                 tried.append((left, chosen))
         found, likeliest = min(tried, key=lambda one: _unlikeliness(one[0]))
     return found

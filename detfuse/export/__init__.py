@@ -1,8 +1,8 @@
 """Detectors as files that need no detfuse: ONNX, and torch's exported programs (``.pt2``)."""
 
-from detfuse.export.comparison import Agreement, Picture, agreement_of
+from detfuse.export.comparison import Agreement, NamedImage, agreement_of
 from detfuse.export.deployed import OUTPUTS, Deployed, place
-from detfuse.export.description import Description, ExportError, Resize
+from detfuse.export.description import Description, ExportError, Resizing
 from detfuse.export.exported import Exported, read_exported
 from detfuse.export.formats import FORMATS, Format, format_of, program_of, written
 from detfuse.export.scored import Scores, chosen, scores_of
@@ -16,8 +16,8 @@ __all__ = [
     "ExportError",
     "Exported",
     "Format",
-    "Picture",
-    "Resize",
+    "NamedImage",
+    "Resizing",
     "Scores",
     "agreement_of",
     "chosen",

@@ -27,7 +27,7 @@ _LEAST_BOX_TOLERANCE = 1e-3  # pixels
 _APART = 1e9  # between labels, in tolerances: rows of different labels are never alike
 
 
-class Picture(NamedTuple):
+class NamedImage(NamedTuple):
     """A resized image (3, h, w) uint8, and what to call it."""
 
     name: str
@@ -53,7 +53,7 @@ class Agreement:
     score_difference: float
 
 
-def agreement_of(exported: Exported, detector: Detector, combine: Combine, pictures: Sequence[Picture]) -> Agreement:
+def agreement_of(exported: Exported, detector: Detector, combine: Combine, pictures: Sequence[NamedImage]) -> Agreement:
     """Run both on the same pictures, each padded as evaluation pads it.
 
     Args:

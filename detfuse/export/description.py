@@ -21,7 +21,7 @@ class ExportError(InputError):
 
 
 @dataclass(frozen=True)
-class Resize:
+class Resizing:
     """How an image is resized before it is padded; see :class:`~detfuse.data.Transforms`."""
 
     size: Size | None
@@ -46,7 +46,7 @@ class Description:
     version: str
     model: str
     categories: Categories
-    resize: Resize
+    resize: Resizing
     divisor: int
     combine: dict[str, Any]
 
@@ -112,9 +112,9 @@ def _size(value: Any) -> Size:
     return height, width
 
 
-def _resize(value: Any) -> Resize:
+def _resize(value: Any) -> Resizing:
     long_side = value["long_side"]
-    return Resize(
+    return Resizing(
         size=None if value["size"] is None else _size(value["size"]),
         short_side=_typed(value["short_side"], int),
         long_side=None if long_side is None else _typed(long_side, int),

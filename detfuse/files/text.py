@@ -29,7 +29,7 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, text.encode("utf-8", "backslashreplace").decode())
 
 
-class Table(NamedTuple):
+class CsvLines(NamedTuple):
     """The whole lines of a CSV file that grows line by line.
 
     Attributes:
@@ -46,14 +46,14 @@ class Table(NamedTuple):
     damaged: list[str]
 
 
-def read_table(path: Path) -> Table:
+def read_table(path: Path) -> CsvLines:
     """Read a CSV file that may have been cut off while a line was written; one that is not there has no lines.
 
     Raises:
         OSError: if it is there and cannot be read.
     """
     if not path.is_file():
-        return Table([], [], "", [])
+        return CsvLines([], [], "", [])
     lines = path.read_bytes().decode("utf-8", errors="replace").split("\n")
     cut = lines.pop()  # nothing, where the file ends as it should
     parsed = [(line, _cells(line)) for line in lines if line.strip()]
@@ -62,7 +62,7 @@ def read_table(path: Path) -> Table:
     damaged = [line for line, cells in parsed if len(cells) != len(columns)]
     if damaged and not cut and parsed[-1][0] is damaged[-1]:
         cut = damaged.pop()
-    return Table(columns, rows, cut, damaged)
+    return CsvLines(columns, rows, cut, damaged)
 
 
 def _cells(line: str) -> list[str]:

@@ -48,7 +48,7 @@ def propose(
     return Proposals(boxes.detach().gather(1, rows[..., None].expand(-1, -1, 4)), taken)
 
 
-class Sample(NamedTuple):
+class SampledRows(NamedTuple):
     """Which rows of each image learn, positives first.
 
     Attributes:
@@ -61,7 +61,7 @@ class Sample(NamedTuple):
     taken: Tensor
 
 
-def draw_sample(positive: Tensor, negative: Tensor, size: int, positive_fraction: float) -> Sample:
+def draw_sample(positive: Tensor, negative: Tensor, size: int, positive_fraction: float) -> SampledRows:
     """At most ``size`` rows at random, of them at most this fraction positives; the rest negatives (Fast R-CNN, 2015).
 
     With ``size`` at least the number of rows and room for all positives everything is taken.
@@ -82,7 +82,7 @@ def draw_sample(positive: Tensor, negative: Tensor, size: int, positive_fraction
     values, rows = order.topk(min(size, count), dim=1)
     taken = values >= 0
     places = torch.arange(rows.shape[1], device=rows.device) % taken.sum(1, keepdim=True).clamp(min=1)
-    return Sample(rows.gather(1, places), taken)
+    return SampledRows(rows.gather(1, places), taken)
 
 
 class Rois(NamedTuple):

@@ -28,7 +28,7 @@ from detfuse.weights.checkpoint import Checkpoint, load_weights
 from detfuse.words import some
 
 
-class Scored(NamedTuple):
+class Validation(NamedTuple):
     """What came of a validation, on every process.
 
     Attributes:
@@ -42,7 +42,7 @@ class Scored(NamedTuple):
     lines: list[Line] | None
 
 
-def score(trainer: Trainer, parts: Parts, checkpoint: Checkpoint) -> Scored:
+def score(trainer: Trainer, parts: Parts, checkpoint: Checkpoint) -> Validation:
     """Evaluate a checkpoint on the validation split.
 
     Raises:
@@ -55,10 +55,10 @@ def score(trainer: Trainer, parts: Parts, checkpoint: Checkpoint) -> Scored:
     metrics, predictions = parts.module.metrics, parts.module.predictions
     assert metrics is not None
     assert predictions is not None
-    return Scored(metrics, predictions, lines)
+    return Validation(metrics, predictions, lines)
 
 
-def score_candidates(parts: Parts, checkpoint: Checkpoint, file: Path) -> Scored:
+def score_candidates(parts: Parts, checkpoint: Checkpoint, file: Path) -> Validation:
     """The numbers of :func:`score` by the candidates in a file; where there is none yet, it is written.
 
     Those that a calibration is fitted to lie in a file beside it.
@@ -75,7 +75,7 @@ def score_candidates(parts: Parts, checkpoint: Checkpoint, file: Path) -> Scored
     numbered = Results.joined([coco_results(detections, module.categories)])
     predictions = told(numbered, module.image_id_of, str(trainer["precision"]))
     assert module.evaluator is not None
-    return Scored(module.evaluator.evaluate(predictions), predictions, lines)
+    return Validation(module.evaluator.evaluate(predictions), predictions, lines)
 
 
 def require_one_process(trainer: Trainer, config: Mapping[str, Any], asked: object = None) -> None:
@@ -132,7 +132,7 @@ def _with_ids(names: tuple[str, ...], ids: tuple[int, ...]) -> str:
     return some([f"{name} (id {i})" for name, i in zip(names, ids, strict=True)], 20)
 
 
-def report(scored: Scored, folder: Path, data: DetectionDataModule, checkpoint: Path) -> None:
+def report(scored: Validation, folder: Path, data: DetectionDataModule, checkpoint: Path) -> None:
     """Print the 12 numbers and of what they are; write them, the predictions and what was fitted for them.
 
     Args:

@@ -69,7 +69,7 @@ class Cell:
         return SOURCES[self.source][0] * np.resize(factors, self.arms)
 
 
-class Layout(NamedTuple):
+class SimulatedPairs(NamedTuple):
     """Differences to the baseline of R ablations of K pairs.
 
     Attributes:
@@ -90,7 +90,7 @@ class Layout(NamedTuple):
     equal: Bools
     freedom: float
 
-    def first(self, seeds: int) -> Layout:
+    def first(self, seeds: int) -> SimulatedPairs:
         """The same with fewer seeds; the variance of the images as if it had been estimated from those."""
         num = self.values.shape[-1]
         alone = self.images - self.both
@@ -98,16 +98,16 @@ class Layout(NamedTuple):
         values, baseline = self.values[..., :seeds], self.baseline[:, :seeds]
         return self._replace(values=values, baseline=baseline, images=alone + both, both=both)
 
-    def better_by(self, effect: Floats | float) -> Layout:
+    def better_by(self, effect: Floats | float) -> SimulatedPairs:
         """The same where arms are better than the baseline by this; (K,) AP points."""
         return self._replace(values=self.values + np.broadcast_to(effect, self.lends.shape)[:, None])
 
 
-Rule = Callable[[Layout, float], tuple[Floats, Floats]]
+Rule = Callable[[SimulatedPairs, float], tuple[Floats, Floats]]
 """Ends of the (R, K) intervals that decide, at a level."""
 
 
-def draw(rng: np.random.Generator, cell: Cell, repetitions: int) -> Layout:
+def draw(rng: np.random.Generator, cell: Cell, repetitions: int) -> SimulatedPairs:
     """Simulate ablations in which no arm differs."""
     seeds_effect, images_effect, residual = SOURCES[cell.source]
     shape = (repetitions, cell.arms, cell.seeds)
@@ -126,40 +126,40 @@ def draw(rng: np.random.Generator, cell: Cell, repetitions: int) -> Layout:
     learnt = np.ones(cell.arms - 1, bool)
     if cell.noise == "one learnt nothing":
         learnt[0] = False
-    return Layout(values, scores[:, 0], images, both, learnt, learnt, freedom)
+    return SimulatedPairs(values, scores[:, 0], images, both, learnt, learnt, freedom)
 
 
-def ours(layout: Layout, level: float) -> tuple[Floats, Floats]:
+def ours(drawn: SimulatedPairs, level: float) -> tuple[Floats, Floats]:
     """The judge's intervals."""
-    pairs, seeds = layout.values.shape[1:]
-    own = layout.values.var(-1, ddof=1)
+    pairs, seeds = drawn.values.shape[1:]
+    own = drawn.values.var(-1, ddof=1)
     alone = np.full(pairs, seeds - 1.0)
-    found = moderated(own, alone, layout.lends)
-    if layout.lends.sum() >= FEWEST_PAIRS and seeds >= FEWEST_SEEDS:
-        base = layout.baseline[:, None]
-        arms = layout.values + base
-        alike = correlation(np.concatenate([base, arms[:, layout.lends]], axis=1))
+    found = moderated(own, alone, drawn.lends)
+    if drawn.lends.sum() >= FEWEST_PAIRS and seeds >= FEWEST_SEEDS:
+        base = drawn.baseline[:, None]
+        arms = drawn.values + base
+        alike = correlation(np.concatenate([base, arms[:, drawn.lends]], axis=1))
         noise = base.var(-1, ddof=1)
-        found = between(found, arms.var(-1, ddof=1), alone, layout.lends, noise, seeds - 1.0, alike, seeds)
+        found = between(found, arms.var(-1, ddof=1), alone, drawn.lends, noise, seeds - 1.0, alike, seeds)
     part = found.variance / seeds
-    total, freedom = crossed(part, found.freedom, layout.images, layout.freedom, layout.both)
+    total, freedom = crossed(part, found.freedom, drawn.images, drawn.freedom, drawn.both)
     half = np.maximum(
         critical_values(Family(pairs), freedom, level) * np.sqrt(total),
         critical_values(Family(pairs), found.freedom, level) * np.sqrt(part),
     )
-    mean = layout.values.mean(-1)
+    mean = drawn.values.mean(-1)
     return mean - half, mean + half
 
 
-def paired_holm(layout: Layout, level: float) -> tuple[Floats, Floats]:
+def paired_holm(drawn: SimulatedPairs, level: float) -> tuple[Floats, Floats]:
     """What was before: every pair by its own variance, and p values corrected by Holm.
 
     The intervals are those of the step at which Holm decides on an arm, so that they exclude 0 where it rejects.
     """
-    pairs, seeds = layout.values.shape[1:]
-    part = layout.values.var(-1, ddof=1) / seeds
-    total, freedom = crossed(part, seeds - 1.0, layout.images, layout.freedom, layout.both)
-    mean = layout.values.mean(-1)
+    pairs, seeds = drawn.values.shape[1:]
+    part = drawn.values.var(-1, ddof=1) / seeds
+    total, freedom = crossed(part, seeds - 1.0, drawn.images, drawn.freedom, drawn.both)
+    mean = drawn.values.mean(-1)
     p = np.maximum(
         2 * stdtr(freedom, -np.abs(mean) / np.sqrt(total)), 2 * stdtr(seeds - 1, -np.abs(mean) / np.sqrt(part))
     )
@@ -181,9 +181,9 @@ def _images_freedom(images: int) -> float:
     return 1 / (1 / (WEIGHTINGS - 1) + 1 / (images - 1))
 
 
-def told_apart(rule: Rule, layout: Layout, level: float = LEVEL) -> Bools:
+def told_apart(rule: Rule, drawn: SimulatedPairs, level: float = LEVEL) -> Bools:
     """(R, K) whether an arm is called better or worse."""
-    low, high = rule(layout, level)
+    low, high = rule(drawn, level)
     return (low > 0) | (high < 0)
 
 
@@ -203,22 +203,22 @@ class Rates(NamedTuple):
     power: float
 
 
-def rates(rule: Rule, layout: Layout, difference: float, limit: float, level: float = LEVEL) -> Rates:
+def rates(rule: Rule, drawn: SimulatedPairs, difference: float, limit: float, level: float = LEVEL) -> Rates:
     """How a rule does.
 
     Args:
         rule: that decides.
-        layout: in which no arm differs.
+        drawn: in which no arm differs.
         difference: of the one arm that is to be found, AP points.
         limit: a difference that matters.
         level: of all arms.
     """
-    low, high = rule(layout, level)
-    within, equal = (low <= 0) & (high >= 0), layout.equal
-    at_limit = rule(layout.better_by(limit), level)
+    low, high = rule(drawn, level)
+    within, equal = (low <= 0) & (high >= 0), drawn.equal
+    at_limit = rule(drawn.better_by(limit), level)
     equivalent = (-limit < at_limit[0]) & (at_limit[1] < limit)
     last = np.arange(len(equal)) == len(equal) - 1
-    found = rule(layout.better_by(difference * last), level)[0][:, -1] > 0
+    found = rule(drawn.better_by(difference * last), level)[0][:, -1] > 0
     return Rates(
         false=float((~within[:, equal]).any(axis=1).mean()),
         coverage=float(within[:, equal].mean(axis=0).min()),
@@ -227,12 +227,14 @@ def rates(rule: Rule, layout: Layout, difference: float, limit: float, level: fl
     )
 
 
-def looked_at(rule: Rule, layout: Layout, looks: Sequence[int], planned: Sequence[int] | None) -> tuple[float, float]:
+def looked_at(
+    rule: Rule, drawn: SimulatedPairs, looks: Sequence[int], planned: Sequence[int] | None
+) -> tuple[float, float]:
     """Ablations in which seeds are added until every arm is decided, with a look at each of these numbers of seeds.
 
     Args:
         rule: that decides.
-        layout: with the most seeds.
+        drawn: with the most seeds.
         looks: numbers of seeds.
         planned: of them, those that were planned; None spends the whole 5 % at every look.
 
@@ -240,8 +242,8 @@ def looked_at(rule: Rule, layout: Layout, looks: Sequence[int], planned: Sequenc
         Share of ablations in which an arm that is the baseline's equal is called better or worse at any look; and how
         many runs they took, of those that all seeds of all arms would have been.
     """
-    num_pairs = layout.values.shape[1]
-    decided = np.zeros((len(layout.values), num_pairs), bool)
+    num_pairs = drawn.values.shape[1]
+    decided = np.zeros((len(drawn.values), num_pairs), bool)
     runs = np.zeros(len(decided))
     past: list[Spent] = []
     before = 0
@@ -252,7 +254,7 @@ def looked_at(rule: Rule, layout: Layout, looks: Sequence[int], planned: Sequenc
         if planned is not None:
             past.append(next_level(past, planned, seeds))
             level = past[-1].level
-        decided |= told_apart(rule, layout.first(seeds), level)
+        decided |= told_apart(rule, drawn.first(seeds), level)
         before = seeds
-    false = decided[:, layout.equal].any(axis=1).mean()
+    false = decided[:, drawn.equal].any(axis=1).mean()
     return float(false), float(runs.mean() / (looks[-1] * (num_pairs + 1)))

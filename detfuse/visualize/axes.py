@@ -13,7 +13,7 @@ WIDTH = 1060.0
 
 
 @dataclass(frozen=True)
-class Scale:
+class PixelScale:
     """Maps ``low..high`` to the pixels ``start..end``."""
 
     low: float
@@ -73,7 +73,7 @@ def apart(wanted: Sequence[float], gap: float, low: float, high: float) -> list[
     return placed
 
 
-def grid(vertical: Scale, start: float, end: float, *, numbers: bool) -> list[str]:
+def grid(vertical: PixelScale, start: float, end: float, *, numbers: bool) -> list[str]:
     """Horizontal lines at the ticks of a vertical scale, from ``start`` to ``end``, with or without their numbers."""
     parts = []
     for tick in ticks(vertical.low, vertical.high, max(3, int((vertical.start - vertical.end) / 45))):

@@ -82,13 +82,13 @@ def draw_detections(
     rows = shown.nonzero().flatten().flip(0)
     boxes, scores, labels = (column[rows].tolist() for column in detections[:3])
     canvas.draw(
-        Mark(tuple(box), f"{categories.names[label]} {score:.2f}", class_color(label))
+        BoxMark(tuple(box), f"{categories.names[label]} {score:.2f}", class_color(label))
         for box, score, label in zip(boxes, scores, labels, strict=True)
     )
     return canvas.tensor()
 
 
-def draw_marks(image: Tensor, marks: Sequence[Mark]) -> Tensor:
+def draw_marks(image: Tensor, marks: Sequence[BoxMark]) -> Tensor:
     """One image with boxes as they are given; the last lies on top.
 
     Names are written where they can be read: on a crowded picture not those of thin boxes, on a very crowded one none,
@@ -133,7 +133,7 @@ def save_picture(path: str | Path, image: Tensor) -> Path:
     return path
 
 
-class Mark(NamedTuple):
+class BoxMark(NamedTuple):
     """One box to draw: xyxy pixels of the image; an empty name draws no label."""
 
     box: Box
@@ -164,7 +164,7 @@ class _Canvas:
         self.thin = max(1, self.width - 1) if large else 1
         self.font = ImageFont.load_default(size=max(12, round(short / (24 if large else 32))))
 
-    def draw(self, marks: Iterator[Mark]) -> None:
+    def draw(self, marks: Iterator[BoxMark]) -> None:
         """Boxes first, then the labels, so that no box crosses a name."""
         drawn = list(marks)
         for mark in drawn:
@@ -173,7 +173,7 @@ class _Canvas:
             if mark.name:
                 self._label(mark)
 
-    def draw_apart(self, marks: Sequence[Mark]) -> None:
+    def draw_apart(self, marks: Sequence[BoxMark]) -> None:
         """The same, but each name where it covers no other, the topmost box's first; what has no room is left out."""
         for mark in marks:
             self._box(mark)
@@ -189,13 +189,13 @@ class _Canvas:
         drawn: Tensor = pil_to_tensor(self.picture)
         return drawn
 
-    def _corners(self, mark: Mark) -> tuple[int, int, int, int]:
+    def _corners(self, mark: BoxMark) -> tuple[int, int, int, int]:
         """Drawing pixels; at least 1 x 1, also for an empty box."""
         limits = (self.picture.width - 1, self.picture.height - 1) * 2
         x1, y1, x2, y2 = (min(max(round(v * self.scale), 0), m) for v, m in zip(mark.box, limits, strict=True))
         return min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)
 
-    def _box(self, mark: Mark) -> None:
+    def _box(self, mark: BoxMark) -> None:
         corners = self._corners(mark)
         width = self.thin if mark.thin else self.width
         if mark.dashed:
@@ -224,11 +224,11 @@ class _Canvas:
         x1, y1, x2, y2 = corners
         self.pen.rectangle((min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)), fill=color)
 
-    def _label(self, mark: Mark) -> None:
+    def _label(self, mark: BoxMark) -> None:
         """Name on a ground of the box's colour: above the box if there is room, else inside, always in the picture."""
         self._write(mark, self._places(mark)[0])
 
-    def _places(self, mark: Mark) -> list[tuple[int, int, int, int]]:
+    def _places(self, mark: BoxMark) -> list[tuple[int, int, int, int]]:
         """Where a name may stand, the best first: above its box, inside, below; always in the picture."""
         x1, y1, _, y2 = self._corners(mark)
         left, top, right, bottom = self.pen.textbbox((0, 0), mark.name, font=self.font)
@@ -237,7 +237,7 @@ class _Canvas:
         tops = [y1 - height, y1, y2 + 1]
         return [(x, y, x + width - 1, y + height - 1) for y in tops if 0 <= y <= max(self.picture.height - height, y1)]
 
-    def _write(self, mark: Mark, place: tuple[int, int, int, int]) -> None:
+    def _write(self, mark: BoxMark, place: tuple[int, int, int, int]) -> None:
         left, top, _, _ = self.pen.textbbox((0, 0), mark.name, font=self.font)
         self.pen.rectangle(place, fill=mark.color)
         ink = BLACK if _luminance(mark.color) > 0.45 else WHITE
@@ -248,13 +248,13 @@ def _overlap(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> bool
     return a[0] <= b[2] and b[0] <= a[2] and a[1] <= b[3] and b[1] <= a[3]
 
 
-def _target_marks(targets: Targets, categories: Categories) -> Iterator[Mark]:
+def _target_marks(targets: Targets, categories: Categories) -> Iterator[BoxMark]:
     """Rows that teach, then crowds; padded rows are left out."""
     columns = (targets.boxes, targets.labels, targets.valid, targets.ignore)
     for box, label, valid, ignore in zip(*(column.tolist() for column in columns), strict=True):
         if valid or ignore:
             name = categories.names[label] + (" (crowd)" if ignore else "")
-            yield Mark(tuple(box), name, class_color(label), dashed=ignore)
+            yield BoxMark(tuple(box), name, class_color(label), dashed=ignore)
 
 
 def class_color(label: int) -> Color:

@@ -53,8 +53,8 @@ def curves(charts: Sequence[Chart], *, label: str, columns: int = 1, tall: float
     for i, chart in enumerate(charts):
         start, top = left + i % columns * (cell + gap), i // columns * tall + (26 if chart.title else 10)
         bottom = (i // columns + 1) * tall - 24
-        horizontal = axes.Scale(*ends, start, start + cell - right)
-        vertical = axes.Scale(*limits, bottom, top)
+        horizontal = axes.PixelScale(*ends, start, start + cell - right)
+        vertical = axes.PixelScale(*limits, bottom, top)
         parts += axes.grid(vertical, start, horizontal.end, numbers=i % columns == 0)
         if chart.title:
             parts.append(draw.text(start, top - 10, chart.title, size=12.5, bold=True))
@@ -68,7 +68,7 @@ def curves(charts: Sequence[Chart], *, label: str, columns: int = 1, tall: float
 
 
 def _series(
-    series: Sequence[Series], horizontal: axes.Scale, vertical: axes.Scale, size: float, room: float
+    series: Sequence[Series], horizontal: axes.PixelScale, vertical: axes.PixelScale, size: float, room: float
 ) -> list[str]:
     """Bands below lines below names, which stand at the right, apart from one another."""
     parts = []

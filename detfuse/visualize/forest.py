@@ -63,7 +63,7 @@ def forest(rows: Sequence[Row], *, label: str, band: float = 0.0, pitch: float =
     heights = [max(1, len(row.marks)) * pitch + (12 if pitch < 30 else 0) for row in rows]
     height = _TOP + sum(heights) + _FOOT
     marks = [mark for row in rows for mark in row.marks]
-    scale = axes.Scale(*axes.domain(_ends(marks), include=(0, band, -band)), left, axes.WIDTH - text_width - 20)
+    scale = axes.PixelScale(*axes.domain(_ends(marks), include=(0, band, -band)), left, axes.WIDTH - text_width - 20)
     bottom = height - _FOOT
     parts = [_frame(scale, _TOP, bottom, label, band)]
     top = _TOP
@@ -107,7 +107,7 @@ def panels(titles: Sequence[str], rows: Sequence[Row], *, label: str, band: floa
         parts.append(draw.text(0, y + 4, name, size=13, color=row.color, bold=True))
     for column, title in enumerate(titles):
         start = left + column * (room + gap)
-        scale = axes.Scale(*limits, start, start + room)
+        scale = axes.PixelScale(*limits, start, start + room)
         parts.append(_frame(scale, _HEAD, height - _FOOT, "", band))
         parts.append(draw.text(start + room / 2, 16, title, size=13, anchor="middle", bold=True))
         for i, row in enumerate(rows):
@@ -119,7 +119,7 @@ def panels(titles: Sequence[str], rows: Sequence[Row], *, label: str, band: floa
     return draw.document(axes.WIDTH, height, parts, f"forest plots: {label}")
 
 
-def _frame(scale: axes.Scale, top: float, bottom: float, label: str, band: float) -> str:
+def _frame(scale: axes.PixelScale, top: float, bottom: float, label: str, band: float) -> str:
     parts = []
     if band:
         parts.append(draw.rect(scale(-band), top, scale(band) - scale(-band), bottom - top, color="#f3ead2"))
@@ -135,7 +135,7 @@ def _frame(scale: axes.Scale, top: float, bottom: float, label: str, band: float
     return "".join(parts)
 
 
-def _mark(mark: Mark, scale: axes.Scale, y: float, *, large: bool) -> list[str]:
+def _mark(mark: Mark, scale: axes.PixelScale, y: float, *, large: bool) -> list[str]:
     """A bar for the interval, a dot for the estimate, small rings below for the seeds."""
     parts = []
     if mark.low is not None and mark.high is not None:
@@ -152,7 +152,7 @@ def _mark(mark: Mark, scale: axes.Scale, y: float, *, large: bool) -> list[str]:
     return parts
 
 
-def _cap(scale: axes.Scale, end: float, y: float, color: str, *, large: bool) -> str:
+def _cap(scale: axes.PixelScale, end: float, y: float, color: str, *, large: bool) -> str:
     """The end of an interval: a stroke, or an arrow where it goes on beyond the axis."""
     x, size = scale.inside(end), 6.0 if large else 3.0
     if scale.low <= end <= scale.high:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from detfuse.visualize import draw
-from detfuse.visualize.axes import Scale, grid
+from detfuse.visualize.axes import PixelScale, grid
 
 WIDTH, HEIGHT = 500.0, 210.0
 _LEFT, _HEAD, _FOOT = 40.0, 26.0, 44.0
@@ -24,7 +24,7 @@ def histogram(bins: Sequence[str], groups: Sequence[tuple[str, str, Sequence[int
     """
     shares = [[100 * count / max(1, sum(counts)) for count in counts] for _, _, counts in groups]
     most = max([share for of_group in shares for share in of_group], default=0.0) or 1.0
-    scale = Scale(0.0, most * 1.05, HEIGHT - _FOOT, _HEAD)
+    scale = PixelScale(0.0, most * 1.05, HEIGHT - _FOOT, _HEAD)
     pitch = (WIDTH - _LEFT) / max(1, len(bins))
     width = 0.84 * pitch / max(1, len(groups))
     parts = [*grid(scale, _LEFT, WIDTH, numbers=True), draw.text(0, 14, title, size=13, bold=True)]

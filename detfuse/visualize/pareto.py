@@ -68,7 +68,7 @@ def cost_panels(panels: Sequence[tuple[str, Sequence[Point]]], *, label: str) ->
     room = (axes.WIDTH - left - gap * (len(panels) - 1)) / len(panels)
     everything = [point for _, points in panels for point in points]
     ends = [p.value + side * (p.deviation or 0) for p in everything for side in (-1, 1)]
-    vertical = axes.Scale(*axes.domain(ends, margin=0.12), bottom, top)
+    vertical = axes.PixelScale(*axes.domain(ends, margin=0.12), bottom, top)
     parts = [axes.vertical_label(label, (top + bottom) / 2)]
     for column, (title, points) in enumerate(panels):
         start = left + column * (room + gap)
@@ -78,7 +78,7 @@ def cost_panels(panels: Sequence[tuple[str, Sequence[Point]]], *, label: str) ->
             parts.append(draw.caption(start + room / 2, 150, "not measured"))
             continue
         costs = [cost for p in points for cost in (p.cost, *p.ends) if math.isfinite(cost)]
-        scale = axes.Scale(*_cost_range(costs), start, start + room)
+        scale = axes.PixelScale(*_cost_range(costs), start, start + room)
         for tick in axes.ticks(scale.low, scale.high, 4):
             parts.append(draw.line(scale(tick), top, scale(tick), bottom))
             written = axes.number(tick)
@@ -93,7 +93,7 @@ def _cost_range(costs: Sequence[float]) -> tuple[float, float]:
     return axes.domain(costs, margin=0.2, include=(0.96 * middle, 1.04 * middle))
 
 
-def _points(points: Sequence[Point], scale: axes.Scale, vertical: axes.Scale) -> list[str]:
+def _points(points: Sequence[Point], scale: axes.PixelScale, vertical: axes.PixelScale) -> list[str]:
     best = front(points)
     corners: list[tuple[float, float]] = []
     for point in best:

@@ -17,7 +17,7 @@ from torch import Tensor
 from detfuse.necks.topologies import bifpn
 from detfuse.structures import Categories
 from detfuse.weights.published import Published, coco_categories
-from detfuse.weights.tables import Row, Table, Transform
+from detfuse.weights.tables import Conversion, NameRow, NameTable
 
 _RELEASE = "https://github.com/rwightman/efficientdet-pytorch/releases/download/v0.1"
 _LEVELS = (3, 4, 5)  # of the backbone
@@ -39,16 +39,16 @@ def _boxes_of_tf(value: Tensor) -> Tensor:
     return torch.unflatten(value, 0, (-1, 4))[:, [1, 0, 3, 2]].flatten(0, 1)
 
 
-_YX = Transform(_boxes_of_tf, _boxes_of_tf)
+_YX = Conversion(_boxes_of_tf, _boxes_of_tf)
 
 
-def _neck(repeats: int, normed: list[_Normed]) -> Iterator[Row]:
+def _neck(repeats: int, normed: list[_Normed]) -> Iterator[NameRow]:
     """Rows of the BiFPN; its convolutions before norms are added to ``normed``."""
 
-    def projection(theirs: str, edge: str) -> Row:
+    def projection(theirs: str, edge: str) -> NameRow:
         ours = f"neck.edges.{edge}.project"
         normed.append(_Normed(f"{theirs}.conv.conv", f"{ours}.0", (f"{ours}.1",)))
-        return Row(f"{theirs}.conv.bn.", f"{ours}.1.")
+        return NameRow(f"{theirs}.conv.bn.", f"{ours}.1.")
 
     top = _LEVELS[-1]
     yield projection(f"fpn.resample.{len(_LEVELS)}", f"c{top}->x{top + 1}")
@@ -57,9 +57,9 @@ def _neck(repeats: int, normed: list[_Normed]) -> Iterator[Row]:
     for place, node in enumerate(nodes):
         theirs = f"fpn.cell.{place // per_cell}.fnode.{place % per_cell}"
         after, block = f"{theirs}.after_combine.conv", f"neck.blocks.{node.name}"
-        yield Row(f"{theirs}.combine.edge_weights", f"neck.operators.{node.name}.weight")
-        yield Row(f"{after}.conv_dw.", f"{block}.1.")
-        yield Row(f"{after}.bn.", f"{block}.3.")
+        yield NameRow(f"{theirs}.combine.edge_weights", f"neck.operators.{node.name}.weight")
+        yield NameRow(f"{after}.conv_dw.", f"{block}.1.")
+        yield NameRow(f"{after}.bn.", f"{block}.3.")
         normed.append(_Normed(f"{after}.conv_pw", f"{block}.2", (f"{block}.3",)))
         for level in _LEVELS:
             if f"c{level}" in node.inputs:
@@ -67,19 +67,19 @@ def _neck(repeats: int, normed: list[_Normed]) -> Iterator[Row]:
                 yield projection(f"{theirs}.combine.resample.{offset}", f"c{level}->{node.name}")
 
 
-def _head(convs: int, normed: list[_Normed]) -> Iterator[Row]:
+def _head(convs: int, normed: list[_Normed]) -> Iterator[NameRow]:
     """Rows of both towers and predictors, likewise."""
     levels = range(len(_LEVELS) + _EXTRA)
     branches = (("class_net", "cls_tower", "cls_logits", None), ("box_net", "box_tower", "box_deltas", _YX))
-    for net, tower, predictor, transform in branches:
+    for net, tower, predictor, conversion in branches:
         for i in range(convs):
             ours = f"head.{tower}.{i}"
-            yield Row(f"{net}.conv_rep.{i}.conv_dw.", f"{ours}.conv.depthwise.")
+            yield NameRow(f"{net}.conv_rep.{i}.conv_dw.", f"{ours}.conv.depthwise.")
             norms = tuple(f"{ours}.norms.{level}" for level in levels)
             normed.append(_Normed(f"{net}.conv_rep.{i}.conv_pw", f"{ours}.conv.pointwise", norms))
-            yield from (Row(f"{net}.bn_rep.{i}.{level}.bn.", f"{norm}.") for level, norm in enumerate(norms))
-        yield Row(f"{net}.predict.conv_dw.", f"head.{predictor}.depthwise.")
-        yield Row(f"{net}.predict.conv_pw.", f"head.{predictor}.pointwise.", transform)
+            yield from (NameRow(f"{net}.bn_rep.{i}.{level}.bn.", f"{norm}.") for level, norm in enumerate(norms))
+        yield NameRow(f"{net}.predict.conv_dw.", f"head.{predictor}.depthwise.")
+        yield NameRow(f"{net}.predict.conv_pw.", f"head.{predictor}.pointwise.", conversion)
 
 
 @dataclass(frozen=True)
@@ -121,11 +121,11 @@ class EffdetModel(Published):
 
 def _efficientdet(model: str, repeats: int, convs: int, file: str | None) -> EffdetModel:
     normed: list[_Normed] = []
-    rows = [Row("backbone.", "backbone.model."), *_neck(repeats, normed), *_head(convs, normed)]
+    rows = [NameRow("backbone.", "backbone.model."), *_neck(repeats, normed), *_head(convs, normed)]
     kinds = ("weight", "bias") if model.startswith("tf_") else ("weight",)
-    rows += [Row(f"{each.theirs}.{kind}", f"{each.ours}.{kind}") for each in normed for kind in kinds]
+    rows += [NameRow(f"{each.theirs}.{kind}", f"{each.ours}.{kind}") for each in normed for kind in kinds]
     biases = {f"{each.ours}.bias": each.norms for each in normed}
-    return EffdetModel(Table(model, rows, {}), background=False, file=file, biases=biases)
+    return EffdetModel(NameTable(model, rows, {}), background=False, file=file, biases=biases)
 
 
 _MODELS = (

@@ -12,7 +12,7 @@ from torch import Tensor
 from torchvision.models import get_model_weights
 
 from detfuse.structures import IMAGENET, Categories, Normalization
-from detfuse.weights.tables import Table
+from detfuse.weights.tables import NameTable
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Published(ABC):
 
     library: ClassVar[str]
 
-    table: Table
+    table: NameTable
     background: bool
     normalization: Normalization = IMAGENET
 

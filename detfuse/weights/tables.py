@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 
-class Transform(NamedTuple):
+class Conversion(NamedTuple):
     """What happens to the numbers of a weight, in each direction.
 
     Attributes:
@@ -27,22 +27,22 @@ class Transform(NamedTuple):
     to_theirs: Callable[[Tensor], Tensor]
 
 
-class Row(NamedTuple):
+class NameRow(NamedTuple):
     """One row of a table.
 
     Attributes:
         theirs: name there; one that ends in a dot stands for all that begins with it.
         ours: name here, likewise.
-        transform: of the numbers; None leaves them.
+        conversion: of the numbers; None leaves them.
     """
 
     theirs: str
     ours: str
-    transform: Transform | None = None
+    conversion: Conversion | None = None
 
 
 @dataclass(frozen=True)
-class Table:
+class NameTable:
     """What a library's detector is called here.
 
     Attributes:
@@ -52,7 +52,7 @@ class Table:
     """
 
     model: str
-    rows: Sequence[Row]
+    rows: Sequence[NameRow]
     former: Mapping[str, str]
 
     def to_ours(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
@@ -67,7 +67,7 @@ class Table:
                 unknown.append(key)
                 continue
             row = patterns[begins]
-            found[row.ours + name[len(begins) :]] = row.transform.to_ours(value) if row.transform else value
+            found[row.ours + name[len(begins) :]] = row.conversion.to_ours(value) if row.conversion else value
         return found, unknown
 
     def to_theirs(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
@@ -81,7 +81,7 @@ class Table:
                 unknown.append(key)
                 continue
             row = patterns[begins]
-            found[row.theirs + key[len(begins) :]] = row.transform.to_theirs(value) if row.transform else value
+            found[row.theirs + key[len(begins) :]] = row.conversion.to_theirs(value) if row.conversion else value
         return found, unknown
 
     def knows(self, name: str) -> bool:
@@ -89,7 +89,7 @@ class Table:
         return _longest(self._of_today(name), self._by_theirs) is not None
 
     @cached_property
-    def _by_theirs(self) -> dict[str, Row]:
+    def _by_theirs(self) -> dict[str, NameRow]:
         return {row.theirs: row for row in self.rows}
 
     def _of_today(self, name: str) -> str:
@@ -105,9 +105,9 @@ def _longest(name: str, patterns: Container[str]) -> str | None:
     return begins or None
 
 
-def rows_after(count: int) -> Transform:
+def rows_after(count: int) -> Conversion:
     """Leave out the first rows, which their model never reads; on the way back they are zeros."""
-    return Transform(
+    return Conversion(
         lambda value: value[count:],
         lambda value: torch.cat([value.new_zeros(count, *value.shape[1:]), value]),
     )

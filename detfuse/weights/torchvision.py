@@ -17,26 +17,26 @@ from detfuse.errors import InputError
 from detfuse.structures import Categories, Normalization
 from detfuse.weights.checkpoint import COUNTER
 from detfuse.weights.published import Published, coco_categories
-from detfuse.weights.tables import Row, Table, rows_after
+from detfuse.weights.tables import NameRow, NameTable, rows_after
 from detfuse.words import some
 
 _WEIGHT_AND_BIAS = ("weight", "bias")
-_BODY = [Row("backbone.body.", "backbone.model.")]
-_MOBILE_BODY = [Row("backbone.body.", "backbone.model.features.")]
+_BODY = [NameRow("backbone.body.", "backbone.model.")]
+_MOBILE_BODY = [NameRow("backbone.body.", "backbone.model.features.")]
 
 
-def _fpn(levels: Sequence[int], extra: Mapping[str, str]) -> list[Row]:
+def _fpn(levels: Sequence[int], extra: Mapping[str, str]) -> list[NameRow]:
     """A pyramid on these levels; ``extra``: name of a further level -> the edge that makes it."""
     rows = [
         row
         for place, level in enumerate(levels)
         for row in (
-            Row(f"backbone.fpn.inner_blocks.{place}.", f"neck.edges.c{level}->t{level}.project."),
-            Row(f"backbone.fpn.layer_blocks.{place}.", f"neck.blocks.p{level}."),
+            NameRow(f"backbone.fpn.inner_blocks.{place}.", f"neck.edges.c{level}->t{level}.project."),
+            NameRow(f"backbone.fpn.layer_blocks.{place}.", f"neck.blocks.p{level}."),
         )
     ]
     return rows + [
-        Row(f"backbone.fpn.extra_blocks.{name}.", f"neck.edges.{edge}.resample.stages.0.")
+        NameRow(f"backbone.fpn.extra_blocks.{name}.", f"neck.edges.{edge}.resample.stages.0.")
         for name, edge in extra.items()
     ]
 
@@ -51,10 +51,10 @@ def _former_fpn(levels: Sequence[int]) -> dict[str, str]:
     }
 
 
-def _towers(conv: str, norm: str, convs: int = 4) -> list[Row]:
+def _towers(conv: str, norm: str, convs: int = 4) -> list[NameRow]:
     """The two towers of four convolutions; ``{i}`` is the number of the convolution, ``{j}`` of it among the layers."""
     return [
-        Row(f"head.{theirs}.conv.{pattern.format(i=i, j=3 * i, k=3 * i + 1)}.", f"head.{ours}.{i}.{part}.")
+        NameRow(f"head.{theirs}.conv.{pattern.format(i=i, j=3 * i, k=3 * i + 1)}.", f"head.{ours}.{i}.{part}.")
         for theirs, ours in (("classification_head", "cls_tower"), ("regression_head", "box_tower"))
         for i in range(convs)
         for pattern, part in ((conv, "conv"), (norm, "norm"))
@@ -62,11 +62,11 @@ def _towers(conv: str, norm: str, convs: int = 4) -> list[Row]:
     ]
 
 
-def _retinanet(model: str, p6_from: str, norm: str) -> Table:
+def _retinanet(model: str, p6_from: str, norm: str) -> NameTable:
     head = [
         *_towers("{i}.0", norm),
-        Row("head.classification_head.cls_logits.", "head.cls_logits."),
-        Row("head.regression_head.bbox_reg.", "head.box_deltas."),
+        NameRow("head.classification_head.cls_logits.", "head.cls_logits."),
+        NameRow("head.regression_head.bbox_reg.", "head.box_deltas."),
     ]
     pyramid = _fpn((3, 4, 5), {"p6": f"{p6_from}->p6", "p7": "r6->p7"})
     former = {
@@ -75,75 +75,75 @@ def _retinanet(model: str, p6_from: str, norm: str) -> Table:
         for i in range(4)
         for kind in _WEIGHT_AND_BIAS
     }
-    return Table(model, [*_BODY, *pyramid, *head], {**_former_fpn((3, 4, 5)), **former})
+    return NameTable(model, [*_BODY, *pyramid, *head], {**_former_fpn((3, 4, 5)), **former})
 
 
-def _fcos() -> Table:
+def _fcos() -> NameTable:
     head = [
         *_towers("{j}", "{k}"),
-        Row("head.classification_head.cls_logits.", "head.cls_logits."),
-        Row("head.regression_head.bbox_reg.", "head.box_distances."),
-        Row("head.regression_head.bbox_ctrness.", "head.box_centerness."),
+        NameRow("head.classification_head.cls_logits.", "head.cls_logits."),
+        NameRow("head.regression_head.bbox_reg.", "head.box_distances."),
+        NameRow("head.regression_head.bbox_ctrness.", "head.box_centerness."),
     ]
     pyramid = _fpn((3, 4, 5), {"p6": "p5->p6", "p7": "r6->p7"})
-    return Table("fcos_resnet50_fpn", [*_BODY, *pyramid, *head], _former_fpn((3, 4, 5)))
+    return NameTable("fcos_resnet50_fpn", [*_BODY, *pyramid, *head], _former_fpn((3, 4, 5)))
 
 
 def _faster_rcnn(
-    model: str, body: Sequence[Row], levels: Sequence[int], rpn_convs: int, box_head: Sequence[Row]
-) -> Table:
+    model: str, body: Sequence[NameRow], levels: Sequence[int], rpn_convs: int, box_head: Sequence[NameRow]
+) -> NameTable:
     head = [
-        *(Row(f"rpn.head.conv.{i}.0.", f"head.rpn.tower.{i}.conv.") for i in range(rpn_convs)),
-        Row("rpn.head.cls_logits.", "head.rpn.objectness."),
-        Row("rpn.head.bbox_pred.", "head.rpn.box_deltas."),
+        *(NameRow(f"rpn.head.conv.{i}.0.", f"head.rpn.tower.{i}.conv.") for i in range(rpn_convs)),
+        NameRow("rpn.head.cls_logits.", "head.rpn.objectness."),
+        NameRow("rpn.head.bbox_pred.", "head.rpn.box_deltas."),
         *box_head,
-        Row("roi_heads.box_predictor.cls_score.", "head.cls_logits."),
-        Row("roi_heads.box_predictor.bbox_pred.", "head.box_deltas.", rows_after(4)),  # those of the background
+        NameRow("roi_heads.box_predictor.cls_score.", "head.cls_logits."),
+        NameRow("roi_heads.box_predictor.bbox_pred.", "head.box_deltas.", rows_after(4)),  # those of the background
     ]
     former = {f"rpn.head.conv.{kind}": f"rpn.head.conv.0.0.{kind}" for kind in _WEIGHT_AND_BIAS}
-    return Table(model, [*body, *_fpn(levels, {}), *head], {**_former_fpn(levels), **former})
+    return NameTable(model, [*body, *_fpn(levels, {}), *head], {**_former_fpn(levels), **former})
 
 
 _TWO_LAYERS = [
-    Row("roi_heads.box_head.fc6.", "head.box_head.fcs.0."),
-    Row("roi_heads.box_head.fc7.", "head.box_head.fcs.2."),
+    NameRow("roi_heads.box_head.fc6.", "head.box_head.fcs.0."),
+    NameRow("roi_heads.box_head.fc7.", "head.box_head.fcs.2."),
 ]
 _FOUR_CONVOLUTIONS = [
-    *(Row(f"roi_heads.box_head.{i}.0.", f"head.box_head.convs.{i}.conv.") for i in range(4)),
-    *(Row(f"roi_heads.box_head.{i}.1.", f"head.box_head.convs.{i}.norm.") for i in range(4)),
-    Row("roi_heads.box_head.5.", "head.box_head.fcs.0."),  # 4 flattens
+    *(NameRow(f"roi_heads.box_head.{i}.0.", f"head.box_head.convs.{i}.conv.") for i in range(4)),
+    *(NameRow(f"roi_heads.box_head.{i}.1.", f"head.box_head.convs.{i}.norm.") for i in range(4)),
+    NameRow("roi_heads.box_head.5.", "head.box_head.fcs.0."),  # 4 flattens
 ]
 
 
-def _ssd300() -> Table:
+def _ssd300() -> NameTable:
     conv5 = 23  # its index in VGG-16's features, from which they count anew
     body = [
-        Row("backbone.features.", "backbone.model.features."),
-        *(Row(f"backbone.extra.0.{i}.", f"backbone.model.features.{i + conv5}.") for i in range(7)),
+        NameRow("backbone.features.", "backbone.model.features."),
+        *(NameRow(f"backbone.extra.0.{i}.", f"backbone.model.features.{i + conv5}.") for i in range(7)),
     ]
     neck = [
-        Row("backbone.scale_weight", "neck.l2_norm.scale"),
-        Row("backbone.extra.0.7.", "neck.fc."),
-        *(Row(f"backbone.extra.{i + 1}.", f"neck.extras.{i}.") for i in range(4)),
+        NameRow("backbone.scale_weight", "neck.l2_norm.scale"),
+        NameRow("backbone.extra.0.7.", "neck.fc."),
+        *(NameRow(f"backbone.extra.{i + 1}.", f"neck.extras.{i}.") for i in range(4)),
     ]
-    return Table("ssd300_vgg16", [*body, *neck, *_SSD_HEAD], {})
+    return NameTable("ssd300_vgg16", [*body, *neck, *_SSD_HEAD], {})
 
 
-def _ssdlite() -> Table:
+def _ssdlite() -> NameTable:
     cut = 13  # the block whose first layer is C4
     body = [
-        Row("backbone.features.0.", "backbone.model.features."),
-        Row(f"backbone.features.0.{cut}.", f"backbone.model.features.{cut}.block.0."),
-        Row("backbone.features.1.0.", f"backbone.model.features.{cut}.block."),
-        *(Row(f"backbone.features.1.{i}.", f"backbone.model.features.{cut + i}.") for i in (1, 2, 3)),
-        *(Row(f"backbone.extra.{i}.", f"neck.extras.{i}.") for i in range(4)),
+        NameRow("backbone.features.0.", "backbone.model.features."),
+        NameRow(f"backbone.features.0.{cut}.", f"backbone.model.features.{cut}.block.0."),
+        NameRow("backbone.features.1.0.", f"backbone.model.features.{cut}.block."),
+        *(NameRow(f"backbone.features.1.{i}.", f"backbone.model.features.{cut + i}.") for i in (1, 2, 3)),
+        *(NameRow(f"backbone.extra.{i}.", f"neck.extras.{i}.") for i in range(4)),
     ]
-    return Table("ssdlite320_mobilenet_v3_large", [*body, *_SSD_HEAD], {})
+    return NameTable("ssdlite320_mobilenet_v3_large", [*body, *_SSD_HEAD], {})
 
 
 _SSD_HEAD = [
-    Row("head.classification_head.module_list.", "head.cls_logits."),
-    Row("head.regression_head.module_list.", "head.box_deltas."),
+    NameRow("head.classification_head.module_list.", "head.cls_logits."),
+    NameRow("head.regression_head.module_list.", "head.box_deltas."),
 ]
 
 

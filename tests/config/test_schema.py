@@ -10,7 +10,7 @@ import pytest
 from yaml_files import write_yaml
 
 from detfuse.config import conf_dir, group_options
-from detfuse.config.schema.check import Check
+from detfuse.config.schema.check import OverridesCheck
 from detfuse.config.schema.compose import composer_of
 from detfuse.config.schema.frame import frame_of
 from detfuse.config.schema.keys import Schema
@@ -55,7 +55,7 @@ def mistakes(argv: list[str], shipped: Path, user: Path | None = None) -> list[s
         lambda target: target.replace("Motor", "Engine"),
         lambda target, argument: " any more: cars have none;" if argument == "choke" else "",
     )
-    return Check(composer_of(shipped, user, "drive"), schema).run(read_command_line(argv, shipped).choices)
+    return OverridesCheck(composer_of(shipped, user, "drive"), schema).run(read_command_line(argv, shipped).choices)
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,8 @@ from detfuse.export import (
     Deployed,
     Description,
     Exported,
-    Picture,
-    Resize,
+    NamedImage,
+    Resizing,
     agreement_of,
     format_of,
     program_of,
@@ -43,17 +43,17 @@ def detector(neck: str, head: str) -> Detector:
     return built
 
 
-def pictures(exact: Size | None) -> list[Picture]:
+def pictures(exact: Size | None) -> list[NamedImage]:
     """A landscape, a portrait, and one of a single cell of the coarsest map; or two of the one size."""
     first, second = small_batch().images
     if exact is not None:
-        return [Picture("one", first), Picture("another", second)]
+        return [NamedImage("one", first), NamedImage("another", second)]
     parts = (first[:, :90], first[:, :, :60], second[:, :20, :30])
-    return [Picture(f"picture {i}", part) for i, part in enumerate(parts)]
+    return [NamedImage(f"picture {i}", part) for i, part in enumerate(parts)]
 
 
 def description(exact: Size | None = None) -> Description:
-    return Description(version("detfuse"), "small", CATEGORIES, Resize(exact, 96, 128), 1 if exact else 32, {})
+    return Description(version("detfuse"), "small", CATEGORIES, Resizing(exact, 96, 128), 1 if exact else 32, {})
 
 
 ALL_NECKS = options("neck")

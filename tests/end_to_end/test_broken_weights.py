@@ -14,7 +14,7 @@ from PIL import Image
 from detfuse.build import build_detector
 from detfuse.cli import evaluation_run, export_run, prediction_run
 from detfuse.errors import UserError
-from detfuse.export import Deployed, Description, Resize, program_of, written
+from detfuse.export import Deployed, Description, Resizing, program_of, written
 from detfuse.ops.postprocess import Nms
 from detfuse.structures import Categories
 
@@ -76,7 +76,7 @@ def test_finite_weights_whose_outputs_are_not_are_told(config: dict[str, Any], t
 def test_a_file_whose_outputs_are_no_numbers_is_told(config: dict[str, Any], tmp_path: Path) -> None:
     detector = build_detector(config, len(CATEGORIES)).eval()
     detector.head.cls_tower[0].conv.weight.data.fill_(torch.nan)
-    description = Description("0.1.0", "m", CATEGORIES, Resize(SIZE, 64, None), 1, {})
+    description = Description("0.1.0", "m", CATEGORIES, Resizing(SIZE, 64, None), 1, {})
     program = program_of(Deployed(detector, Nms()), description)
     with written(tmp_path / "bad.pt2", "pt2", program, description):
         pass

@@ -19,8 +19,8 @@ from detfuse.export import (
     Description,
     Exported,
     ExportError,
-    Picture,
-    Resize,
+    NamedImage,
+    Resizing,
     agreement_of,
     place,
     read_exported,
@@ -31,7 +31,7 @@ from detfuse.structures import Categories
 
 SIZE = (32, 64)
 DESCRIPTION = Description(
-    version("detfuse"), "m", Categories((1, 5), ("a", "b")), Resize(None, 32, 64, "torchvision"), 32, {"x": 1}
+    version("detfuse"), "m", Categories((1, 5), ("a", "b")), Resizing(None, 32, 64, "torchvision"), 32, {"x": 1}
 )
 
 
@@ -149,7 +149,7 @@ def compared(nms: Nms | None = None, **changes: Tensor) -> Any:
         found = (nms or combine)(*(column[0] for column in given.values()))
         return (*(column[None] for column in found), torch.tensor([len(found.scores)]), *given.values())
 
-    picture = Picture("a.jpg", torch.zeros(3, *SIZE, dtype=torch.uint8))
+    picture = NamedImage("a.jpg", torch.zeros(3, *SIZE, dtype=torch.uint8))
     return agreement_of(Exported(Path("x.onnx"), DESCRIPTION, call), detector, combine, [picture, picture])
 
 
@@ -193,7 +193,7 @@ def test_any_other_difference_is_told(what: str, changes: dict[str, Any]) -> Non
 def test_outputs_that_are_no_numbers_are_not_compared() -> None:
     detector = Fixed()
     detector.scores[0, 3] = torch.nan
-    picture = Picture("a.jpg", torch.zeros(3, *SIZE, dtype=torch.uint8))
+    picture = NamedImage("a.jpg", torch.zeros(3, *SIZE, dtype=torch.uint8))
     with pytest.raises(ExportError, match=r"the detector's outputs in a\.jpg are not finite"):
         agreement_of(Exported(Path("x.onnx"), DESCRIPTION, lambda *_: ()), detector, Nms(), [picture])
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from detfuse.detector import Detector
-from detfuse.export import Deployed, Description, Exported, ExportError, Resize, program_of, read_exported, written
+from detfuse.export import Deployed, Description, Exported, ExportError, Resizing, program_of, read_exported, written
 from detfuse.ops.postprocess import Nms
 from detfuse.structures import Categories
 
@@ -42,7 +42,7 @@ class OfOneSize(Brightest):
 
 
 def description(exact: tuple[int, int] | None) -> Description:
-    return Description("1", "m", Categories((1,), ("a",)), Resize(exact, 64, 128), 32 if exact is None else 1, {})
+    return Description("1", "m", Categories((1,), ("a",)), Resizing(exact, 64, 128), 32 if exact is None else 1, {})
 
 
 def exported(exact: tuple[int, int] | None, path: Path) -> Exported:

@@ -14,12 +14,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from detfuse.export import Description, ExportError, Resize, read_exported, written
+from detfuse.export import Description, ExportError, Resizing, read_exported, written
 from detfuse.structures import Categories
 
 MODEL, SAMPLES = "models/model.json", "data/sample_inputs/model.pt"
 WEIGHTS = "data/weights/model_weights_config.json"
-DESCRIPTION = Description("1", "m", Categories((1,), ("a",)), Resize(None, 32, 64), 32, {})
+DESCRIPTION = Description("1", "m", Categories((1,), ("a",)), Resizing(None, 32, 64), 32, {})
 Members = dict[str, bytes]
 
 

@@ -24,8 +24,8 @@ from detfuse.export import (
     Description,
     Exported,
     ExportError,
-    Picture,
-    Resize,
+    NamedImage,
+    Resizing,
     Scores,
     agreement_of,
     chosen,
@@ -36,7 +36,7 @@ from detfuse.structures import Categories
 
 LANDSCAPE, PORTRAIT = (40, 60), (60, 40)
 TRANSFORM = Transforms(short_side=64, long_side=128)
-DESCRIPTION = Description("1", "m", Categories((1,), ("a",)), Resize(None, 64, 128), 32, {})
+DESCRIPTION = Description("1", "m", Categories((1,), ("a",)), Resizing(None, 64, 128), 32, {})
 Outputs = tuple[Tensor, ...]
 
 
@@ -114,7 +114,7 @@ def test_a_right_file_scores_what_its_detector_scores(index: AnnotationIndex) ->
 def test_a_file_of_one_canvas_is_refused_with_both_numbers(index: AnnotationIndex) -> None:
     with pytest.raises(ExportError, match=r"has mAP \d.* on 6 validation images, where the detector as evaluated has"):
         scores(index, on_one_canvas)
-    pictures = [Picture("wide.jpg", torch.full((3, 64, 96), 200, dtype=torch.uint8))]
+    pictures = [NamedImage("wide.jpg", torch.full((3, 64, 96), 200, dtype=torch.uint8))]
     assert agreement_of(Exported(Path("x.onnx"), DESCRIPTION, computed), DETECTOR, COMBINE, pictures).detections == 2
     with pytest.raises(ExportError, match=r"candidates in wide\.jpg differ from the detector's"):
         agreement_of(Exported(Path("x.onnx"), DESCRIPTION, on_one_canvas), DETECTOR, COMBINE, pictures)
@@ -122,7 +122,7 @@ def test_a_file_of_one_canvas_is_refused_with_both_numbers(index: AnnotationInde
 
 def test_a_file_that_resizes_otherwise_is_refused_though_its_graph_is_right(index: AnnotationIndex) -> None:
     with pytest.raises(ExportError, match="has mAP"):
-        scores(index, computed, replace(DESCRIPTION, resize=Resize((64, 32), 64, 128)))
+        scores(index, computed, replace(DESCRIPTION, resize=Resizing((64, 32), 64, 128)))
 
 
 def test_images_of_all_shapes_are_chosen_and_of_each_the_fullest(index: AnnotationIndex) -> None:

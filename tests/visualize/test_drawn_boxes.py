@@ -4,7 +4,7 @@ from PIL import Image
 from torchvision.transforms.functional import pil_to_tensor
 
 from detfuse.structures import Batch, Categories, Detections, Targets
-from detfuse.visualize.boxes import CROWDED, Mark, draw_detections, draw_marks, draw_targets, save_picture
+from detfuse.visualize.boxes import CROWDED, BoxMark, draw_detections, draw_marks, draw_targets, save_picture
 
 CATEGORIES = Categories((1, 4), ("cat", "dog"))
 GREY = 128
@@ -222,12 +222,12 @@ def test_a_failed_save_leaves_the_old_picture(tmp_path, monkeypatch):
 
 
 def test_names_are_written_where_they_can_be_read() -> None:
-    def named(marks: list[Mark]) -> bool:
+    def named(marks: list[BoxMark]) -> bool:
         drawn = draw_marks(picture(), marks)
         return not torch.equal(drawn, draw_marks(picture(), [mark._replace(name="") for mark in marks]))
 
     places = [(20.0 + 80 * (i % 5), 40.0 + 80 * (i // 5)) for i in range(CROWDED + 1)]
-    thick = [Mark((x, y, x + 40, y + 30), "cat", (0, 200, 0)) for x, y in places]
+    thick = [BoxMark((x, y, x + 40, y + 30), "cat", (0, 200, 0)) for x, y in places]
     thin = [mark._replace(thin=True) for mark in thick]
     assert named(thick[:CROWDED])
     assert not named(thick)
@@ -236,7 +236,7 @@ def test_names_are_written_where_they_can_be_read() -> None:
 
 
 def test_no_name_covers_another() -> None:
-    one = Mark((100, 100, 300, 300), "dog", (0, 200, 0))
+    one = BoxMark((100, 100, 300, 300), "dog", (0, 200, 0))
     marks = [one._replace(color=(200, 0, 40 * i)) for i in range(5)] + [one]
     drawn = draw_marks(picture(), marks)
     alone = draw_marks(picture(), [one])

@@ -21,7 +21,7 @@ from detfuse.data.images import load_image
 from detfuse.data.index import DataError
 from detfuse.structures import ImageId
 from detfuse.visualize import draw
-from detfuse.visualize.boxes import Color, Mark, draw_marks
+from detfuse.visualize.boxes import BoxMark, Color, draw_marks
 
 _MAX_IMAGES, _MAX_PICTURES = 8, 20  # together with the width, about 1 MB
 _MOST_ARMS = 6  # beside one another; of more, the baseline and the extremes are shown
@@ -128,13 +128,13 @@ class _Rows:
 
 def _marks(
     truth: Annotations, image: int, results: Results, detections: Positions, found: Mapping[int, int]
-) -> Iterator[Mark]:
+) -> Iterator[BoxMark]:
     """What was found and missed, the most important last: it lies on top."""
     names = truth.categories.names
     everything = np.arange(*truth.offsets[image : image + 2])
 
-    def mark(box: Tensor, name: str, color: str, *, dashed: bool = False, thin: bool = False) -> Mark:
-        return Mark(tuple(box.tolist()), name, _rgb(color), dashed, thin)
+    def mark(box: Tensor, name: str, color: str, *, dashed: bool = False, thin: bool = False) -> BoxMark:
+        return BoxMark(tuple(box.tolist()), name, _rgb(color), dashed, thin)
 
     for row in sorted(set(everything.tolist()) - set(wanted(truth, image).tolist())):
         yield mark(corners(truth.boxes[[row]])[0], "", _IGNORED, dashed=True, thin=True)

@@ -19,7 +19,7 @@ from detfuse.config.schema.nodes import NodeCheck
 from detfuse.config.schema.overrides import Choice, did_you_mean
 
 
-class Check:
+class OverridesCheck:
     """Checks overrides, and the configuration that they select.
 
     Args:

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from detfuse.data.doctor.looking import Looks
+from detfuse.data.doctor.looking import ImageLooks
 from detfuse.data.index import AnnotationIndex
 from detfuse.data.layout import Split
 from detfuse.data.transforms import Transforms
@@ -87,7 +87,7 @@ class Case:
     """
 
     indexes: Mapping[Split, AnnotationIndex]
-    looks: Mapping[Split, Looks]
+    looks: Mapping[Split, ImageLooks]
     decoded: bool
     transform: Transforms
     max_detections: int | None

@@ -32,7 +32,7 @@ _BITS = np.unpackbits(np.arange(2**16, dtype=np.uint16).view(np.uint8).reshape(-
 Pairs = npt.NDArray[np.int64]
 
 
-class Pictures(NamedTuple):
+class DecodedPictures(NamedTuple):
     """All decoded pictures of a data set, in a row.
 
     Attributes:
@@ -50,7 +50,7 @@ class Pictures(NamedTuple):
     grey: npt.NDArray[np.float32]
 
     @classmethod
-    def of(cls, case: Case) -> Pictures:
+    def of(cls, case: Case) -> DecodedPictures:
         """Those of a data set; a file counts once in each split."""
         rows = {
             (split, str(index.path(position))): (index.file_names[position], look)
@@ -69,8 +69,8 @@ class Pictures(NamedTuple):
 
 
 @lru_cache(maxsize=1)  # the four checks of a data set come one after the other
-def _pictures(case: Case) -> Pictures:
-    return Pictures.of(case)
+def _pictures(case: Case) -> DecodedPictures:
+    return DecodedPictures.of(case)
 
 
 @lru_cache(maxsize=1)
@@ -102,7 +102,7 @@ def near_copies(case: Case) -> Iterator[Found]:
     yield from _within(case, pictures, _near(case))
 
 
-def _same(pictures: Pictures) -> Pairs:
+def _same(pictures: DecodedPictures) -> Pairs:
     """(N, 2) of the same content; of a group of more than two, the first with each."""
     first: dict[tuple[bytes, Split], int] = {}
     pairs = []
@@ -113,7 +113,7 @@ def _same(pictures: Pictures) -> Pairs:
     return np.array(pairs, np.int64).reshape(-1, 2)
 
 
-def near_pairs(pictures: Pictures) -> Pairs:
+def near_pairs(pictures: DecodedPictures) -> Pairs:
     """(N, 2) of pictures that are nearly, but not wholly, the same.
 
     Compared are those that have a band of their hash in common; where very many have, the nearest in order.
@@ -153,7 +153,7 @@ def hashes(grey: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
     return np.packbits(bits, axis=1).view(np.uint16)
 
 
-def _across(case: Case, pictures: Pictures, pairs: Pairs) -> Iterator[Found]:
+def _across(case: Case, pictures: DecodedPictures, pairs: Pairs) -> Iterator[Found]:
     for one, other in combinations(case.indexes, 2):
         partners: dict[int, int] = {}  # of the other split, with its first in the one
         for pair in pairs.tolist():
@@ -164,11 +164,11 @@ def _across(case: Case, pictures: Pictures, pairs: Pairs) -> Iterator[Found]:
         yield Found(f"{one}, {other}", len(partners), total, "images", _named(pictures, partners))
 
 
-def _within(case: Case, pictures: Pictures, pairs: Pairs) -> Iterator[Found]:
+def _within(case: Case, pictures: DecodedPictures, pairs: Pairs) -> Iterator[Found]:
     for split, index in case.indexes.items():
         partners = {b: a for a, b in reversed(pairs.tolist()) if pictures.splits[a] == pictures.splits[b] == split}
         yield Found(split, len(partners), len(index), "images", _named(pictures, partners))
 
 
-def _named(pictures: Pictures, partners: Mapping[int, int]) -> list[str]:
+def _named(pictures: DecodedPictures, partners: Mapping[int, int]) -> list[str]:
     return [f"{pictures.names[a]} = {pictures.names[b]}" for a, b in islice(partners.items(), SHOWN)]

@@ -24,7 +24,7 @@ GREY = 18
 _TOLD_EVERY = 1000  # images
 
 
-class Look(NamedTuple):
+class ImageLook(NamedTuple):
     """At one image file.
 
     Attributes:
@@ -45,12 +45,12 @@ class Look(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Looks:
+class ImageLooks:
     """At the image files of an index, in its order."""
 
-    each: tuple[Look, ...]
+    each: tuple[ImageLook, ...]
 
-    def where(self, holds: Callable[[Look], bool]) -> npt.NDArray[np.int64]:
+    def where(self, holds: Callable[[ImageLook], bool]) -> npt.NDArray[np.int64]:
         """Positions of the images of which something holds."""
         return np.flatnonzero([holds(look) for look in self.each])
 
@@ -62,7 +62,7 @@ def look_at(
     follow_symlinks: bool = False,
     workers: int = 1,
     tell: Callable[[int], None] = lambda _: None,
-) -> Looks:
+) -> ImageLooks:
     """Look at every image file once.
 
     Args:
@@ -76,30 +76,30 @@ def look_at(
     look = partial(_look, decode=decode, inside=None if follow_symlinks else root)
     paths = (index.path(position) for position in range(len(index)))
     sizes = ((height, width) for height, width in index.sizes.tolist())
-    found: list[Look] = []
+    found: list[ImageLook] = []
     with ThreadPoolExecutor(workers) as pool:
         for each in pool.map(look, paths, sizes):
             found.append(each)
             if len(found) % _TOLD_EVERY == 0:
                 tell(len(found))
-    return Looks(tuple(found))
+    return ImageLooks(tuple(found))
 
 
-def _look(path: Path, size: Size, *, decode: bool, inside: Path | None) -> Look:
+def _look(path: Path, size: Size, *, decode: bool, inside: Path | None) -> ImageLook:
     try:
         if inside is not None and not path.resolve().is_relative_to(inside):
-            return Look(f"{path} leads out of the image folder by a symbolic link; see data.follow_symlinks")
+            return ImageLook(f"{path} leads out of the image folder by a symbolic link; see data.follow_symlinks")
         if not path.exists():
-            return Look(f"{path}: no such file")
-        look = Look(None, *header_of(path, size))
+            return ImageLook(f"{path}: no such file")
+        look = ImageLook(None, *header_of(path, size))
         return _decoded(path, size, look) if decode else look
     except DataError as error:
-        return Look(str(error))
+        return ImageLook(str(error))
     except Exception as error:  # a damaged file may raise anything, and the others are still to be looked at
-        return Look(f"{path} cannot be read as an image ({type(error).__name__}: {error})")
+        return ImageLook(f"{path} cannot be read as an image ({type(error).__name__}: {error})")
 
 
-def _decoded(path: Path, size: Size, look: Look) -> Look:
+def _decoded(path: Path, size: Size, look: ImageLook) -> ImageLook:
     pixels = load_image(path, size).permute(1, 2, 0).numpy()
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "blake2b").digest()[:16]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from detfuse.data.layout.files import NAMES, PICTURES, Folder, Pictures, Split, SplitFiles
+from detfuse.data.layout.files import NAMES, PICTURES, Folder, PictureNames, Split, SplitFiles
 from detfuse.data.readers.cvat import CVAT, cvat_records, is_cvat, subsets_in
 
 _IMAGES = ("images", "data", ".")
@@ -30,7 +30,7 @@ def of_file(root: Folder, file: Path, subset: tuple[str, ...] | None, *, undivid
     folders = (folder for name in _IMAGES if (folder := root / name))
     with_images = (folder for folder in folders if root.files(folder, PICTURES, deep=folder != root.path))
     folder = root.images or next(with_images, root.path)
-    pictures = Pictures(folder, root.files(folder, PICTURES, deep=folder != root.path))
+    pictures = PictureNames(folder, root.files(folder, PICTURES, deep=folder != root.path))
     return SplitFiles(
         CVAT,
         file,

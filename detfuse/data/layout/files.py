@@ -113,7 +113,7 @@ class Folder:
         return self.follow_symlinks or path.resolve().is_relative_to(self.path.resolve())
 
 
-class Pictures:
+class PictureNames:
     """The image files of a folder, found by what annotations call them.
 
     Args:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from detfuse.data.index import DataError
-from detfuse.data.layout.files import NAMES, PICTURES, Folder, Pictures, Split, SplitFiles, is_there
+from detfuse.data.layout.files import NAMES, PICTURES, Folder, PictureNames, Split, SplitFiles, is_there
 from detfuse.data.readers.table import TABLE, classes_beside, is_table, rows_of, table_records
 
 _PLACES = ("{}.csv", "{}_annotations.csv", "annotations_{}.csv", "annotations/{}.csv", "{0}/_annotations.csv")
@@ -44,7 +44,7 @@ def find_table(root: Folder) -> dict[Split, SplitFiles]:
 def of_file(root: Folder, file: Path, *, undivided: bool = False) -> SplitFiles:
     """The rows of a file."""
     folder = root.images or _images(root, file)
-    pictures = Pictures(folder, root.files(folder, PICTURES, deep=folder != root.path))
+    pictures = PictureNames(folder, root.files(folder, PICTURES, deep=folder != root.path))
     return SplitFiles(
         TABLE,
         file,

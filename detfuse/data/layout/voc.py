@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from detfuse.data.index import DataError
-from detfuse.data.layout.files import NAMES, PICTURES, Folder, Pictures, Split, SplitFiles, is_there
+from detfuse.data.layout.files import NAMES, PICTURES, Folder, PictureNames, Split, SplitFiles, is_there
 from detfuse.data.readers.cvat import is_cvat
 from detfuse.data.readers.voc import VOC, voc_records
 
@@ -104,7 +104,7 @@ def _by_folders(root: Folder) -> dict[Split, SplitFiles]:
 def _split(root: Folder, source: Path, annotations: Path, files: list[Path], *, undivided: bool = False) -> SplitFiles:
     folder = root.images or _images(root, annotations)
     root.require_inside((annotations, *(file for file in files if file.is_symlink())))
-    pictures = Pictures(folder, root.files(folder, PICTURES, deep=folder != root.path))
+    pictures = PictureNames(folder, root.files(folder, PICTURES, deep=folder != root.path))
     return SplitFiles(
         VOC,
         source,
