@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache, partial
 from importlib.metadata import version
+from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 import pytest
-from composing import SMALLEST, compose_train, options, small_batch
-from test_detectors import COMPILABLE, NECKS, detector_of, small
+import torch
+from composing import compose_train, options, small_batch
+from test_detectors import COMPILABLE, NECKS, detector_of
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from detfuse.attention.inserts import BACKBONE_SITES, inserts_of
-from detfuse.build import build_detector
 from detfuse.detector import Detector
 from detfuse.export import (
     Deployed,
@@ -24,6 +29,7 @@ from detfuse.export import (
     read_exported,
     written,
 )
+from detfuse.fusion.resample import DOWN, UP
 from detfuse.ops.postprocess import Nms, SoftNms
 from detfuse.protocols import Combine
 from detfuse.structures import Categories, Size
@@ -32,15 +38,19 @@ SIZE = (96, 128)
 CATEGORIES = Categories((1, 2, 3), ("a", "b", "c"))
 
 
-def detector(neck: str, head: str) -> Detector:
+def detector(neck: str, head: str, *more: str) -> Detector:
     """Of few levels, and no stage twice: to trace free sizes takes a second for each."""
     topology = compose_train(f"neck={neck}")["neck"].get("topology") or {}
     least = {"extra_levels": 0, "repeats": 1}
     few = [f"neck.topology.{name}={number}" for name, number in least.items() if name in topology]
     levels = [] if neck in NECKS else ["backbone.levels=[3,4]"]
-    built = detector_of(neck, head, *levels, *few).eval()
-    built.head.score_threshold = 0.0  # an untrained detector is sure of nothing
-    return built
+    return sure_of_nothing(detector_of(neck, head, *levels, *few, *more))
+
+
+def sure_of_nothing(built: Detector) -> Detector:
+    """An untrained detector that detects all the same."""
+    built.head.score_threshold = 0.0
+    return built.eval()
 
 
 def pictures(exact: Size | None) -> list[NamedImage]:
@@ -56,24 +66,15 @@ def description(exact: Size | None = None) -> Description:
     return Description(version("detfuse"), "small", CATEGORIES, Resizing(exact, 96, 128), 1 if exact else 32, {})
 
 
-ALL_NECKS = options("neck")
-# in turn: every head first in ONNX, whose translation takes long, and then as a program; every second case is soft.
-# FCOS is exported in both forms, of all sizes, by the command (end_to_end/test_export.py), and with attention below.
-EXPORTED = [head for head in COMPILABLE if head != "fcos"]
-CASES = [
-    (ALL_NECKS[i % len(ALL_NECKS)], EXPORTED[i % len(EXPORTED)]) for i in range(max(len(ALL_NECKS), 2 * len(EXPORTED)))
-]
+HEADS = [head for head in COMPILABLE if head != "fcos"]  # which the command exports (end_to_end/test_export.py)
+CASES = list(zip(options("neck"), cycle(HEADS), strict=False))
 
 
 @pytest.mark.parametrize(("neck", "head"), CASES)
-def test_what_is_exported_is_the_detector(neck: str, head: str, tmp_path: Path) -> None:
-    """As a program for any size; as ONNX for one, which is translated in a third of the time."""
-    place = CASES.index((neck, head))
-    built, combine = detector(neck, head), (SoftNms if place % 2 else Nms)(max_detections=20)
-    if place < len(EXPORTED):
-        check_file(tmp_path / "small.onnx", built, combine, description(SIZE))
-    else:
-        check_program(built, combine)
+def test_what_is_exported_is_the_detector(neck: str, head: str) -> None:
+    """As a program of any size; every second one is soft."""
+    combine = (SoftNms if CASES.index((neck, head)) % 2 else Nms)(max_detections=20)
+    check_program(detector(neck, head), combine)
 
 
 def check_program(built: Detector, combine: Combine) -> None:
@@ -96,32 +97,88 @@ def check_file(path: Path, built: Detector, combine: Combine, told: Description)
     assert read_exported(path).description == told
 
 
-# each kind once; before a stage's last block stands what stands at its end, and a small backbone has one block only
-ATTENTION = {
-    "stage": "se",
-    "branch": "eca",
-    "lateral": "cbam",
-    "fused": "sagan",
-    "output": "gc",
-    "head": "non_local",
-}
-
-
+# each kind at one of the sites; what stands before a stage's last block needs a backbone of several
+SITES = ("stage", "branch", "lateral", "fused", "output", "head")
+KINDS = [kind for kind in options("attention") if kind != "none"]
+PLACED = [dict(zip(SITES, KINDS[first:], strict=False)) for first in range(0, len(KINDS), len(SITES))]
 NODES = (
-    "{name:t3,level:3,inputs:[c3,c4],up:dysample}",
-    "{name:s3,level:3,inputs:[t3,c4],up:sapa}",
+    "{name:t3,level:3,inputs:[c3,c4],up:dysample,operator:fast_normalized}",
+    "{name:s3,level:3,inputs:[t3,c4],up:sapa,operator:softmax}",
     "{name:p3,level:3,inputs:[s3],block:conv3}",
 )
 
 
-def test_attention_factors_and_learnt_resamplers_are_exported_too(tmp_path: Path) -> None:
-    sites = [f"attention@attention.{site}={kind}" for site, kind in ATTENTION.items()]
-    graph = ("neck.topology=null", f"neck.nodes=[{','.join(NODES)}]", "neck.outputs=[p3]")
-    few = [f"attention.levels.{site}=[4]" for site in ATTENTION if site in BACKBONE_SITES]
-    of_two = (*SMALLEST, "backbone.levels=[3,4]", "neck.scales={t3:0.5,s3:3.0}", *few)
-    built = build_detector(small("fpn", "fcos", *of_two, *sites, *graph), num_classes=3).eval()
-    built.head.score_threshold = 0.0
-    assert {insert.site for insert in inserts_of(built).values()} == set(ATTENTION)
+def attentive(placed: dict[str, str]) -> Detector:
+    """Attention at some sites, learnt resamplers that may look at other maps, factors on nodes."""
+    sites = [f"attention@attention.{site}={kind}" for site, kind in placed.items()]
+    few = [f"attention.levels.{site}=[4]" for site in placed if site in BACKBONE_SITES]
+    graph = (
+        "neck.topology=null",
+        f"neck.nodes=[{','.join(NODES)}]",
+        "neck.outputs=[p3]",
+        "neck.scales={t3:0.5,s3:3.0}",
+    )
+    built = detector_of("fpn", "fcos", "backbone.levels=[3,4]", *graph, *sites, *few)
+    assert {insert.site for insert in inserts_of(built).values()} == set(placed)
     assert built.neck.scales == {"t3": 0.5, "s3": 3.0}
-    combine = Nms(max_detections=20)
-    check_file(tmp_path / "small.onnx", built, combine, description(SIZE))
+    return sure_of_nothing(built)
+
+
+FILES: dict[str, Callable[[], Detector]] = {
+    "faster_rcnn": partial(detector, "hypernet", "faster_rcnn", "operator=max"),
+    "mscnn": partial(detector, "early", "mscnn", "operator=complex"),
+    "efficientdet": partial(detector, "bifpn", "efficientdet", "operator=gated"),
+    **{f"fcos, {', '.join(placed.values())}": partial(attentive, placed) for placed in PLACED},
+}
+"""What is translated to ONNX, which takes long: between them all operators that any shipped part computes with."""
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_is_the_detector(name: str, tmp_path: Path) -> None:
+    combine = (SoftNms if list(FILES).index(name) % 2 else Nms)(max_detections=20)
+    check_file(tmp_path / "small.onnx", FILES[name](), combine, description(SIZE))
+
+
+class Computed(TorchDispatchMode):
+    """Notes the operators of torch."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # torch has no types there
+        self.operators: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.operators.add(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+def operators(built: Detector) -> set[str]:
+    """What a detector's candidates are computed with; that a kernel lays out its result anew is no matter of graphs."""
+    batch = small_batch()
+    with torch.no_grad(), Computed() as computed:
+        sure_of_nothing(built).candidates(batch.images, batch.image_sizes)
+    return computed.operators - {"aten.as_strided_.default"}
+
+
+@cache
+def in_files() -> frozenset[str]:
+    return frozenset[str]().union(*(operators(make()) for make in FILES.values()))
+
+
+PARTS = {
+    "head": [("fpn", head) for head in COMPILABLE],
+    "neck": [(neck, "fcos") for neck in options("neck")],
+    "operator": [("bifpn", "fcos", f"operator={name}") for name in options("operator")],
+    "resampler": [
+        ("pafpn", "fcos", f"resample@resample.{way}={name}")
+        for way, known in (("up", UP), ("down", DOWN))
+        for name in options("resample")
+        if name in known
+    ],
+}
+
+
+@pytest.mark.parametrize("kind", PARTS)
+def test_no_part_has_an_operator_that_no_file_has(kind: str) -> None:
+    """One that has needs an entry in ``FILES``: whether ONNX has a translation is seen nowhere else."""
+    for chosen in PARTS[kind]:
+        assert operators(detector(*chosen)) - in_files() == set(), chosen
