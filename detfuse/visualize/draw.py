@@ -10,14 +10,24 @@ INK, MUTED, FAINT, RULE = "#1f2933", "#52606d", "#9aa5b1", "#e4e7eb"
 BASELINE = "#6b7280"
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b58900", "#56b4e9", "#7b3294", "#8c510a")
 """Distinct for the colour-blind (after Okabe and Ito 2008, https://jfly.uni-koeln.de/color); the baseline is grey."""
+_TURNS = ((INK, 0.0), (INK, 0.5), ("#ffffff", 0.45))
+"""What the palette is mixed with when it begins again, and how much of that: darker, then lighter."""
 
 _FONT = "Inter, Helvetica Neue, Helvetica, Arial, sans-serif"
 _CHARACTER = 0.6  # width of an average character, in font sizes: bold, in a wide face where the first are missing
 
 
 def color_of(position: int) -> str:
-    """Of the n-th arm (from 0); the baseline is the first."""
-    return BASELINE if position == 0 else PALETTE[(position - 1) % len(PALETTE)]
+    """Of the n-th arm (from 0); the baseline is the first. The first 25 have colours of their own."""
+    if position == 0:
+        return BASELINE
+    turn, place = divmod(position - 1, len(PALETTE))
+    return _mixed(PALETTE[place], *_TURNS[turn % len(_TURNS)])
+
+
+def _mixed(color: str, other: str, share: float) -> str:
+    pairs = ((int(c[i : i + 2], 16) for c in (color, other)) for i in (1, 3, 5))
+    return "#" + "".join(f"{round(ours + share * (theirs - ours)):02x}" for ours, theirs in pairs)
 
 
 def width_of(content: str, size: float) -> float:

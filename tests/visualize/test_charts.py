@@ -97,8 +97,9 @@ def test_a_tick_has_a_real_minus() -> None:
     assert number(-0.5, sign=True) == "\N{MINUS SIGN}0.5"
 
 
-def test_neighbouring_arms_never_share_a_colour() -> None:
-    assert len({draw.color_of(i) for i in range(9)}) == 9
+def test_arms_have_colours_of_their_own() -> None:
+    assert [draw.color_of(i) for i in range(9)] == [draw.BASELINE, *draw.PALETTE]
+    assert len({draw.color_of(i) for i in range(25)}) == 25
 
 
 def texts(drawing: str) -> dict[str, tuple[float, float]]:
