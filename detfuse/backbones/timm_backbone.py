@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
 import huggingface_hub
 import timm
 import torch
-from timm.models import get_pretrained_cfg, is_model, list_models, list_pretrained, split_model_name_tag
+from timm.models import (
+    get_pretrained_cfg,
+    is_model,
+    list_models,
+    list_pretrained,
+    model_entrypoint,
+    split_model_name_tag,
+)
 from torch import Tensor
 
 from detfuse.attention.inserts import BACKBONE_SITES, Sites, only_sites
@@ -68,11 +76,10 @@ class TimmBackbone(Extractor):
         super().__init__()
         _require_model(name)
         options = _options(name, drop_path)
+        info = _maps_of(model_entrypoint(split_model_name_tag(name)[0]), name, frozenset(options.items()))
+        strides = [int(each["reduction"]) for each in info]
+        indices = last_per_stride(strides, levels, name)
         with torch.random.fork_rng(devices=[]), torch.device("meta"):
-            full = _create(name, options)
-            info = full.feature_info
-            strides = [int(info[index]["reduction"]) for index in range(len(info))]
-            indices = last_per_stride(strides, levels, name)
             frozen = _frozen_parameters(name, options, strides, frozen_stages)
         channels = tuple(int(info[index]["num_chs"]) for index in indices)
         self.out_spec = FeatureSpec(channels, tuple(2**level for level in levels))
@@ -146,6 +153,14 @@ def _options(name: str, drop_path: float) -> dict[str, Any]:
             continue  # no such argument in this family
         return options | flexible
     return options
+
+
+@lru_cache(maxsize=16)  # a detector is built twice (detfuse.initialisation); a name may be registered anew
+def _maps_of(entrypoint: Callable[..., Any], name: str, options: frozenset[tuple[str, Any]]) -> list[dict[str, Any]]:
+    """What timm says of each map of a model: its stride, channels and module."""
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        info = _create(name, dict(options)).feature_info
+    return [info[index] for index in range(len(info))]
 
 
 def _create(name: str, options: Mapping[str, Any]) -> Any:

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
+import timm
 import torch
 from torch import nn
 
@@ -10,6 +13,23 @@ from detfuse.backbones.timm_backbone import TimmBackbone
 def test_levels_are_chosen_by_stride_the_last_of_each() -> None:
     assert TimmBackbone(name="resnet10t", levels=[2, 4]).out_spec.channels == (64, 256)
     assert TimmBackbone(name="vit_tiny_patch16_224", levels=[4]).out_spec.strides == (16,)  # 12 maps of stride 16
+
+
+def test_a_model_that_is_registered_anew_is_another_one() -> None:
+    """As in a notebook, whose cell is run again after a change."""
+
+    def registered(like: str) -> None:
+        def model_of_mine(pretrained: bool = False, **options: Any) -> nn.Module:
+            made: nn.Module = timm.create_model(like, pretrained=pretrained, **options)
+            return made
+
+        timm.models.register_model(model_of_mine)
+
+    registered("test_resnet")
+    assert TimmBackbone(name="model_of_mine").out_spec.channels == (48, 192, 96)
+    with pytest.warns(UserWarning, match="Overwriting model_of_mine"):
+        registered("resnet10t")
+    assert TimmBackbone(name="model_of_mine").out_spec.channels == (128, 256, 512)
 
 
 def test_unknown_level_lists_the_strides_there_are() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -88,13 +89,19 @@ def batch() -> Batch:
     return small_batch()
 
 
+@cache
+def small_neck(neck: str) -> Any:
+    """One for all heads, since its weights are written over: to build it takes longer than to compute with it."""
+    return build_neck(compose_train(f"neck={neck}", *fit(neck).overrides), fit(neck).spec)
+
+
 class NeckAndHead(nn.Module):
     """What follows the backbone."""
 
-    def __init__(self, config: dict[str, Any], spec: FeatureSpec, num_classes: int = 3) -> None:
+    def __init__(self, neck: Any, head: Any) -> None:
         super().__init__()
-        self.neck: Any = build_neck(config, spec)
-        self.head: Any = build_head(config, self.neck.out_spec, num_classes)
+        self.neck = neck
+        self.head = head
 
     def loss(self, features: list[Tensor], batch: Batch) -> dict[str, Tensor]:
         terms: dict[str, Tensor] = self.head.loss(self.head(self.neck(features)), batch)
@@ -153,9 +160,9 @@ def test_losses_are_golden(neck: str, head: str, batch: Batch) -> None:
 def losses(neck: str, head: str, batch: Batch) -> dict[str, float]:
     # composed apart, since composing takes the time; the numbers are older than the other treatment of crowds, which
     # tests/heads/test_crowds.py knows
-    config = compose_train(f"neck={neck}", *fit(neck).overrides)
-    of_head = compose_train(f"head={head}", *small_head(head), *settings_of(head, crowd="background", **ALL))
-    model = NeckAndHead({**config, "head": of_head["head"]}, fit(neck).spec)
+    config = compose_train(f"head={head}", *small_head(head), *settings_of(head, crowd="background", **ALL))
+    maps = small_neck(neck).out_spec
+    model = NeckAndHead(small_neck(neck), build_head(config, maps, num_classes=3))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             spread = 1.0 / math.sqrt(max(1, parameter[0].numel())) if parameter.ndim > 1 else 0.2
