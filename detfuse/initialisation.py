@@ -19,7 +19,7 @@ before every draw. That takes a module that is the same both times, which is che
 
 To draw takes most of the time of a constructor. So a large tensor is drawn in part while it is only watched, and what
 was written over before anything read it, as a library's default is by the initialiser of its model, is not drawn again:
-to build twice takes no longer than once.
+to build a large model twice takes hardly longer than once.
 """
 
 from __future__ import annotations
