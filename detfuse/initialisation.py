@@ -42,7 +42,10 @@ Key = tuple[str, int]
 """Name of a parameter, and the number of the draw within it."""
 
 _FEW = 2**16
-"""So many numbers are drawn of a tensor that is only watched; they are repeated in the rest of it."""
+"""So many numbers are drawn of a tensor that is only watched; the rest of it has them again, in other orders."""
+
+_TURN = 7919
+"""By so many the order turns, a prime: rows that were equal would make a matrix singular, which may be inverted."""
 
 _OVERWRITES = (torch.ops.aten.copy_.default, torch.ops.aten.fill_.Scalar, torch.ops.aten.zero_.default)
 
@@ -249,9 +252,9 @@ def _drawn_in_part(func: Any, tensor: Tensor, *args: Any, **kwargs: Any) -> Tens
         return filled
     numbers = tensor.view(-1)
     func(numbers[:_FEW], *args, **kwargs)
-    for start in range(_FEW, len(numbers), _FEW):
+    for turn, start in enumerate(range(_FEW, len(numbers), _FEW), 1):
         rest = numbers[start : start + _FEW]
-        rest.copy_(numbers[: len(rest)])
+        rest.copy_(numbers[:_FEW].roll(_TURN * turn)[: len(rest)])
     return tensor
 
 

@@ -83,6 +83,21 @@ def test_to_build_twice_draws_hardly_more_than_to_build_once() -> None:
     assert weight.flatten()[::100_000].tolist() == pytest.approx(start, abs=1e-4)
 
 
+class Inverted(nn.Module):
+    """A large matrix that is inverted as soon as it is drawn."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(512, 512))
+        nn.init.normal_(self.weight)
+        self.inverse = nn.Parameter(torch.linalg.inv(self.weight.detach()))
+
+
+def test_a_large_matrix_can_be_inverted_in_a_constructor() -> None:
+    made = initialised(Inverted, 0, "neck")
+    assert (made.weight @ made.inverse - torch.eye(512)).abs().max() < 1e-2
+
+
 class Copied(nn.Module):
     """A parameter whose first draw is read before the second overwrites it."""
 
