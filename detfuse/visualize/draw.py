@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from PIL import ImageColor
+
 from detfuse.words import escaped
 
 INK, MUTED, FAINT, RULE = "#1f2933", "#52606d", "#9aa5b1", "#e4e7eb"
@@ -26,7 +28,7 @@ def color_of(position: int) -> str:
 
 
 def _mixed(color: str, other: str, share: float) -> str:
-    pairs = ((int(c[i : i + 2], 16) for c in (color, other)) for i in (1, 3, 5))
+    pairs = zip(ImageColor.getrgb(color), ImageColor.getrgb(other), strict=True)
     return "#" + "".join(f"{round(ours + share * (theirs - ours)):02x}" for ours, theirs in pairs)
 
 

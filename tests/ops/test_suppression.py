@@ -10,7 +10,7 @@ from detfuse.ops.postprocess import Nms, SoftNms
 from detfuse.ops.suppression import Suppression
 from detfuse.structures import Detections
 
-COMBINES = [  # every setting with two values of each other at least once: to trace one takes seconds
+COMBINES = [  # the values of each setting, mixed: to trace one of these takes seconds
     Nms(max_detections=200),
     Nms(iou_threshold=0.3, max_detections=30),
     Nms(iou_threshold=0.0, max_detections=200, class_agnostic=True),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageColor
 from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
@@ -149,7 +149,7 @@ def _marks(
 
 
 def _rgb(color: str) -> Color:
-    red, green, blue = (int(color[at : at + 2], 16) for at in (1, 3, 5))
+    red, green, blue = ImageColor.getrgb(color)[:3]
     return red, green, blue
 
 
